@@ -1,0 +1,20 @@
+//! unanimity: several stores change as one, or none does.
+//!
+//! This crate is the engine; it knows nothing of Python. Read it from below:
+//!
+//! - [`model`] (layer 0): the words, plain data.
+//! - [`protocol`] (layer 1): the rules, pure state machines. Start with its law.
+//! - [`db`] (layer 1): SQLite connections and migrations.
+//! - [`journal`], [`participants`], [`consensus`], [`events`] (layer 2): ports and adapters that
+//!   never meet each other.
+//! - [`engine`] (layer 3): the only part that drives: it steps machines and carries out effects.
+//!
+//! The bridge to Python (`python/bindings`, layer 4) and the package people import
+//! (`python/unanimity`, layer 5) stand on top. `tests/engine/tidy.rs` holds the layers as data.
+
+pub mod crash;
+pub mod journal;
+pub mod model;
+pub mod participants;
+pub mod protocol;
+pub mod reply;

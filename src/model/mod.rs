@@ -1,0 +1,13 @@
+//! The words: plain data with serde, no behaviour beyond validation and conversion.
+//!
+//! Layer 0. Everything may read it; it reads nothing of ours. One word has one meaning, and the
+//! meaning is written where the type is.
+
+pub mod event;
+pub mod ids;
+pub mod operation;
+pub mod outcome;
+pub mod record;
+pub mod request;
+pub mod time;
+pub mod value;

@@ -1,0 +1,88 @@
+//! What the journal keeps of a coordination, in the order in which it became true.
+//!
+//! Not the tables that people query: those are a projection of these records.
+//! Invariants: for one id the first [`Record::Begin`] and the first [`Record::Decision`] in the
+//! journal's order stand; later ones are refused by the journal, not by the reader.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::ids::{InstanceId, StoreName};
+use super::outcome::{Decision, Outcome, StoreSummary};
+use super::request::CoordinationRequest;
+
+/// One entry of the journal.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "record", rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Record {
+    /// The coordination exists and belongs to `owner`.
+    Begin {
+        /// What was asked for.
+        request: Arc<CoordinationRequest>,
+        /// The process that drives it.
+        owner: InstanceId,
+        /// Grows with every change of owner.
+        epoch: u32,
+    },
+    /// A dead owner's coordination belongs to another process now.
+    Adopted {
+        /// The process that drives it from here.
+        owner: InstanceId,
+        /// Higher than the one before.
+        epoch: u32,
+    },
+    /// The point of no return.
+    Decision {
+        /// Commit or abort.
+        decision: Decision,
+        /// Why it was aborted, or an operator's words.
+        reason: Option<Reason>,
+    },
+    /// A store decided alone, or an operator did for it.
+    Heuristic {
+        /// Which store.
+        store: StoreName,
+        /// What was decided for all.
+        expected: Decision,
+        /// What the store said.
+        message: String,
+    },
+    /// Nothing is left to do.
+    End {
+        /// How it ended.
+        outcome: Outcome,
+        /// What each store did.
+        stores: Vec<StoreSummary>,
+    },
+}
+
+impl Record {
+    /// The kind as a stable word, for columns and crash points.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Begin { .. } => "begin",
+            Self::Adopted { .. } => "adopted",
+            Self::Decision { .. } => "decision",
+            Self::Heuristic { .. } => "heuristic",
+            Self::End { .. } => "end",
+        }
+    }
+}
+
+/// Why something was aborted or resolved: a code for programs, words for people.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reason {
+    /// Stable, with a page in the docs.
+    pub code: String,
+    /// What, where, and what to do.
+    pub message: String,
+}
+
+impl Reason {
+    /// Both parts.
+    pub fn new(code: &str, message: impl Into<String>) -> Self {
+        Self { code: code.to_owned(), message: message.into() }
+    }
+}

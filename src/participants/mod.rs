@@ -1,0 +1,141 @@
+//! The port of a store inside a coordination, and a participant's duties in prose.
+//!
+//! Not the rules (protocol) and not who calls when (engine). A participant's duties:
+//!
+//! 1. **Prepare** applies or stages everything so that a later commit cannot fail for a reason
+//!    that was foreseeable, makes that durable, and only then votes [`Vote::Commit`]. From then on
+//!    it neither commits nor rolls back by itself, and isolates what it prepared, also across a
+//!    crash of the process. With nothing to write it votes [`Vote::ReadOnly`] and keeps nothing.
+//!    [`Vote::Abort`] means that nothing is kept. What it does not know is [`Vote::Unknown`].
+//! 2. **Commit** makes the prepared change visible, once. Asked again, it acknowledges again: a
+//!    marker, durable with the change itself, remembers it until [`Participant::forget`].
+//! 3. **Abort** undoes it. Asked about an id that it does not know, it acknowledges. It may be
+//!    asked while its prepare still runs; then prepare leaves nothing behind, or is aborted again
+//!    by the engine when its vote comes.
+//! 4. A commit of an id that it does not know is [`Acknowledgement::NeverPrepared`] only if it can
+//!    tell that from "committed before"; otherwise it says what it can.
+//! 5. **List** names what is prepared and undecided under this journal's [`ClusterId`].
+//! 6. **Never block**: every method returns at once and answers through its [`Reply`], from any
+//!    thread, also before it returns. A reply that is dropped says that the answer is unknown.
+//!
+//! Invariant: one reply, one answer.
+
+use std::any::Any;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::model::ids::{ClusterId, CoordinationId, StoreName};
+use crate::model::operation::Operation;
+use crate::model::outcome::{Acknowledgement, Vote};
+use crate::model::request::CoordinationRequest;
+use crate::model::value::Value;
+use crate::reply::{LOST, Lost, Reply};
+
+/// Something of the caller's that travels with a request to its stores, unread by the engine:
+/// a Python store's operations as the caller gave them, and the context to run them in.
+pub type Attachment = Arc<dyn Any + Send + Sync>;
+
+/// The question "can you commit this?".
+#[derive(Clone)]
+pub struct PrepareAsk {
+    /// The coordination; its id is the transaction id.
+    pub request: Arc<CoordinationRequest>,
+    /// The asked store's name inside the service.
+    pub store: StoreName,
+    /// How long an answer is of use.
+    pub timeout: Duration,
+    /// What the caller sent along; `None` after recovery.
+    pub attachment: Option<Attachment>,
+}
+
+impl PrepareAsk {
+    /// The transaction id.
+    pub fn id(&self) -> &CoordinationId {
+        &self.request.id
+    }
+
+    /// This store's operations, in the caller's order.
+    pub fn operations(&self) -> impl Iterator<Item = &Operation> {
+        self.request.operations_of(&self.store)
+    }
+}
+
+/// "Make it so" or "undo it".
+#[derive(Clone)]
+pub struct DeliveryAsk {
+    /// The coordination.
+    pub id: CoordinationId,
+    /// How long an answer is of use; the question is repeated afterwards.
+    pub timeout: Duration,
+    /// What the caller sent along; `None` after recovery.
+    pub attachment: Option<Attachment>,
+}
+
+/// What a participant can do beyond the least.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Abilities {
+    /// It lists what it has prepared, so a begin record need not be durable before it is asked.
+    pub lists_prepared: bool,
+    /// It holds one prepared transaction at a time, and others wait; such participants are asked
+    /// in one canonical order, so that two coordinations cannot wait for each other.
+    pub single_writer: bool,
+}
+
+/// Trouble with a store that is no answer to a question of the protocol.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct ParticipantError {
+    /// What, where, and how to mend it.
+    pub message: String,
+}
+
+impl ParticipantError {
+    /// With this message.
+    pub fn new(message: impl Into<String>) -> Self {
+        Self { message: message.into() }
+    }
+}
+
+impl<T> Lost for Result<T, ParticipantError> {
+    fn lost() -> Self {
+        Err(ParticipantError::new(LOST))
+    }
+}
+
+/// The rows that a query of an SQL store read.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Rows {
+    /// The columns' names, in order.
+    pub columns: Vec<String>,
+    /// A value for each column.
+    pub rows: Vec<Vec<Value>>,
+}
+
+/// A store as the engine sees it. The duties are in this module's header.
+pub trait Participant: Send + Sync {
+    /// What it can do.
+    fn abilities(&self) -> Abilities;
+
+    /// Called once when a service starts, before every other question, with the journal's id and
+    /// the name under which the service knows this store. May open and block.
+    fn attach(&self, cluster: &ClusterId, name: &StoreName) -> Result<(), ParticipantError>;
+
+    /// Asks for its vote.
+    fn prepare(&self, ask: PrepareAsk, reply: Reply<Vote>);
+
+    /// Tells it to make the change.
+    fn commit(&self, ask: DeliveryAsk, reply: Reply<Acknowledgement>);
+
+    /// Tells it to undo the change.
+    fn abort(&self, ask: DeliveryAsk, reply: Reply<Acknowledgement>);
+
+    /// Asks what it holds prepared.
+    fn list_prepared(&self, reply: Reply<Result<Vec<CoordinationId>, ParticipantError>>);
+
+    /// Tells it that these are over everywhere and their markers may go. Needs no answer, and is
+    /// lost in a crash: a marker too many is harmless.
+    fn forget(&self, _ids: Vec<CoordinationId>) {}
+
+    /// Lets go of files, connections and threads. What is prepared stays prepared.
+    fn close(&self) {}
+}
