@@ -25,21 +25,11 @@ use std::time::Duration;
 
 use crate::model::ids::{ClusterId, CoordinationId, InstanceId};
 use crate::model::outcome::{Decision, Outcome, StoreSummary, TransactionState};
+pub use crate::model::record::Durability;
 use crate::model::record::{Reason, Record};
 use crate::model::request::{CoordinationRequest, CoordinationType};
 use crate::model::time::Timestamp;
 use crate::reply::{LOST, Lost, Reply};
-
-/// When an append is answered; see the module's duties.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Durability {
-    /// Never; it is written soon.
-    Lazy,
-    /// When its place in the order is certain.
-    Accepted,
-    /// When it is on disk.
-    Forced,
-}
 
 /// One record on its way.
 #[derive(Clone, Debug)]

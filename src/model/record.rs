@@ -12,6 +12,17 @@ use super::ids::{InstanceId, StoreName};
 use super::outcome::{Decision, Outcome, StoreSummary};
 use super::request::CoordinationRequest;
 
+/// What must have happened to a record before anything listed after it may leave the process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Durability {
+    /// Nothing; it is written soon, and lost in a crash before that.
+    Lazy,
+    /// Its place in the journal's order is certain; it may still be lost in a crash.
+    Accepted,
+    /// It is on disk.
+    Forced,
+}
+
 /// One entry of the journal.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "record", rename_all = "snake_case")]
@@ -39,6 +50,9 @@ pub enum Record {
         decision: Decision,
         /// Why it was aborted, or an operator's words.
         reason: Option<Reason>,
+        /// The stores that had nothing to commit, and are asked nothing more.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        read_only: Vec<StoreName>,
     },
     /// A store decided alone, or an operator did for it.
     Heuristic {

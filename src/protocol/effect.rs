@@ -1,0 +1,71 @@
+//! Everything that a machine may ask for. Requests, in the imperative; carrying them out is the
+//! engine's. The order in which they may become visible is the law in this folder's `mod.rs`.
+
+use std::time::Duration;
+
+use crate::model::event::CoordinationEvent;
+use crate::model::outcome::{Decision, Outcome};
+use crate::model::record::{Durability, Record};
+
+/// One request of a machine.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Effect {
+    /// Write this; what follows waits for it as `durability` says.
+    Record {
+        /// What to write.
+        record: Record,
+        /// What must have happened to it before the next effect.
+        durability: Durability,
+    },
+    /// Ask the consensus service to make this the decision.
+    Propose {
+        /// Commit or abort.
+        decision: Decision,
+    },
+    /// Ask the consensus service which decision stands.
+    ReadDecision,
+    /// Ask a store.
+    Ask {
+        /// Which party: the index of the store in the request.
+        party: usize,
+        /// What to ask.
+        ask: Ask,
+        /// How long an answer is of use.
+        timeout: Duration,
+    },
+    /// Tell whoever waits for the outcome, though deliveries may go on.
+    Answer(Outcome),
+    /// Tell the event bus, never on the way of anything else.
+    Publish(CoordinationEvent),
+    /// Tell an operator that a store went its own way.
+    Alert {
+        /// What happened, and what to do.
+        message: String,
+    },
+    /// Tell everybody who waits that this is how it ends.
+    Finish(Outcome),
+    /// Forget the machine: nothing more will be asked of it.
+    Close,
+}
+
+/// A question to a store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ask {
+    /// Can you commit?
+    Prepare,
+    /// Make it so.
+    Commit,
+    /// Undo it.
+    Abort,
+}
+
+impl Ask {
+    /// The word, as crash points and messages use it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Prepare => "prepare",
+            Self::Commit => "commit",
+            Self::Abort => "abort",
+        }
+    }
+}

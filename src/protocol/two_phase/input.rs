@@ -1,0 +1,116 @@
+//! What the machine is built from and what it is told. Plain data, no rules.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::model::ids::{InstanceId, StoreName};
+use crate::model::outcome::{Acknowledgement, Decision, Vote};
+use crate::model::request::CoordinationRequest;
+
+use crate::protocol::retry::Backoff;
+
+/// A fact about one coordination.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Input {
+    /// The request was accepted.
+    Started,
+    /// A store answered prepare.
+    Voted {
+        /// Which.
+        party: usize,
+        /// Its answer.
+        vote: Vote,
+    },
+    /// A store answered commit or abort.
+    Acknowledged {
+        /// Which.
+        party: usize,
+        /// Its answer.
+        answer: Acknowledgement,
+    },
+    /// The consensus service answered a proposal: taken, or not (or the answer was lost).
+    Proposed {
+        /// Whether the proposed decision is the decision, for certain.
+        taken: bool,
+    },
+    /// The consensus service answered a read.
+    DecisionRead(Standing),
+    /// The journal holds a decision already.
+    Overruled(Decision),
+    /// Somebody wants it aborted.
+    AbortRequested {
+        /// Why, in his words.
+        reason: String,
+    },
+    /// An operator decided.
+    Resolved {
+        /// What.
+        decision: Decision,
+        /// Why, in his words.
+        reason: String,
+    },
+    /// The time of [`Machine::deadline`] has come.
+    TimeReached,
+    /// The machine was built from records, after a crash or a takeover.
+    Resumed,
+}
+
+impl Input {
+    pub(super) fn name(&self) -> &'static str {
+        match self {
+            Self::Started => "Started",
+            Self::Voted { .. } => "Voted",
+            Self::Acknowledged { .. } => "Acknowledged",
+            Self::Proposed { .. } => "Proposed",
+            Self::DecisionRead(_) => "DecisionRead",
+            Self::Overruled(_) => "Overruled",
+            Self::AbortRequested { .. } => "AbortRequested",
+            Self::Resolved { .. } => "Resolved",
+            Self::TimeReached => "TimeReached",
+            Self::Resumed => "Resumed",
+        }
+    }
+}
+
+/// What a consensus service says of a coordination.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// This decision stands.
+    Decided(Decision),
+    /// None stands, for certain.
+    Open,
+    /// It did not answer.
+    Unknown,
+}
+
+/// What is known of a store before it is asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PartyPlan {
+    /// Its name.
+    pub store: StoreName,
+    /// It can list what it has prepared.
+    pub lists_prepared: bool,
+    /// It holds one prepared transaction at a time.
+    pub single_writer: bool,
+}
+
+/// What a machine is built from.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// The request.
+    pub request: Arc<CoordinationRequest>,
+    /// Who drives it.
+    pub owner: InstanceId,
+    /// Under which epoch.
+    pub epoch: u32,
+    /// The request's stores, in its order.
+    pub parties: Vec<PartyPlan>,
+    /// Whether decisions are proposed to a consensus service.
+    pub consensus: bool,
+    /// The longest that prepare may take.
+    pub prepare_timeout: Duration,
+    /// The longest that a caller waits for deliveries, and one delivery for its answer.
+    pub commit_timeout: Duration,
+    /// How deliveries are repeated.
+    pub backoff: Backoff,
+}

@@ -1,0 +1,211 @@
+//! Two-phase commit with presumed abort.
+//!
+//! # Theory of operation
+//!
+//! Every store is asked to prepare, in parallel, under one deadline. If all can, the decision to
+//! commit becomes one forced record: the point of no return. From then on every store is told to
+//! commit until it acknowledges, for ever. If one cannot, or its answer is unknown, or time is up,
+//! the decision is abort, which needs no force: a coordination without a decision in the journal
+//! is aborted by recovery anyway ("presumed abort": Mohan, Lindsay, Obermarck, "Transaction
+//! Management in the R* Distributed Database Management System", ACM TODS 11(4), 1986; X/Open XA).
+//! Read-only stores get no second phase (same source). With a consensus service the decision is
+//! proposed to it first; an answer that is lost leaves the coordination in doubt, never aborted.
+//!
+//! Single-writer stores (one prepared transaction at a time) are asked one after the other in the
+//! order of their names, so that two coordinations over two of them cannot wait for each other.
+//!
+//! # Invariants
+//!
+//! - Commit is asked only after `DECISION commit` was listed as a forced record, or stands.
+//! - `decision` is set once by this machine; only the journal's standing decision replaces it, and
+//!   only while the own record is not yet answered.
+//! - It ends only when every store has answered its prepare and the decision.
+//! - Whoever asked is answered at his deadline with what is true then.
+
+mod deciding;
+mod delivering;
+mod input;
+mod outcome;
+mod party;
+mod resume;
+mod rules;
+mod voting;
+
+pub use input::{Input, PartyPlan, Plan, Standing};
+pub use rules::{Rule, State, TRANSITIONS, Transition};
+
+use std::sync::Arc;
+
+use crate::model::outcome::Decision;
+use crate::model::record::Reason;
+use crate::model::request::CoordinationRequest;
+use crate::model::time::Timestamp;
+
+use super::{Ask, Effect, Machine, ProtocolError, View};
+use party::Party;
+
+/// The machine.
+#[derive(Clone, Debug)]
+pub struct TwoPhase {
+    plan: Plan,
+    state: State,
+    parties: Vec<Party>,
+    began_at: Timestamp,
+    /// Until when votes are waited for.
+    prepare_until: Timestamp,
+    /// Until when the caller waits; `None` once answered.
+    answer_at: Option<Timestamp>,
+    decision: Option<Decision>,
+    reason: Option<Reason>,
+    /// What was last proposed to the consensus service.
+    proposal: Decision,
+    doubt_attempts: u32,
+    read_again_at: Timestamp,
+    /// One bit for each rule that was taken.
+    taken: u64,
+}
+
+impl TwoPhase {
+    /// A machine for a request that is accepted now.
+    pub fn new(plan: Plan, now: Timestamp) -> Self {
+        let parties: Vec<Party> = plan
+            .parties
+            .iter()
+            .map(|party| Party::new(party.store.clone(), party.single_writer))
+            .collect();
+        let answer_at = now + plan.request.timeout;
+        Self {
+            state: State::New,
+            parties,
+            began_at: now,
+            prepare_until: answer_at.min(now + plan.prepare_timeout),
+            answer_at: Some(answer_at),
+            decision: None,
+            reason: None,
+            proposal: Decision::Commit,
+            doubt_attempts: 0,
+            read_again_at: Timestamp::PAST,
+            taken: 0,
+            plan,
+        }
+    }
+
+    /// The state by the table.
+    pub fn state(&self) -> State {
+        self.state
+    }
+
+    /// Under which epoch it runs.
+    pub fn epoch(&self) -> u32 {
+        self.plan.epoch
+    }
+
+    /// The request it coordinates.
+    pub fn request(&self) -> &Arc<CoordinationRequest> {
+        &self.plan.request
+    }
+
+    /// When it was accepted.
+    pub fn began_at(&self) -> Timestamp {
+        self.began_at
+    }
+
+    /// The rules that were taken so far, for coverage.
+    pub fn rules_taken(&self) -> impl Iterator<Item = Rule> {
+        let taken = self.taken;
+        TRANSITIONS.iter().map(|row| row.rule).filter(move |rule| taken >> *rule as u8 & 1 == 1)
+    }
+
+    /// Takes a row of the table: the only way in which the state changes.
+    fn take(&mut self, rule: Rule) {
+        let row = rule.row();
+        assert!(row.from.contains(&self.state), "{rule:?} cannot be taken from {:?}", self.state);
+        self.taken |= 1 << rule as u8;
+        self.state = row.to.unwrap_or(self.state);
+    }
+
+    fn time_reached(&mut self, now: Timestamp) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        let taken = self.taken;
+        self.taken = 0;
+        if self.state == State::Preparing && now >= self.prepare_until {
+            let reason = self.timeout_reason();
+            let rules = (Rule::PrepareTimedOut, Rule::PrepareTimedOutPropose);
+            effects = self.decide_abort(now, reason, rules);
+        } else if self.state == State::InDoubt && now >= self.read_again_at {
+            self.take(Rule::AskAgain);
+            effects.push(Effect::ReadDecision);
+        } else if let Some(decision) = self.decision {
+            self.ask_due_deliveries(now, decision, &mut effects);
+        }
+        if self.answer_at.is_some_and(|at| now >= at) && self.is_answerable() {
+            self.take(Rule::AnswerDue);
+            self.answer(&mut effects);
+        }
+        if self.taken == 0 {
+            self.take(Rule::Ignored);
+        }
+        self.taken |= taken;
+        effects
+    }
+
+    fn is_answerable(&self) -> bool {
+        Rule::AnswerDue.row().from.contains(&self.state)
+    }
+
+    fn impossible(&self, input: &'static str) -> ProtocolError {
+        ProtocolError::Impossible { input, state: self.state.as_str() }
+    }
+}
+
+impl Machine for TwoPhase {
+    type Input = Input;
+
+    fn step(&mut self, now: Timestamp, input: Input) -> Result<Vec<Effect>, ProtocolError> {
+        if let Input::Voted { party, .. } | Input::Acknowledged { party, .. } = &input
+            && *party >= self.parties.len()
+        {
+            return Err(ProtocolError::NoSuchParty { party: *party });
+        }
+        if self.state == State::New
+            && !matches!(input, Input::Started | Input::Resumed | Input::AbortRequested { .. })
+        {
+            return Err(self.impossible(input.name()));
+        }
+        let effects = match input {
+            Input::Started if self.state == State::New => self.start(now),
+            Input::Resumed if self.state == State::New => self.resume(now),
+            Input::Started | Input::Resumed => return Err(self.impossible(input.name())),
+            Input::Voted { party, vote } => self.vote(now, party, vote),
+            Input::Acknowledged { party, answer } => self.acknowledge(now, party, answer),
+            Input::Proposed { taken } => self.proposed(now, taken),
+            Input::DecisionRead(standing) => self.decision_read(now, standing),
+            Input::Overruled(standing) => self.overruled(now, standing)?,
+            Input::AbortRequested { reason } => self.abort_requested(now, reason),
+            Input::Resolved { decision, reason } => self.resolved(now, decision, &reason)?,
+            Input::TimeReached => self.time_reached(now),
+        };
+        debug_assert!(self.decision.is_some() || !self.has_delivered(), "told without a decision");
+        Ok(effects)
+    }
+
+    fn deadline(&self) -> Option<Timestamp> {
+        let of_state = match self.state {
+            State::Preparing => Some(self.prepare_until),
+            State::InDoubt => Some(self.read_again_at),
+            _ => None,
+        };
+        let of_answer = self.answer_at.filter(|_| self.is_answerable());
+        let deliveries = self.parties.iter().filter_map(|party| self.delivery_due(party));
+        deliveries.chain(of_state).chain(of_answer).min()
+    }
+
+    fn view(&self) -> View {
+        View {
+            state: self.public_state(),
+            decision: self.decision,
+            outcome: self.outcome(),
+            stores: self.parties.iter().map(Party::summary).collect(),
+        }
+    }
+}

@@ -1,0 +1,100 @@
+//! Recovery: the same machine, built from its records. Not a second code path.
+//!
+//! Invariants: records are folded in the journal's order; a machine that was built this way has
+//! asked nothing yet, and its first input is [`super::Input::Resumed`].
+
+use crate::model::ids::StoreName;
+use crate::model::outcome::Decision;
+use crate::model::record::{Reason, Record};
+use crate::model::time::Timestamp;
+
+use super::party::{Ballot, Delivery, Party, Prepare};
+use super::{Effect, Plan, Rule, TwoPhase};
+
+impl TwoPhase {
+    /// A machine as its records tell it. `plan` holds the request and the (new) owner and epoch.
+    pub fn from_records(plan: Plan, records: &[(Timestamp, Record)]) -> Self {
+        let began_at = records.first().map_or(Timestamp(0), |(at, _)| *at);
+        let mut machine = Self::new(plan, began_at);
+        // Nobody waits: whoever asked died with the process, or asks again by the id.
+        machine.answer_at = None;
+        for (_, record) in records {
+            machine.fold(record);
+        }
+        machine
+    }
+
+    fn fold(&mut self, record: &Record) {
+        match record {
+            Record::Decision { decision, reason, read_only } => {
+                self.decision = Some(*decision);
+                self.reason.clone_from(reason);
+                for store in read_only {
+                    self.party_of(store, |party| {
+                        party.prepare = Prepare::Voted(Ballot::ReadOnly);
+                        party.delivery = Delivery::Done;
+                    });
+                }
+            }
+            Record::Heuristic { store, message, .. } => self.party_of(store, |party| {
+                party.delivery = Delivery::Refused;
+                party.note = Some(message.clone());
+            }),
+            Record::Begin { .. } | Record::Adopted { .. } | Record::End { .. } => {}
+        }
+    }
+
+    fn party_of(&mut self, store: &StoreName, change: impl FnOnce(&mut Party)) {
+        if let Some(party) = self.parties.iter_mut().find(|party| party.store == *store) {
+            change(party);
+        }
+    }
+
+    /// Asks whatever is unanswered, as the folded records have it.
+    pub(super) fn resume(&mut self, now: Timestamp) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        let refused = self.parties.iter().any(|party| party.delivery == Delivery::Refused);
+        match self.decision {
+            Some(decision) if refused => {
+                self.take(Rule::ResumedHeuristic);
+                self.ask_unsettled(now, decision, &mut effects);
+                self.finish_heuristic(now, &mut effects);
+            }
+            Some(decision) => {
+                let commit = decision == Decision::Commit;
+                self.take(if commit { Rule::ResumedCommit } else { Rule::ResumedAbort });
+                self.ask_unsettled(now, decision, &mut effects);
+                self.end_if_settled(now, &mut effects);
+            }
+            None if self.plan.consensus => {
+                self.take(Rule::ResumedUnread);
+                self.presume_all_asked();
+                effects.push(Effect::ReadDecision);
+            }
+            None => {
+                self.take(Rule::ResumedUndecided);
+                let message = "the process that ran it ended before a decision was made";
+                let reason = Reason::new("transaction.aborted.recovery", message);
+                self.presume_all_asked();
+                self.record_decision(now, Decision::Abort, Some(reason), &mut effects);
+            }
+        }
+        effects
+    }
+
+    /// Whether a store was asked is not in the journal, so every one counts as asked and lost.
+    pub(super) fn presume_all_asked(&mut self) {
+        for party in self.parties.iter_mut().filter(|p| p.prepare == Prepare::NotAsked) {
+            party.prepare = Prepare::Voted(Ballot::Unknown);
+        }
+    }
+
+    fn ask_unsettled(&mut self, now: Timestamp, decision: Decision, effects: &mut Vec<Effect>) {
+        self.presume_all_asked();
+        for party in 0..self.parties.len() {
+            if !self.parties[party].is_settled() {
+                self.ask_delivery(now, party, decision, effects);
+            }
+        }
+    }
+}

@@ -1,0 +1,178 @@
+//! The transition table of two-phase commit: the only place that says which states follow.
+//!
+//! Not the code of the steps: `mod.rs` names the rule it takes, and taking it moves the state.
+//! `docs/protocols.md` is printed from here. Invariant: a rule is taken only from a state in its
+//! `from`; [`super::TwoPhase`] asserts it.
+
+/// Where a coordination stands, finer than the public state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum State {
+    /// Built, not begun.
+    New,
+    /// Votes are being gathered.
+    Preparing,
+    /// A decision is proposed to the consensus service.
+    Proposing,
+    /// The consensus service is asked what stands.
+    Reading,
+    /// Nobody knows whether it is decided; asked again later.
+    InDoubt,
+    /// Decided commit; delivered until done.
+    Committing,
+    /// Decided abort; delivered until done.
+    Aborting,
+    /// A store gave a contrary final word; an operator resolves it.
+    Heuristic,
+    /// Nothing is left to do.
+    Ended,
+}
+
+impl State {
+    /// The name in tables and messages.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::New => "New",
+            Self::Preparing => "Preparing",
+            Self::Proposing => "Proposing",
+            Self::Reading => "Reading",
+            Self::InDoubt => "InDoubt",
+            Self::Committing => "Committing",
+            Self::Aborting => "Aborting",
+            Self::Heuristic => "Heuristic",
+            Self::Ended => "Ended",
+        }
+    }
+}
+
+/// One row of the table.
+#[derive(Clone, Copy, Debug)]
+pub struct Transition {
+    /// The rule's name.
+    pub rule: Rule,
+    /// The states it is taken from.
+    pub from: &'static [State],
+    /// The input.
+    pub on: &'static str,
+    /// What must hold besides.
+    pub when: &'static str,
+    /// The state after it; `None` for the same.
+    pub to: Option<State>,
+    /// What is done, in the order of the law.
+    pub does: &'static str,
+}
+
+macro_rules! table {
+    ($($name:ident: [$($from:ident),+] $on:literal, $when:literal => $to:tt, $does:literal;)+) => {
+        /// A row of the table by name.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[repr(u8)]
+        pub enum Rule {
+            $(#[doc = $does] $name,)+
+        }
+
+        /// Every row, in the order of [`Rule`].
+        pub const TRANSITIONS: &[Transition] = &[
+            $(Transition {
+                rule: Rule::$name,
+                from: &[$(State::$from),+],
+                on: $on,
+                when: $when,
+                to: table!(@to $to),
+                does: $does,
+            },)+
+        ];
+    };
+    (@to same) => { None };
+    (@to $to:ident) => { Some(State::$to) };
+}
+
+table! {
+    Begin: [New] "Started", "" => Preparing,
+        "record BEGIN (forced, or accepted when every store lists its prepared work); publish the \
+         start; ask prepare of all, single-writer stores one after the other";
+    VoteCounted: [Preparing] "Voted", "yes or read-only, others are missing" => same,
+        "ask prepare of the next single-writer store";
+    AllYes: [Preparing] "Voted", "the last vote, none against, no consensus service" => Committing,
+        "record DECISION commit (forced); ask commit of all that voted COMMIT";
+    AllYesPropose: [Preparing] "Voted", "the last vote, none against, consensus service" => Proposing,
+        "propose COMMIT";
+    AllReadOnly: [Preparing] "Voted", "the last vote, all are read-only" => Ended,
+        "record END (lazy); finish as committed: no decision is needed";
+    VoteAgainst: [Preparing] "Voted", "ABORT or unknown, no consensus service" => Aborting,
+        "record DECISION abort (accepted); ask abort of all that answered";
+    VoteAgainstPropose: [Preparing] "Voted", "ABORT or unknown, consensus service" => Proposing,
+        "propose ABORT";
+    PrepareTimedOut: [Preparing] "TimeReached", "the prepare deadline passed, no consensus service" => Aborting,
+        "record DECISION abort (accepted); ask abort of all that were asked";
+    PrepareTimedOutPropose: [Preparing] "TimeReached", "the prepare deadline passed, consensus service" => Proposing,
+        "propose ABORT";
+    AbortAsked: [Preparing] "AbortRequested or Resolved abort", "no consensus service" => Aborting,
+        "record DECISION abort (accepted); ask abort of all that answered";
+    AbortAskedPropose: [Preparing] "AbortRequested or Resolved abort", "consensus service" => Proposing,
+        "propose ABORT";
+    AbortTooLate: [New, Proposing, Reading, InDoubt, Committing, Aborting, Heuristic, Ended] "AbortRequested", "" => same,
+        "nothing: the decision is on its way or made";
+    CommitTaken: [Proposing, Reading] "Proposed or DecisionRead", "COMMIT stands" => Committing,
+        "record DECISION commit (forced); ask commit of all that voted COMMIT";
+    AbortTaken: [Proposing, Reading] "Proposed or DecisionRead", "ABORT stands" => Aborting,
+        "record DECISION abort (accepted); ask abort of all that answered";
+    ProposalLost: [Proposing] "Proposed", "not taken, or no answer" => Reading,
+        "read what stands: unknown is not failed";
+    NothingStands: [Reading] "DecisionRead", "nothing stands, ABORT not tried yet" => Proposing,
+        "propose ABORT";
+    StillOpen: [Reading] "DecisionRead", "nothing stands though ABORT was proposed, or no answer" => InDoubt,
+        "read again after a backoff";
+    AskAgain: [InDoubt] "TimeReached", "the backoff passed" => Reading,
+        "read what stands";
+    OverruledCommit: [Proposing, Reading, InDoubt, Aborting] "Overruled", "COMMIT stands in the journal" => Committing,
+        "ask commit of all that are not read-only: the journal's first decision wins";
+    OverruledAbort: [Proposing, Reading, InDoubt, Committing] "Overruled", "ABORT stands in the journal" => Aborting,
+        "ask abort of all that answered: the journal's first decision wins";
+    Acknowledged: [Committing, Aborting] "Acknowledged", "done, others are missing" => same,
+        "nothing";
+    CommitDone: [Committing] "Acknowledged", "done, the last one" => Ended,
+        "record END (lazy); publish; finish as committed";
+    AbortDone: [Aborting] "Acknowledged or Voted", "nothing is left to undo" => Ended,
+        "record END (lazy); publish; finish as aborted";
+    DeliveryUnknown: [Committing, Aborting, Heuristic] "Acknowledged", "no answer" => same,
+        "ask again after a capped backoff, for ever";
+    AskDeliveryAgain: [Committing, Aborting, Heuristic] "TimeReached", "a store's backoff passed" => same,
+        "ask commit or abort again";
+    StoreRefused: [Committing, Aborting, Heuristic] "Acknowledged", "the store's final word is contrary, others are missing" => same,
+        "record HEURISTIC (forced); alert";
+    HeuristicEnd: [Committing, Aborting] "Acknowledged", "the last one, and some store's final word was contrary" => Heuristic,
+        "record HEURISTIC (forced) if this store's; finish as failed; kept for an operator";
+    HeuristicAcknowledged: [Heuristic] "Acknowledged", "a store that was asked again after recovery is done" => same,
+        "nothing";
+    LateVote: [Proposing, Reading, InDoubt, Committing, Aborting, Heuristic] "Voted", "the first answer of a store that was not waited for" => same,
+        "ask of it what is decided, again if it was asked before";
+    AnswerDue: [Proposing, Reading, InDoubt, Committing, Aborting] "TimeReached", "the caller's wait is over" => same,
+        "answer how it stands; the coordination goes on";
+    ResolvedCommit: [Proposing, Reading, InDoubt] "Resolved", "commit" => Committing,
+        "record DECISION commit (forced), an operator's; ask commit of all that voted for it";
+    ResolvedAbort: [Proposing, Reading, InDoubt] "Resolved", "abort" => Aborting,
+        "record DECISION abort (forced), an operator's; ask abort of all that answered";
+    ResolvedDelivery: [Committing, Aborting] "Resolved", "the decision that stands" => Ended,
+        "record HEURISTIC for every silent store, then END (forced): an operator answers for them";
+    ResolvedHeuristic: [Heuristic] "Resolved", "" => Ended,
+        "record END (forced) with the operator's words";
+    ResumedUndecided: [New] "Resumed", "no decision in the journal, no consensus service" => Aborting,
+        "record DECISION abort (accepted); ask abort of all: presumed abort";
+    ResumedUnread: [New] "Resumed", "no decision in the journal, consensus service" => Reading,
+        "read what stands";
+    ResumedCommit: [New] "Resumed", "DECISION commit" => Committing,
+        "ask commit of all but the read-only ones";
+    ResumedAbort: [New] "Resumed", "DECISION abort" => Aborting,
+        "ask abort of all";
+    ResumedHeuristic: [New] "Resumed", "HEURISTIC of some store" => Heuristic,
+        "ask the others again; finish as failed; kept for an operator";
+    Ignored: [New, Preparing, Proposing, Reading, InDoubt, Committing, Aborting, Heuristic, Ended] "any", "late, doubled, or of no use here" => same,
+        "nothing";
+}
+
+impl Rule {
+    /// The row.
+    pub fn row(self) -> &'static Transition {
+        &TRANSITIONS[self as usize]
+    }
+}
