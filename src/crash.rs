@@ -26,6 +26,11 @@ fn armed() -> Option<&'static Armed> {
         .as_ref()
 }
 
+/// Whether some point is armed, for callers who put a subject together only then.
+pub fn is_armed() -> bool {
+    armed().is_some()
+}
+
 /// Dies here if the environment says so. `subject` tells apart points of one kind, such as the
 /// store's name: the armed name is `stage` or `stage:subject`.
 pub fn point(stage: &str, subject: &str) {

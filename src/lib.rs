@@ -4,7 +4,7 @@
 //!
 //! - [`model`] (layer 0): the words, plain data.
 //! - [`protocol`] (layer 1): the rules, pure state machines. Start with its law.
-//! - [`db`] (layer 1): SQLite connections and migrations.
+//! - `db` (layer 1): SQLite connections and migrations.
 //! - [`journal`], [`participants`], [`consensus`], [`events`] (layer 2): ports and adapters that
 //!   never meet each other.
 //! - [`engine`] (layer 3): the only part that drives: it steps machines and carries out effects.
@@ -12,9 +12,13 @@
 //! The bridge to Python (`python/bindings`, layer 4) and the package people import
 //! (`python/unanimity`, layer 5) stand on top. `tests/engine/tidy.rs` holds the layers as data.
 
+pub mod consensus;
 pub mod crash;
+pub mod engine;
+pub mod events;
 pub mod journal;
 pub mod model;
+pub mod observe;
 pub mod participants;
 pub mod protocol;
 pub mod reply;

@@ -36,6 +36,7 @@ pub use rules::{Rule, State, TRANSITIONS, Transition};
 
 use std::sync::Arc;
 
+use crate::model::ids::StoreName;
 use crate::model::outcome::Decision;
 use crate::model::record::Reason;
 use crate::model::request::CoordinationRequest;
@@ -108,6 +109,38 @@ impl TwoPhase {
     /// When it was accepted.
     pub fn began_at(&self) -> Timestamp {
         self.began_at
+    }
+
+    /// Whether its caller waits for an answer.
+    pub fn awaits_answer(&self) -> bool {
+        self.answer_at.is_some()
+    }
+
+    /// Whether the decision is abort, or nothing else was proposed.
+    pub fn is_to_abort(&self) -> bool {
+        let proposed = matches!(self.state, State::Proposing | State::Reading | State::InDoubt)
+            && self.proposal == Decision::Abort;
+        self.decision == Some(Decision::Abort) || self.decision.is_none() && proposed
+    }
+
+    /// Whether it waits for an operator.
+    pub fn is_parked(&self) -> bool {
+        self.state == State::Heuristic
+    }
+
+    /// Whether no question of it is out: it waits for time or for an operator, or has ended.
+    pub fn is_quiet(&self) -> bool {
+        !matches!(self.state, State::Proposing | State::Reading)
+            && !self.parties.iter().any(Party::is_asked)
+    }
+
+    /// After a commit: the stores that keep a marker of it.
+    pub fn stores_with_markers(&self) -> Option<Vec<StoreName>> {
+        if self.decision != Some(Decision::Commit) {
+            return None;
+        }
+        let marked = self.parties.iter().filter(|party| !party.is_read_only());
+        Some(marked.map(|party| party.store.clone()).collect())
     }
 
     /// The rules that were taken so far, for coverage.

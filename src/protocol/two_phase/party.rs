@@ -126,6 +126,14 @@ impl Party {
         self.prepare == Prepare::Asked
     }
 
+    pub(super) fn is_asked(&self) -> bool {
+        self.is_preparing() || self.delivery == Delivery::Asked
+    }
+
+    pub(super) fn is_read_only(&self) -> bool {
+        self.has_voted(Ballot::ReadOnly)
+    }
+
     pub(super) fn has_voted(&self, ballot: Ballot) -> bool {
         self.prepare == Prepare::Voted(ballot)
     }

@@ -1,0 +1,274 @@
+//! How a coordination gets in: at once, into the queue, joined to the same one, or refused.
+//!
+//! Not the request's own check (model) and not its run (drive). Invariants: at most
+//! `concurrent_max` run at once, not counting those whose callers are answered; at most
+//! `queued_max` wait; nothing was asked of any store for a request that is refused here.
+
+use std::sync::Arc;
+
+use crate::journal::{JournalError, StoredCoordination};
+use crate::model::ids::CoordinationId;
+use crate::model::outcome::{CoordinationResult, Outcome, OutcomeKind, TransactionState};
+use crate::model::request::{CoordinationRequest, CoordinationType};
+use crate::model::time::Timestamp;
+use crate::participants::Attachment;
+use crate::protocol::Machine;
+use crate::protocol::two_phase::{Input, PartyPlan, Plan, TwoPhase};
+use crate::reply::Reply;
+
+use super::Waiter;
+use super::core::Core;
+use super::drive::State;
+use super::error::EngineError;
+use super::table::{Entry, SlotKey};
+
+/// An answer for a request that gets no machine.
+pub(super) fn refuse(request: &CoordinationRequest, waiter: Waiter, code: &str, message: String) {
+    let outcome = Outcome::refused(code, message, request.operations.len());
+    waiter.send(Ok(CoordinationResult {
+        id: request.id.clone(),
+        outcome,
+        duration_ms: 0,
+        stores: request.stores.clone(),
+    }));
+}
+
+fn conflict(id: &CoordinationId) -> String {
+    format!(
+        "coordination_id '{id}' was used before with another request; use a new id, or repeat the \
+         request exactly"
+    )
+}
+
+impl State {
+    pub(super) fn submit(
+        &mut self,
+        core: &Core,
+        request: Arc<CoordinationRequest>,
+        attachment: Option<Attachment>,
+        waiter: Waiter,
+    ) {
+        if self.closing.is_some() {
+            return waiter.send(Err(EngineError::Closed));
+        }
+        if let Some(key) = self.table.find(&request.id) {
+            return self.join(core, key, &request, waiter);
+        }
+        let plan = match core.plan(&request) {
+            Ok(plan) => plan,
+            Err((code, message)) => return refuse(&request, waiter, code, message),
+        };
+        let starts = self.running < core.ports.options.concurrent_max;
+        if !starts && self.queue.len() >= core.ports.options.queued_max {
+            let message = format!(
+                "{} coordinations run and {} wait already; try again later, or raise \
+                 max_concurrent_coordinations",
+                self.running,
+                self.queue.len()
+            );
+            return refuse(&request, waiter, "request.overloaded", message);
+        }
+        let mut entry = Entry::new(TwoPhase::new(plan, core.clock.now()), attachment);
+        entry.waiters.push(waiter);
+        entry.queued = !starts;
+        let deadline = core.clock.now() + request.timeout;
+        let key = self.table.insert(entry);
+        if starts {
+            self.begin(core, key);
+        } else {
+            self.table.set_timer(key, Some(deadline));
+            self.queue.push_back(key);
+        }
+    }
+
+    fn begin(&mut self, core: &Core, key: SlotKey) {
+        if let Some(entry) = self.table.get(key) {
+            entry.queued = false;
+            entry.counted = true;
+            self.running += 1;
+            self.step(core, key, Input::Started);
+        }
+    }
+
+    /// The same request again joins the one that runs; another one under its id is refused.
+    fn join(
+        &mut self,
+        core: &Core,
+        key: SlotKey,
+        request: &Arc<CoordinationRequest>,
+        waiter: Waiter,
+    ) {
+        let Some(entry) = self.table.get(key) else { return };
+        if !entry.machine.request().is_same_work(request) {
+            return refuse(request, waiter, "request.conflict", conflict(&request.id));
+        }
+        if !entry.machine.awaits_answer() && !entry.awaits_decision() {
+            let outcome = entry.machine.view().outcome;
+            return entry.tell(core, vec![waiter], &outcome);
+        }
+        entry.waiters.push(waiter);
+    }
+
+    /// One that ran is answered: the next in the queue starts.
+    pub(super) fn give_up_place(&mut self, core: &Core, key: SlotKey) {
+        let Some(entry) = self.table.get(key) else { return };
+        if !std::mem::take(&mut entry.counted) {
+            return;
+        }
+        self.running -= 1;
+        while self.running < core.ports.options.concurrent_max {
+            let Some(next) = self.queue.pop_front() else { break };
+            self.begin(core, next);
+        }
+    }
+
+    /// Nothing was asked of anybody for it yet, so it is over at once.
+    pub(super) fn leave_queue(&mut self, core: &Core, key: SlotKey, code: &str, message: String) {
+        let Some(mut entry) = self.table.remove(key) else { return };
+        self.queue.retain(|queued| *queued != key);
+        let operations = entry.machine.request().operations.len();
+        let outcome = Outcome {
+            kind: OutcomeKind::Aborted,
+            state: TransactionState::Aborted,
+            ..Outcome::refused(code, message, operations)
+        };
+        let mut waiters = std::mem::take(&mut entry.waiters);
+        waiters.append(&mut entry.finish_waiters);
+        entry.tell(core, waiters, &outcome);
+        self.close_when_idle(core);
+    }
+
+    pub(super) fn queue_deadline(&mut self, core: &Core, key: SlotKey, now: Timestamp) {
+        let Some(entry) = self.table.get(key) else { return };
+        let deadline = entry.machine.began_at() + entry.machine.request().timeout;
+        if now < deadline {
+            return self.table.set_timer(key, Some(deadline));
+        }
+        let message = "timed out while it waited for its turn; nothing was asked of any store";
+        self.leave_queue(core, key, "transaction.aborted.queue", message.to_owned());
+    }
+
+    pub(super) fn abort_asked(
+        &mut self,
+        core: &Core,
+        id: &CoordinationId,
+        reason: String,
+        reply: Reply<Result<bool, EngineError>>,
+    ) {
+        let Some(key) = self.table.find(id) else { return reply.send(Ok(false)) };
+        let Some(entry) = self.table.get(key) else { return reply.send(Ok(false)) };
+        if entry.queued {
+            let message = format!("aborted on request: {reason}");
+            self.leave_queue(core, key, "transaction.aborted.requested", message);
+            return reply.send(Ok(true));
+        }
+        self.step(core, key, Input::AbortRequested { reason });
+        let aborting = self.table.get(key).is_none_or(|entry| entry.machine.is_to_abort());
+        reply.send(Ok(aborting));
+    }
+
+    /// The journal knows the id already: from another process, or from before.
+    pub(super) fn begin_exists(&mut self, core: &Core, key: SlotKey, stored: &StoredCoordination) {
+        self.give_up_place(core, key);
+        let Some(mut entry) = self.table.remove(key) else { return };
+        let mut waiters = std::mem::take(&mut entry.waiters);
+        waiters.append(&mut entry.finish_waiters);
+        let request = entry.machine.request();
+        if !stored.request.is_same_work(request) {
+            for waiter in waiters {
+                refuse(request, waiter, "request.conflict", conflict(&request.id));
+            }
+        } else if let Some(outcome) = &stored.outcome {
+            for waiter in waiters {
+                waiter.send(Ok(super::queries::stored_result(stored, outcome.clone())));
+            }
+        } else {
+            // Another process runs it; its end is looked up until it is there.
+            self.followers.entry(request.id.clone()).or_default().append(&mut waiters);
+        }
+        self.close_when_idle(core);
+    }
+
+    pub(super) fn begin_failed(&mut self, core: &Core, key: SlotKey, error: &JournalError) {
+        self.give_up_place(core, key);
+        let Some(mut entry) = self.table.remove(key) else { return };
+        let request = entry.machine.request();
+        for waiter in std::mem::take(&mut entry.waiters) {
+            let message = format!("not begun: {error}");
+            refuse(request, waiter, "request.journal_unavailable", message);
+        }
+        self.close_when_idle(core);
+    }
+
+    /// Another process took it over: this one has no say in it any more.
+    pub(super) fn deposed(&mut self, key: SlotKey) {
+        let Some(mut entry) = self.table.remove(key) else { return };
+        if entry.counted {
+            self.running -= 1;
+        }
+        tracing::warn!(coordination = %entry.id(), "taken over by another process");
+        let mut waiters = std::mem::take(&mut entry.waiters);
+        waiters.append(&mut entry.finish_waiters);
+        if !waiters.is_empty() {
+            self.followers.entry(entry.id().clone()).or_default().append(&mut waiters);
+        }
+    }
+}
+
+impl Core {
+    /// What a machine is built from, or the code and words of a refusal.
+    fn plan(&self, request: &Arc<CoordinationRequest>) -> Result<Plan, (&'static str, String)> {
+        if request.kind != CoordinationType::TwoPhaseCommit {
+            let message = format!(
+                "coordination_type {:?} is not built yet; use \"two_phase_commit\"",
+                request.kind.as_str()
+            );
+            return Err(("request.unsupported_type", message));
+        }
+        for store in &request.stores {
+            if self.ports.store(store).is_none() {
+                let message = format!(
+                    "store '{store}' is unknown; this service has {}",
+                    self.ports.store_names()
+                );
+                return Err(("request.unknown_store", message));
+            }
+        }
+        Ok(self.plan_for(request, self.ports.journal.instance().clone(), 1))
+    }
+
+    /// The plan of a request whose stores may be missing here.
+    pub(super) fn plan_for(
+        &self,
+        request: &Arc<CoordinationRequest>,
+        owner: crate::model::ids::InstanceId,
+        epoch: u32,
+    ) -> Plan {
+        let parties = request.stores.iter().map(|store| {
+            let abilities = self.ports.store(store).map(|found| found.abilities());
+            let abilities = abilities.unwrap_or_default();
+            PartyPlan {
+                store: store.clone(),
+                lists_prepared: abilities.lists_prepared,
+                single_writer: abilities.single_writer,
+            }
+        });
+        let options = &self.ports.options;
+        Plan {
+            parties: parties.collect(),
+            request: Arc::clone(request),
+            owner,
+            epoch,
+            consensus: self.ports.consensus.is_some(),
+            prepare_timeout: options.prepare_timeout,
+            commit_timeout: options.commit_timeout,
+            backoff: options.backoff(seed_of(&request.id)),
+        }
+    }
+}
+
+/// FNV-1a: enough to make different ids wait differently.
+fn seed_of(id: &CoordinationId) -> u64 {
+    let step = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+    id.as_str().bytes().fold(0xcbf2_9ce4_8422_2325, step)
+}

@@ -1,0 +1,173 @@
+//! The inbox, and whoever brings something into it does the work.
+//!
+//! There is no task per coordination and no thread of the engine's own. A fact is put into the
+//! inbox; the thread that brought it tries to take the state, and steps machines until the inbox
+//! is empty. A thread that finds the state taken leaves its fact and goes: the holder looks again
+//! before and after it lets go. So a fact is handled where it arises (the loop's thread, the
+//! journal's writer, a store's thread), without a hop, and nobody waits for a lock.
+//!
+//! Invariants: machines are stepped under the state's lock only; nothing that is called under it
+//! blocks, or calls a user's code; after a panic the engine is broken for good and says so.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError, Weak};
+
+use tokio::sync::Notify;
+
+use crate::journal::{Answer, AnswerSink, JournalError};
+use crate::model::ids::CoordinationId;
+use crate::model::outcome::{Acknowledgement, Decision, Vote};
+use crate::model::request::CoordinationRequest;
+use crate::model::time::Timestamp;
+use crate::participants::Attachment;
+use crate::protocol::two_phase::Standing;
+use crate::reply::Reply;
+
+use super::clock::Clock;
+use super::drive::State;
+use super::error::EngineError;
+use super::table::SlotKey;
+use super::{Found, Ports, Waiter};
+
+/// Something that happened.
+pub(super) enum Fact {
+    Submitted { request: Arc<CoordinationRequest>, attachment: Option<Attachment>, waiter: Waiter },
+    Answered(Vec<(u64, Answer)>),
+    Voted { key: SlotKey, party: usize, vote: Vote },
+    Acknowledged { key: SlotKey, party: usize, answer: Acknowledgement },
+    Proposed { key: SlotKey, taken: bool },
+    DecisionRead { key: SlotKey, standing: Standing },
+    TimeReached,
+    AbortAsked { id: CoordinationId, reason: String, reply: Reply<Result<bool, EngineError>> },
+    WaitAsked { id: CoordinationId, waiter: Waiter },
+    ResolveAsked { id: CoordinationId, decision: Decision, reason: String, waiter: Waiter },
+    LookedAt { id: CoordinationId, reply: Reply<Result<Option<Found>, EngineError>> },
+    Adopted { open: Vec<crate::journal::OpenCoordination>, report: super::recovery::Collector },
+    Listed { store: usize, ids: Vec<CoordinationId> },
+    Orphaned { store: usize, id: CoordinationId, decision: Decision },
+    Followed { id: CoordinationId, found: Result<Option<Found>, EngineError> },
+    WaitElsewhere { id: CoordinationId, waiter: Waiter },
+    ActiveAsked(Reply<Result<Vec<CoordinationId>, EngineError>>),
+    Patrol,
+    Closing(Reply<Result<(), EngineError>>),
+    Dropped,
+}
+
+/// What all parts of the engine share.
+pub(super) struct Core {
+    inbox: Mutex<Vec<Fact>>,
+    state: Mutex<State>,
+    broken: AtomicBool,
+    /// When the timer task is to wake; `i64::MAX` for never.
+    pub(super) armed: AtomicI64,
+    pub(super) timer: Notify,
+    pub(super) closed: AtomicBool,
+    pub(super) clock: Clock,
+    pub(super) ports: Ports,
+    /// Itself, for the replies that it hands out.
+    pub(super) this: Weak<Core>,
+}
+
+fn open<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // The guarded data are replaced or drained whole; a panic leaves nothing half done in them.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Core {
+    pub(super) fn new(ports: Ports) -> Arc<Self> {
+        Arc::new_cyclic(|this| Self {
+            inbox: Mutex::new(Vec::new()),
+            state: Mutex::new(State::new()),
+            broken: AtomicBool::new(false),
+            armed: AtomicI64::new(i64::MAX),
+            timer: Notify::new(),
+            closed: AtomicBool::new(false),
+            clock: Clock::start(),
+            ports,
+            this: this.clone(),
+        })
+    }
+
+    /// Brings a fact, and does whatever it leads to unless another thread is at it.
+    pub(super) fn post(&self, fact: Fact) {
+        open(&self.inbox).push(fact);
+        self.run();
+    }
+
+    fn run(&self) {
+        loop {
+            let mut state = match self.state.try_lock() {
+                Ok(state) => state,
+                Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+                Err(TryLockError::WouldBlock) => return,
+            };
+            self.drain(&mut state);
+            drop(state);
+            // Whoever posted while the state was held has gone away; look again for it.
+            if open(&self.inbox).is_empty() {
+                return;
+            }
+        }
+    }
+
+    fn drain(&self, state: &mut State) {
+        loop {
+            let facts = std::mem::take(&mut *open(&self.inbox));
+            if facts.is_empty() {
+                break;
+            }
+            if self.broken.load(Ordering::Relaxed) {
+                continue;
+            }
+            let work = AssertUnwindSafe(|| {
+                for fact in facts {
+                    state.handle(self, fact);
+                }
+                state.flush(self);
+            });
+            if let Err(panic) = catch_unwind(work) {
+                self.break_down(state, panic.as_ref());
+            }
+        }
+        self.arm(state.next_timer());
+    }
+
+    /// A rule of ours was broken: nothing more is decided here, and everybody is told. What is
+    /// recorded is finished by recovery.
+    fn break_down(&self, state: &mut State, panic: &(dyn std::any::Any + Send)) {
+        self.broken.store(true, Ordering::SeqCst);
+        let words = panic.downcast_ref::<String>().map(String::as_str);
+        let message = words.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("a panic");
+        tracing::error!(message, "the engine broke down and stops deciding");
+        let error = EngineError::Internal { message: message.to_owned() };
+        for waiter in state.everybody() {
+            waiter.send(Err(error.clone()));
+        }
+    }
+
+    pub(super) fn is_broken(&self) -> bool {
+        self.broken.load(Ordering::Relaxed)
+    }
+
+    fn arm(&self, next: Option<Timestamp>) {
+        let at = next.map_or(i64::MAX, |next| next.0);
+        // The timer task needs waking only when it would sleep too long.
+        if self.armed.swap(at, Ordering::SeqCst) > at {
+            self.timer.notify_one();
+        }
+    }
+}
+
+impl AnswerSink for Core {
+    fn answered(&self, answers: Vec<(u64, Answer)>) {
+        self.post(Fact::Answered(answers));
+    }
+
+    fn health_changed(&self, trouble: Option<JournalError>) {
+        match trouble {
+            Some(error) => tracing::error!(%error, "the journal cannot be written"),
+            None => tracing::info!("the journal can be written again"),
+        }
+    }
+}

@@ -1,0 +1,413 @@
+//! One step of one machine, and its effects carried out in the order of the law.
+//!
+//! Decides nothing: what a fact leads to is the machine's. Invariant: what stands behind a record
+//! in an entry's list of effects is not looked at until the journal has answered the record.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::crash;
+use crate::journal::{Answer, Append};
+use crate::model::ids::CoordinationId;
+use crate::model::outcome::{
+    Acknowledgement, CoordinationResult, Outcome, OutcomeKind, TransactionState, Vote,
+};
+use crate::model::record::{Durability, Record};
+use crate::model::time::Timestamp;
+use crate::model::value::Value;
+use crate::observe::{Alert, Severity};
+use crate::participants::{DeliveryAsk, PrepareAsk};
+use crate::protocol::two_phase::Input;
+use crate::protocol::{Ask, Effect, Machine};
+use crate::reply::Reply;
+
+use super::Waiter;
+use super::core::{Core, Fact};
+use super::forget::Forgettable;
+use super::table::{Awaited, Entry, SlotKey, Table};
+
+/// Everything that is changed under the core's lock.
+pub(super) struct State {
+    pub(super) table: Table,
+    /// Those that wait for their turn; keys of entries that are gone are skipped.
+    pub(super) queue: VecDeque<SlotKey>,
+    /// How many run.
+    pub(super) running: usize,
+    /// Records of this drain, handed to the journal together.
+    outgoing: Vec<Append>,
+    /// How many records were handed over so far.
+    sequence: u64,
+    pub(super) forgettable: Forgettable,
+    /// Callers who wait for a coordination of another process.
+    pub(super) followers: HashMap<CoordinationId, Vec<Waiter>>,
+    /// When an unknown prepared transaction was first seen at a store.
+    pub(super) orphans: HashMap<(usize, CoordinationId), Timestamp>,
+    pub(super) reports: Vec<super::recovery::Collector>,
+    pub(super) closing: Option<Reply<Result<(), super::EngineError>>>,
+}
+
+impl State {
+    pub(super) fn new() -> Self {
+        Self {
+            table: Table::default(),
+            queue: VecDeque::new(),
+            running: 0,
+            outgoing: Vec::new(),
+            sequence: 0,
+            forgettable: Forgettable::default(),
+            followers: HashMap::new(),
+            orphans: HashMap::new(),
+            reports: Vec::new(),
+            closing: None,
+        }
+    }
+
+    pub(super) fn handle(&mut self, core: &Core, fact: Fact) {
+        match fact {
+            Fact::Submitted { request, attachment, waiter } => {
+                self.submit(core, request, attachment, waiter);
+            }
+            Fact::Answered(answers) => {
+                for (token, answer) in answers {
+                    self.journal_answered(core, SlotKey::from_token(token), answer);
+                }
+            }
+            Fact::Voted { key, party, vote } => {
+                self.step(core, key, Input::Voted { party, vote });
+            }
+            Fact::Acknowledged { key, party, answer } => {
+                self.step(core, key, Input::Acknowledged { party, answer });
+            }
+            Fact::Proposed { key, taken } => self.step(core, key, Input::Proposed { taken }),
+            Fact::DecisionRead { key, standing } => {
+                self.step(core, key, Input::DecisionRead(standing));
+            }
+            Fact::TimeReached => self.time_reached(core),
+            Fact::AbortAsked { id, reason, reply } => self.abort_asked(core, &id, reason, reply),
+            Fact::WaitAsked { id, waiter } => self.wait_asked(core, id, waiter),
+            Fact::ResolveAsked { id, decision, reason, waiter } => {
+                self.resolve_asked(core, id, decision, reason, waiter);
+            }
+            Fact::LookedAt { id, reply } => self.look_at(core, &id, reply),
+            Fact::Adopted { open, report } => self.adopt(core, open, report),
+            Fact::Listed { store, ids } => self.listed(core, store, ids),
+            Fact::Orphaned { store, id, decision } => self.orphaned(core, store, &id, decision),
+            Fact::Followed { id, found } => self.followed(&id, found),
+            Fact::WaitElsewhere { id, waiter } => {
+                self.followers.entry(id).or_default().push(waiter);
+            }
+            Fact::ActiveAsked(reply) => reply.send(Ok(self.table.ids())),
+            Fact::Patrol => self.patrol(core),
+            Fact::Closing(reply) => self.close(core, reply),
+            Fact::Dropped => drop(self.everybody()),
+        }
+    }
+
+    /// Hands the records of this drain to the journal, as one batch.
+    pub(super) fn flush(&mut self, core: &Core) {
+        if !self.outgoing.is_empty() {
+            core.ports.journal.append(std::mem::take(&mut self.outgoing));
+        }
+    }
+
+    pub(super) fn next_timer(&self) -> Option<Timestamp> {
+        self.table.next_timer()
+    }
+
+    /// Steps one machine and carries out what it asks for. A slot that is gone is late news.
+    pub(super) fn step(&mut self, core: &Core, key: SlotKey, input: Input) {
+        let now = core.clock.now();
+        let Some(entry) = self.table.get(key) else { return };
+        match entry.machine.step(now, input) {
+            Ok(effects) => self.effects(core, key, effects),
+            // The machine has not changed; going on is safe, keeping silent is not.
+            Err(error) => {
+                tracing::error!(coordination = %entry.id(), %error, "a step was refused");
+            }
+        }
+    }
+
+    pub(super) fn effects(&mut self, core: &Core, key: SlotKey, effects: Vec<Effect>) {
+        let Some(entry) = self.table.get(key) else { return };
+        if entry.awaits_decision() {
+            entry.answer_in_doubt(core, &effects);
+        }
+        entry.held.extend(effects);
+        if entry.awaited.is_none() {
+            self.pump(core, key);
+        }
+        let deadline = self.table.get(key).and_then(|entry| entry.machine.deadline());
+        self.table.set_timer(key, deadline);
+        self.tell_reports(key);
+    }
+
+    /// Carries out effects up to the next record that must be waited for.
+    fn pump(&mut self, core: &Core, key: SlotKey) {
+        while let Some(entry) = self.table.get(key) {
+            let Some(effect) = entry.held.pop_front() else {
+                let settled = std::mem::take(&mut entry.settled_waiters);
+                if !settled.is_empty() {
+                    let outcome = entry.machine.view().outcome;
+                    entry.tell(core, settled, &outcome);
+                }
+                return;
+            };
+            match effect {
+                Effect::Record { record, durability } => {
+                    if self.record(core, key, record, durability) {
+                        return;
+                    }
+                }
+                other => self.carry_out(core, key, other),
+            }
+        }
+    }
+
+    /// Queues a record; true when the rest has to wait for its answer.
+    fn record(
+        &mut self,
+        core: &Core,
+        key: SlotKey,
+        record: Record,
+        durability: Durability,
+    ) -> bool {
+        let Some(entry) = self.table.get(key) else { return true };
+        self.sequence += 1;
+        let decision = match &record {
+            Record::Decision { decision, .. } => Some(*decision),
+            _ => None,
+        };
+        let ended = matches!(record, Record::End { .. });
+        let id = entry.id().clone();
+        let epoch = entry.machine.epoch();
+        let waits = durability != Durability::Lazy;
+        if waits {
+            entry.awaited = Some(Awaited { durability, decision, sequence: self.sequence });
+        }
+        if ended && let Some(stores) = entry.machine.stores_with_markers() {
+            self.forgettable.ended(self.sequence, id.clone(), stores);
+        }
+        let at = core.clock.now();
+        self.outgoing.push(Append { token: key.token(), id, epoch, at, record, durability });
+        waits
+    }
+
+    fn carry_out(&mut self, core: &Core, key: SlotKey, effect: Effect) {
+        match effect {
+            Effect::Ask { party, ask, timeout } => self.ask(core, key, party, ask, timeout),
+            Effect::Propose { .. } | Effect::ReadDecision => self.ask_consensus(core, key, effect),
+            Effect::Publish(event) => {
+                if let Some(bus) = &core.ports.bus {
+                    bus.publish(event);
+                }
+            }
+            Effect::Alert { message } => self.alert(core, key, message),
+            Effect::Answer(outcome) => self.answer(core, key, &outcome, false),
+            Effect::Finish(outcome) => self.answer(core, key, &outcome, true),
+            Effect::Close => self.closed(core, key),
+            Effect::Record { .. } => unreachable!("records are taken out before"),
+        }
+    }
+
+    fn ask(&mut self, core: &Core, key: SlotKey, party: usize, ask: Ask, timeout: Duration) {
+        let Some(entry) = self.table.get(key) else { return };
+        let request = entry.machine.request();
+        let store = request.stores[party].clone();
+        crash::point("before_ask", &format_point(ask, store.as_str()));
+        let Some(participant) = core.ports.store(&store) else {
+            let message = format!("this service has no store named '{store}'");
+            let fact =
+                Fact::Acknowledged { key, party, answer: Acknowledgement::Unknown { message } };
+            core.post(fact);
+            return;
+        };
+        let this = core.this.clone();
+        let send = move |fact: Fact| {
+            if let Some(core) = this.upgrade() {
+                core.post(fact);
+            }
+        };
+        let attachment = entry.attachment.clone();
+        if ask == Ask::Prepare {
+            let request = Arc::clone(request);
+            let point = store.clone();
+            let reply = Reply::new(move |vote: Vote| {
+                crash::point("after_ask", &format_point(ask, point.as_str()));
+                send(Fact::Voted { key, party, vote });
+            });
+            participant.prepare(PrepareAsk { request, store, timeout, attachment }, reply);
+            return;
+        }
+        let delivery = DeliveryAsk { id: request.id.clone(), timeout, attachment };
+        let reply = Reply::new(move |answer: Acknowledgement| {
+            crash::point("after_ask", &format_point(ask, store.as_str()));
+            send(Fact::Acknowledged { key, party, answer });
+        });
+        match ask {
+            Ask::Commit => participant.commit(delivery, reply),
+            _ => participant.abort(delivery, reply),
+        }
+    }
+
+    fn ask_consensus(&mut self, core: &Core, key: SlotKey, effect: Effect) {
+        let (Some(entry), Some(consensus)) = (self.table.get(key), &core.ports.consensus) else {
+            return;
+        };
+        let this = core.this.clone();
+        let send = move |fact: Fact| {
+            if let Some(core) = this.upgrade() {
+                core.post(fact);
+            }
+        };
+        if let Effect::Propose { decision } = effect {
+            let evidence = evidence(entry);
+            let reply = Reply::new(move |answer| {
+                let taken = answer == crate::consensus::Proposal::Taken;
+                send(Fact::Proposed { key, taken });
+            });
+            consensus.propose(entry.id(), decision, evidence, reply);
+        } else {
+            let reply = Reply::new(move |standing| send(Fact::DecisionRead { key, standing }));
+            consensus.read(entry.id(), reply);
+        }
+    }
+
+    fn alert(&mut self, core: &Core, key: SlotKey, message: String) {
+        let Some(entry) = self.table.get(key) else { return };
+        tracing::error!(coordination = %entry.id(), message, "manual intervention required");
+        if let Some(alerting) = &core.ports.alerting {
+            alerting.raise(Alert {
+                severity: Severity::High,
+                title: "Manual intervention required".to_owned(),
+                message,
+                coordination: entry.id().clone(),
+            });
+        }
+    }
+
+    fn answer(&mut self, core: &Core, key: SlotKey, outcome: &Outcome, finished: bool) {
+        let Some(entry) = self.table.get(key) else { return };
+        let mut waiters = std::mem::take(&mut entry.waiters);
+        if finished {
+            waiters.append(&mut entry.finish_waiters);
+        }
+        entry.tell(core, waiters, outcome);
+        if finished {
+            self.tell_reports(key);
+        }
+        // Its caller is answered: what is left to deliver takes nobody's place.
+        self.give_up_place(core, key);
+    }
+
+    fn closed(&mut self, core: &Core, key: SlotKey) {
+        self.give_up_place(core, key);
+        self.table.remove(key);
+        self.tell_reports(key);
+        self.close_when_idle(core);
+    }
+
+    fn journal_answered(&mut self, core: &Core, key: SlotKey, answer: Answer) {
+        let Some(entry) = self.table.get(key) else { return };
+        let Some(awaited) = entry.awaited.take() else { return };
+        match answer {
+            Answer::Decided(standing) if awaited.decision != Some(standing) => {
+                entry.held.clear();
+                self.step(core, key, Input::Overruled(standing));
+            }
+            Answer::Recorded | Answer::Decided(_) => {
+                if awaited.durability == Durability::Forced {
+                    self.forgettable.durable(core, awaited.sequence);
+                }
+                self.pump(core, key);
+                self.tell_reports(key);
+            }
+            Answer::Exists(stored) => self.begin_exists(core, key, &stored),
+            Answer::Failed(error) => self.begin_failed(core, key, &error),
+            Answer::Deposed => self.deposed(key),
+        }
+    }
+
+    fn time_reached(&mut self, core: &Core) {
+        let now = core.clock.now();
+        while let Some(key) = self.table.pop_due(now) {
+            let Some(entry) = self.table.get(key) else { continue };
+            if entry.queued {
+                self.queue_deadline(core, key, now);
+                continue;
+            }
+            match entry.machine.deadline() {
+                Some(at) if at <= now => self.step(core, key, Input::TimeReached),
+                later => self.table.set_timer(key, later),
+            }
+        }
+    }
+
+    /// Everybody who waits for anything here, taken out.
+    pub(super) fn everybody(&mut self) -> Vec<Waiter> {
+        let mut waiters = Vec::new();
+        for mut entry in self.table.drain() {
+            waiters.append(&mut entry.waiters);
+            waiters.append(&mut entry.finish_waiters);
+            waiters.append(&mut entry.settled_waiters);
+        }
+        waiters.extend(self.followers.drain().flat_map(|(_, followers)| followers));
+        waiters
+    }
+}
+
+impl Entry {
+    pub(super) fn tell(&self, core: &Core, waiters: Vec<Waiter>, outcome: &Outcome) {
+        let began_at = self.machine.began_at();
+        for waiter in waiters {
+            waiter.send(Ok(result_of(core, self, outcome.clone(), began_at)));
+        }
+    }
+
+    /// The caller's time is over while the decision is on its way to the disk: he is told what is
+    /// known, which is that nobody knows.
+    fn answer_in_doubt(&mut self, core: &Core, effects: &[Effect]) {
+        if effects.iter().any(|effect| matches!(effect, Effect::Answer(_))) {
+            let waiters = std::mem::take(&mut self.waiters);
+            self.tell(core, waiters, &unwritten_outcome());
+        }
+    }
+}
+
+pub(super) fn unwritten_outcome() -> Outcome {
+    let message = "in doubt: the journal has not confirmed the decision yet; it goes on being \
+                   written, and wait_for() waits for the end";
+    Outcome {
+        kind: OutcomeKind::Unknown,
+        state: TransactionState::Prepared,
+        code: Some("journal.unconfirmed".to_owned()),
+        message: Some(message.to_owned()),
+        operations_completed: 0,
+        operations_failed: 0,
+    }
+}
+
+fn result_of(core: &Core, entry: &Entry, outcome: Outcome, began: Timestamp) -> CoordinationResult {
+    let request = entry.machine.request();
+    CoordinationResult {
+        id: request.id.clone(),
+        outcome,
+        duration_ms: u64::try_from(core.clock.now().since(began).as_millis()).unwrap_or(u64::MAX),
+        stores: request.stores.clone(),
+    }
+}
+
+/// `prepare:payments`, only put together when somebody looks.
+fn format_point(ask: Ask, store: &str) -> String {
+    if crash::is_armed() { format!("{}:{store}", ask.as_str()) } else { String::new() }
+}
+
+/// What a consensus service is told besides the decision.
+fn evidence(entry: &Entry) -> Value {
+    let view = entry.machine.view();
+    let votes = view.stores.iter().map(|store| {
+        let vote = store.vote.as_deref().map_or(Value::Null, Value::from);
+        (store.store.as_str().to_owned(), vote)
+    });
+    Value::Map(vec![("votes".to_owned(), Value::Map(votes.collect()))])
+}

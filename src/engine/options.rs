@@ -1,0 +1,50 @@
+//! Every bound and wait of the engine, with its default. Nothing here is read from a file.
+
+use std::time::Duration;
+
+use crate::protocol::retry::Backoff;
+
+/// What an engine may be told when it is built.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The longest that the first phase may take (`prepare_phase_timeout_seconds`).
+    pub prepare_timeout: Duration,
+    /// The longest that a caller waits for deliveries (`commit_phase_timeout_seconds`).
+    pub commit_timeout: Duration,
+    /// How many coordinations run at once (`max_concurrent_coordinations`).
+    pub concurrent_max: usize,
+    /// How many more wait for their turn; one more is refused.
+    pub queued_max: usize,
+    /// The first and the longest wait before a delivery is repeated.
+    pub retry_base: Duration,
+    /// See `retry_base`.
+    pub retry_cap: Duration,
+    /// How often dead owners are looked for.
+    pub recovery_interval: Duration,
+    /// How long an unknown prepared transaction is left alone while others may be its owner.
+    pub orphan_interval: Duration,
+    /// How long start and `recover` wait for what they resumed.
+    pub recovery_wait: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            prepare_timeout: Duration::from_secs(30),
+            commit_timeout: Duration::from_secs(60),
+            concurrent_max: 100,
+            queued_max: 10_000,
+            retry_base: Duration::from_millis(50),
+            retry_cap: Duration::from_secs(30),
+            recovery_interval: Duration::from_secs(1),
+            orphan_interval: Duration::from_secs(60),
+            recovery_wait: Duration::from_secs(10),
+        }
+    }
+}
+
+impl Options {
+    pub(super) fn backoff(&self, seed: u64) -> Backoff {
+        Backoff { base: self.retry_base, cap: self.retry_cap, seed }
+    }
+}

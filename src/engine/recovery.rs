@@ -1,0 +1,253 @@
+//! Recovery: what dead processes left open is adopted, and prepared work that nobody owns is
+//! rolled back. The machines are the same; only their first input differs.
+//!
+//! Invariants: a coordination is resumed only after the journal has made this process its owner;
+//! a prepared transaction is rolled back as an orphan only if the journal knows nothing of it, and
+//! no live process can be about to record it: none other has the journal open, or the safety
+//! interval has passed.
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex};
+
+use crate::journal::OpenCoordination;
+use crate::model::ids::CoordinationId;
+use crate::model::outcome::{Acknowledgement, Decision, OutcomeKind, TransactionState};
+use crate::model::record::Record;
+use crate::participants::{DeliveryAsk, ParticipantError};
+use crate::protocol::Machine;
+use crate::protocol::two_phase::{Input, TwoPhase};
+use crate::reply::Reply;
+
+use super::core::{Core, Fact};
+use super::drive::State;
+use super::error::EngineError;
+use super::table::{Entry, SlotKey};
+use super::{Found, RecoveryReport};
+
+/// A report on what one round of recovery resumed, told once all of it has been tried.
+#[derive(Clone)]
+pub(super) struct Collector(Arc<Mutex<Collecting>>);
+
+struct Collecting {
+    waiting: HashSet<SlotKey>,
+    report: RecoveryReport,
+    reply: Option<Reply<Result<RecoveryReport, EngineError>>>,
+}
+
+impl Collector {
+    pub(super) fn new(reply: Option<Reply<Result<RecoveryReport, EngineError>>>) -> Self {
+        let report = RecoveryReport::default();
+        Self(Arc::new(Mutex::new(Collecting { waiting: HashSet::new(), report, reply })))
+    }
+
+    fn with<T>(&self, change: impl FnOnce(&mut Collecting) -> T) -> T {
+        change(&mut self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner))
+    }
+
+    /// Tells the report as it is, if it was not told before; true when nobody waits any more.
+    pub(super) fn tell_if_complete(&self, at_once: bool) -> bool {
+        let told = self.with(|collecting| {
+            if !at_once && !collecting.waiting.is_empty() {
+                return None;
+            }
+            let reply = collecting.reply.take();
+            Some((reply, std::mem::take(&mut collecting.report)))
+        });
+        match told {
+            None => false,
+            Some((reply, report)) => {
+                if let Some(reply) = reply {
+                    reply.send(Ok(report));
+                }
+                true
+            }
+        }
+    }
+
+    pub(super) fn fail(&self, error: EngineError) {
+        if let Some(reply) = self.with(|collecting| collecting.reply.take()) {
+            reply.send(Err(error));
+        }
+    }
+}
+
+impl State {
+    /// The journal has made this process the owner of these.
+    pub(super) fn adopt(&mut self, core: &Core, open: Vec<OpenCoordination>, report: Collector) {
+        for coordination in open {
+            if self.table.find(&coordination.id).is_none() {
+                self.resume(core, coordination, &report);
+            }
+        }
+        if !report.tell_if_complete(false) {
+            self.reports.push(report);
+        }
+    }
+
+    fn resume(&mut self, core: &Core, open: OpenCoordination, report: &Collector) {
+        let Some(Record::Begin { request, .. }) = open.records.first().map(|(_, record)| record)
+        else {
+            tracing::error!(coordination = %open.id, "its records do not start with a begin");
+            return;
+        };
+        tracing::info!(coordination = %open.id, epoch = open.epoch, "resumed");
+        let plan = core.plan_for(request, open.owner, open.epoch);
+        let machine = TwoPhase::from_records(plan, &open.records);
+        let key = self.table.insert(Entry::new(machine, None));
+        report.with(|collecting| collecting.waiting.insert(key));
+        self.reports.push(report.clone());
+        self.step(core, key, Input::Resumed);
+        self.reports.pop();
+    }
+
+    /// A coordination has moved: reports that wait for it may be complete.
+    pub(super) fn tell_reports(&mut self, key: SlotKey) {
+        if self.reports.is_empty() {
+            return;
+        }
+        let Self { table, reports, .. } = self;
+        for report in &*reports {
+            report.with(|collecting| collecting.look_at(key, table.get(key)));
+        }
+        reports.retain(|report| !report.tell_if_complete(false));
+    }
+
+    /// A round of everything that is done again and again.
+    pub(super) fn patrol(&mut self, core: &Core) {
+        self.forgettable.send(core, 1);
+        for id in self.followers.keys() {
+            let (this, asked) = (core.this.clone(), id.clone());
+            let reply = Reply::new(move |found: Result<Option<Found>, EngineError>| {
+                if let Some(core) = this.upgrade() {
+                    core.post(Fact::Followed { id: asked, found });
+                }
+            });
+            core.find_stored(id, reply);
+        }
+    }
+
+    /// A store listed what it holds prepared: what is not under way here is looked up.
+    pub(super) fn listed(&mut self, core: &Core, store: usize, ids: Vec<CoordinationId>) {
+        let listed: HashSet<&CoordinationId> = ids.iter().collect();
+        self.orphans.retain(|(at, id), _| *at != store || listed.contains(id));
+        for id in ids {
+            if self.table.find(&id).is_some() {
+                continue;
+            }
+            let now = core.clock.now();
+            let first_seen = *self.orphans.entry((store, id.clone())).or_insert(now);
+            let waited = now.since(first_seen) >= core.ports.options.orphan_interval;
+            let alone = core.ports.journal.is_alone() && core.ports.stores[store].2;
+            core.judge_orphan(store, id, waited || alone);
+        }
+    }
+
+    /// The journal has judged: nobody will finish this one.
+    pub(super) fn orphaned(
+        &mut self,
+        core: &Core,
+        store: usize,
+        id: &CoordinationId,
+        decision: Decision,
+    ) {
+        if self.table.find(id).is_some() {
+            return;
+        }
+        let (name, participant, _) = &core.ports.stores[store];
+        tracing::warn!(coordination = %id, store = %name, ?decision, "prepared without an owner");
+        let timeout = core.ports.options.commit_timeout;
+        let ask = DeliveryAsk { id: id.clone(), timeout, attachment: None };
+        // An answer that is lost is made good by the next sweep.
+        let reply = Reply::new(|_: Acknowledgement| {});
+        match decision {
+            Decision::Commit => participant.commit(ask, reply),
+            Decision::Abort => participant.abort(ask, reply),
+        }
+    }
+}
+
+impl Collecting {
+    fn look_at(&mut self, key: SlotKey, entry: Option<&mut Entry>) {
+        if !self.waiting.contains(&key) {
+            return;
+        }
+        let Some(entry) = entry else {
+            // It has been reported when it ended, just before it left the table.
+            self.waiting.remove(&key);
+            return;
+        };
+        let view = entry.machine.view();
+        let id = entry.id().to_string();
+        let kind = view.outcome.kind;
+        let list = match view.state {
+            TransactionState::Committed => &mut self.report.committed,
+            TransactionState::Aborted => &mut self.report.aborted,
+            _ if !entry.machine.is_quiet() || entry.awaited.is_some() => return,
+            _ if matches!(kind, OutcomeKind::Committed | OutcomeKind::Aborted) => {
+                &mut self.report.resumed
+            }
+            _ => &mut self.report.in_doubt,
+        };
+        list.push(id);
+        self.waiting.remove(&key);
+    }
+}
+
+impl Core {
+    /// Adopts what dead processes left; `reply` hears what became of it.
+    pub(super) fn recover(&self, report: Collector) {
+        let this = self.this.clone();
+        let reply = Reply::new(move |open: Result<Vec<OpenCoordination>, _>| match open {
+            Ok(open) => {
+                if let Some(core) = this.upgrade() {
+                    core.post(Fact::Adopted { open, report });
+                }
+            }
+            Err(error) => report.fail(EngineError::Journal(error)),
+        });
+        self.ports.journal.adopt(reply);
+    }
+
+    /// Asks every store that can tell what it holds prepared.
+    pub(super) fn sweep(&self) {
+        for (store, (name, participant, _)) in self.ports.stores.iter().enumerate() {
+            if !participant.abilities().lists_prepared {
+                continue;
+            }
+            let (this, name) = (self.this.clone(), name.clone());
+            let reply =
+                Reply::new(move |ids: Result<Vec<CoordinationId>, ParticipantError>| match ids {
+                    Ok(ids) if ids.is_empty() => {}
+                    Ok(ids) => {
+                        if let Some(core) = this.upgrade() {
+                            core.post(Fact::Listed { store, ids });
+                        }
+                    }
+                    Err(error) => tracing::warn!(store = %name, %error, "cannot be listed"),
+                });
+            participant.list_prepared(reply);
+        }
+    }
+
+    /// `certain`: nobody can be about to record it.
+    fn judge_orphan(&self, store: usize, id: CoordinationId, certain: bool) {
+        let (this, asked) = (self.this.clone(), id.clone());
+        let reply = Reply::new(move |found: Result<Option<Found>, EngineError>| {
+            let decision = match found {
+                Ok(None) if certain => Decision::Abort,
+                // It ended, and this store still holds it: its answer came after it was given up.
+                Ok(Some(Found { stored, .. })) if stored.outcome.is_some() => {
+                    match stored.decision {
+                        Some(Decision::Commit) => Decision::Commit,
+                        _ => Decision::Abort,
+                    }
+                }
+                _ => return,
+            };
+            if let Some(core) = this.upgrade() {
+                core.post(Fact::Orphaned { store, id: asked, decision });
+            }
+        });
+        self.find_stored(&id, reply);
+    }
+}

@@ -1,0 +1,43 @@
+//! The port for what operators are told at once. Not the log: that is `tracing`.
+//!
+//! Duties of an adapter: `raise` returns at once and never fails.
+
+use crate::model::ids::CoordinationId;
+
+/// How urgent an alert is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Severity {
+    /// Somebody should look.
+    Medium,
+    /// Somebody must act.
+    High,
+}
+
+impl Severity {
+    /// The public name.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Medium => "medium",
+            Self::High => "high",
+        }
+    }
+}
+
+/// Something that needs a person.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Alert {
+    /// How urgent.
+    pub severity: Severity,
+    /// In a few words.
+    pub title: String,
+    /// What happened, and what to do.
+    pub message: String,
+    /// Which coordination it is about.
+    pub coordination: CoordinationId,
+}
+
+/// Somebody who is told.
+pub trait Alerting: Send + Sync {
+    /// Takes an alert for delivery.
+    fn raise(&self, alert: Alert);
+}
