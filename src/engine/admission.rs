@@ -226,12 +226,17 @@ impl Core {
             return Err(("request.unsupported_type", message));
         }
         for store in &request.stores {
-            if self.ports.store(store).is_none() {
-                let message = format!(
-                    "store '{store}' is unknown; this service has {}",
-                    self.ports.store_names()
-                );
+            let Some(found) = self.ports.store(store) else {
+                let known = self.ports.store_names();
+                let message = format!("store '{store}' is unknown; this service has {known}");
                 return Err(("request.unknown_store", message));
+            };
+            if let Some(method) = found.missing_for(request.kind) {
+                let message = format!(
+                    "store '{store}' has no method {method}(), which {} needs",
+                    request.kind.as_str()
+                );
+                return Err(("request.missing_method", message));
             }
         }
         Ok(self.plan_for(request, self.ports.journal.instance().clone(), 1))

@@ -27,7 +27,7 @@ use std::time::Duration;
 use crate::model::ids::{ClusterId, CoordinationId, StoreName};
 use crate::model::operation::Operation;
 use crate::model::outcome::{Acknowledgement, Vote};
-use crate::model::request::CoordinationRequest;
+use crate::model::request::{CoordinationRequest, CoordinationType};
 use crate::model::value::Value;
 use crate::reply::{LOST, Lost, Reply};
 
@@ -115,6 +115,11 @@ pub struct Rows {
 pub trait Participant: Send + Sync {
     /// What it can do.
     fn abilities(&self) -> Abilities;
+
+    /// The name of a method that coordinations of this type need and the store lacks.
+    fn missing_for(&self, _kind: CoordinationType) -> Option<&'static str> {
+        None
+    }
 
     /// Called once when a service starts, before every other question, with the journal's id and
     /// the name under which the service knows this store. May open and block.

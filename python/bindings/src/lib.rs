@@ -1,1 +1,35 @@
-//! x
+//! `unanimity._engine`: the native module. Conversion, the loop bridge, error mapping.
+//!
+//! Layer 4. It decides nothing: every outcome comes from the engine. Invariant (law 5): no thread
+//! of ours ever attaches to the interpreter; completions and calls to Python wait in a queue, and
+//! the loop's own thread takes them (`bridge`).
+
+mod bridge;
+mod convert;
+mod coordinator;
+mod errors;
+mod logging;
+mod ports;
+mod python_store;
+mod reader;
+mod records;
+mod runtime;
+mod stores;
+
+use pyo3::prelude::*;
+
+/// The version of the package.
+#[pyfunction]
+fn version() -> &'static str {
+    env!("CARGO_PKG_VERSION")
+}
+
+#[pymodule]
+fn _engine(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_function(wrap_pyfunction!(version, module)?)?;
+    module.add_class::<bridge::Bridge>()?;
+    module.add_class::<coordinator::Coordinator>()?;
+    module.add_class::<reader::JournalReader>()?;
+    stores::register(module)?;
+    runtime::register(module)
+}

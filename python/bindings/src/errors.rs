@@ -1,0 +1,71 @@
+//! Errors of the engine as exceptions of `unanimity._exceptions`. A mapping, nothing else.
+
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::{PyDict, PyModule};
+use unanimity::engine::EngineError;
+use unanimity::journal::JournalError;
+use unanimity::participants::ParticipantError;
+
+fn module(py: Python<'_>) -> PyResult<&Bound<'_, PyModule>> {
+    static MODULE: PyOnceLock<Py<PyModule>> = PyOnceLock::new();
+    let module = MODULE
+        .get_or_try_init(py, || py.import("unanimity._exceptions").map(Bound::unbind))?;
+    Ok(module.bind(py))
+}
+
+/// An exception of that class, with a stable code.
+pub(crate) fn exception(
+    py: Python<'_>,
+    class: &str,
+    message: &str,
+    details: &[(&str, &str)],
+) -> PyErr {
+    let made = module(py).and_then(|module| {
+        let keywords = PyDict::new(py);
+        for (key, value) in details {
+            keywords.set_item(key, value)?;
+        }
+        module.getattr(class)?.call((message,), Some(&keywords))
+    });
+    match made {
+        Ok(error) => PyErr::from_value(error),
+        Err(error) => error,
+    }
+}
+
+pub(crate) fn of_engine(py: Python<'_>, error: &EngineError) -> PyErr {
+    let message = error.to_string();
+    match error {
+        EngineError::Closed => exception(py, "ServiceClosed", &message, &[]),
+        EngineError::Journal(error) => of_journal(py, error),
+        EngineError::Store { store, .. } => {
+            exception(py, "StoreError", &message, &[("store", store)])
+        }
+        EngineError::NotFound { id } => {
+            let details = [("code", "request.not_found"), ("coordination_id", id.as_str())];
+            exception(py, "InvalidRequest", &message, &details)
+        }
+        EngineError::CannotResolve { id, .. } => {
+            let details = [("code", "request.cannot_resolve"), ("coordination_id", id.as_str())];
+            exception(py, "InvalidRequest", &message, &details)
+        }
+        _ => exception(py, "InternalError", &message, &[]),
+    }
+}
+
+pub(crate) fn of_journal(py: Python<'_>, error: &JournalError) -> PyErr {
+    let code = match error {
+        JournalError::Open { .. } => "journal.open",
+        JournalError::Foreign { .. } => "journal.foreign",
+        JournalError::Damaged { .. } => "journal.damaged",
+        JournalError::NewerSchema { .. } => "journal.newer_schema",
+        JournalError::Closed => "journal.closed",
+        _ => "journal.unavailable",
+    };
+    exception(py, "JournalError", &error.to_string(), &[("code", code)])
+}
+
+pub(crate) fn of_store(py: Python<'_>, store: &str, error: &ParticipantError) -> PyErr {
+    exception(py, "StoreError", &error.message, &[("store", store)])
+}

@@ -1,0 +1,90 @@
+//! A journal read without a service, for the command line. Owns no coordination and no store.
+//!
+//! Every method blocks, with the interpreter lock let go. Invariant: it adopts nothing; what it
+//! writes is only an operator's word, by the journal's own rules.
+
+use std::sync::{Arc, mpsc};
+
+use pyo3::prelude::*;
+use pyo3::types::PyDict;
+use unanimity::engine::operator;
+use unanimity::journal::{Journal, JournalError, JournalOptions, SqliteJournal};
+use unanimity::model::ids::CoordinationId;
+use unanimity::reply::{Lost, Reply};
+
+use crate::{coordinator, errors, records};
+
+/// A journal that is looked at.
+#[pyclass(frozen)]
+pub(crate) struct JournalReader {
+    journal: Arc<SqliteJournal>,
+}
+
+/// Asks the journal and waits for its answer.
+fn ask<T>(
+    py: Python<'_>,
+    question: impl FnOnce(Reply<Result<T, JournalError>>) + Send,
+) -> PyResult<T>
+where
+    T: Send + 'static,
+    Result<T, JournalError>: Lost,
+{
+    let answer = py.detach(|| {
+        let (sender, receiver) = mpsc::channel();
+        question(Reply::new(move |answer| {
+            let _ = sender.send(answer);
+        }));
+        receiver.recv().unwrap_or(Err(JournalError::Closed))
+    });
+    answer.map_err(|error| errors::of_journal(py, &error))
+}
+
+#[pymethods]
+impl JournalReader {
+    #[new]
+    fn new(py: Python<'_>, path: &str) -> PyResult<Self> {
+        let journal = py.detach(|| SqliteJournal::open(path, JournalOptions::default()));
+        let journal = journal.map_err(|error| errors::of_journal(py, &error))?;
+        Ok(Self { journal: Arc::new(journal) })
+    }
+
+    fn status(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
+        let status = ask(py, |reply| self.journal.status(reply))?;
+        records::status(py, &status)
+    }
+
+    fn history(&self, py: Python<'_>, filter: &Bound<'_, PyDict>) -> PyResult<Py<PyAny>> {
+        let filter = records::filter(filter)?;
+        let found = ask(py, |reply| self.journal.history(filter, reply))?;
+        records::list(py, &found)
+    }
+
+    fn describe(&self, py: Python<'_>, id: &str) -> PyResult<Option<Py<PyAny>>> {
+        let Ok(id) = CoordinationId::new(id) else { return Ok(None) };
+        let found = ask(py, |reply| self.journal.find(id, reply))?;
+        found.map(|stored| records::stored(py, &stored)).transpose()
+    }
+
+    fn resolve(
+        &self,
+        py: Python<'_>,
+        id: &str,
+        outcome: &str,
+        reason: String,
+    ) -> PyResult<Py<PyAny>> {
+        let decision = coordinator::decision(py, outcome)?;
+        let journal = Arc::clone(&self.journal);
+        let resolved = py.detach(|| operator::resolve(journal, id, decision, &reason));
+        let stored = resolved.map_err(|error| errors::of_engine(py, &error))?;
+        records::stored(py, &stored)
+    }
+
+    /// Opening has brought the tables up to date already; says how they are.
+    fn migrate(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
+        self.status(py)
+    }
+
+    fn close(&self, py: Python<'_>) {
+        py.detach(|| self.journal.close());
+    }
+}
