@@ -16,7 +16,7 @@ SEED ?=
 SEEDS ?=
 FOLDER ?=
 PROTOCOL_TESTS := test(/^(protocol|model|scenarios|coverage|protocols_page|simulation|tidy)/)
-NEXTEST := cargo nextest run
+NEXTEST := cargo nextest run --no-fail-fast
 # What only some later commits have is skipped until it is there.
 PYTHON_SOURCES := $(wildcard python/unanimity tests/python examples benches)
 
