@@ -2,4 +2,5 @@
 //!
 //! One line for each subject; what a subject is stands in the header of its file.
 
+mod simulation;
 mod tidy;
