@@ -18,7 +18,7 @@ use unanimity::protocol::{Ask, Effect, Machine};
 
 use super::bugs::Bug;
 use super::journal::{Answer, Append};
-use super::world::{Address, Happening, Told, World};
+use super::world::{Address, Happening, World};
 
 /// A machine with what it holds back.
 pub(super) struct Driven {
@@ -241,12 +241,10 @@ impl World {
     }
 
     fn tell(&mut self, of: &Address, outcome: &Outcome) {
-        let at = self.now;
         let Some(driven) = self.driven(of) else { return };
         driven.caller_waits = false;
         self.check_telling(of, outcome.kind);
-        let told = Told { kind: outcome.kind, at };
-        self.told.entry(of.id.clone()).or_default().push(told);
+        self.told.entry(of.id.clone()).or_default().push(outcome.kind);
     }
 
     fn plan_timer(&mut self, of: &Address) {
@@ -335,6 +333,6 @@ impl World {
     }
 
     pub(super) fn is_told(&self, id: &CoordinationId, kind: OutcomeKind) -> bool {
-        self.told.get(id).is_some_and(|told| told.iter().any(|told| told.kind == kind))
+        self.told.get(id).is_some_and(|told| told.contains(&kind))
     }
 }

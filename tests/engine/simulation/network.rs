@@ -133,7 +133,13 @@ impl World {
         let of = Address { node, id: append.id.clone(), run: append.run };
         // Alone on the journal, the order is certain before the disk has it.
         let at_once = append.durability == Durability::Accepted && self.nodes.len() == 1;
-        let answer = self.disk.judge(&append);
+        let process = &self.nodes[node];
+        let mut on_their_way = process.committing.iter().chain(&process.queue);
+        // What follows an own begin that the disk does not have yet follows nobody else's.
+        let answer = match on_their_way.any(|earlier| earlier.id == append.id) {
+            true if !self.disk.rows.contains_key(&append.id) => Answer::Recorded,
+            _ => self.disk.judge(&append),
+        };
         self.nodes[node].queue.push(append);
         self.plan_commit(node);
         if at_once {

@@ -98,12 +98,6 @@ impl Ord for Scheduled {
     }
 }
 
-/// What a caller was told, and when.
-pub(super) struct Told {
-    pub(super) kind: OutcomeKind,
-    pub(super) at: Timestamp,
-}
-
 /// What is drawn once for a run.
 pub(super) struct Climate {
     pub(super) has_consensus: bool,
@@ -125,7 +119,7 @@ pub(super) struct World {
     pub(super) nodes: Vec<Node>,
     pub(super) stores: Vec<Store>,
     pub(super) requests: Vec<Arc<CoordinationRequest>>,
-    pub(super) told: BTreeMap<CoordinationId, Vec<Told>>,
+    pub(super) told: BTreeMap<CoordinationId, Vec<OutcomeKind>>,
     /// What an operator decided; stores may have to go their own way there.
     pub(super) resolved: BTreeSet<CoordinationId>,
     pub(super) rules: BTreeSet<u8>,
