@@ -183,10 +183,7 @@ impl World {
         match effect {
             Effect::Record { record, durability } => self.record(of, record, durability),
             Effect::Propose { decision } => {
-                let delay = self.delay();
-                let is_answered = true;
-                let from = of.clone();
-                self.schedule(delay, Happening::Proposal { from, decision, is_answered });
+                self.propose(of, decision);
             }
             Effect::ReadDecision => {
                 let delay = self.delay();
@@ -315,7 +312,8 @@ impl World {
                 Bug::LostCommitIsDone,
             ) if !is_abort => Input::Acknowledged { party, answer: Acknowledgement::Done },
             (Input::DecisionRead(Standing::Unknown), Bug::LostReadIsAbort) => {
-                Input::DecisionRead(Standing::Decided(Decision::Abort))
+                let read_only = Vec::new();
+                Input::DecisionRead(Standing::Decided { decision: Decision::Abort, read_only })
             }
             (input, _) => input,
         }

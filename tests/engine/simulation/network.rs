@@ -5,12 +5,12 @@
 
 use std::time::Duration;
 
-use unanimity::model::ids::CoordinationId;
+use unanimity::model::ids::{CoordinationId, StoreName};
 use unanimity::model::outcome::{Decision, Vote};
 use unanimity::model::record::{Durability, Record};
 use unanimity::model::time::Timestamp;
-use unanimity::protocol::Ask;
 use unanimity::protocol::two_phase::{Input, Standing};
+use unanimity::protocol::{Ask, Machine};
 
 use super::bugs::Bug;
 use super::journal::{Answer, Append};
@@ -95,18 +95,36 @@ impl World {
         }
     }
 
-    pub(super) fn proposal(&mut self, from: Address, decision: Decision, is_answered: bool) {
+    /// Proposes with the votes as evidence, as they stand then.
+    pub(super) fn propose(&mut self, of: &Address, decision: Decision) {
+        let Some(driven) = self.driven(of) else { return };
+        let stores = driven.machine.view().stores.into_iter();
+        let read_only = stores.filter(|store| store.vote.as_deref() == Some("READ_ONLY"));
+        let read_only = read_only.map(|store| store.store).collect();
+        let (from, is_answered, delay) = (of.clone(), true, self.delay());
+        self.schedule(delay, Happening::Proposal { from, decision, read_only, is_answered });
+    }
+
+    pub(super) fn proposal(
+        &mut self,
+        from: Address,
+        decision: Decision,
+        read_only: Vec<StoreName>,
+        is_answered: bool,
+    ) {
         if is_answered && self.chance(15) {
             // It is away; the proposal may have reached it all the same, late.
             if self.chance(50) {
                 let (from, is_answered) = (from.clone(), false);
                 let later = self.random.millis(10, 9_000);
-                self.schedule(later, Happening::Proposal { from, decision, is_answered });
+                let again = Happening::Proposal { from, decision, read_only, is_answered };
+                self.schedule(later, again);
             }
             self.answer_soon(from, Input::Proposed { taken: false });
             return;
         }
-        let standing = *self.consensus.entry(from.id.clone()).or_insert(decision);
+        let first = self.consensus.entry(from.id.clone()).or_insert((decision, read_only));
+        let standing = first.0;
         if is_answered {
             let lost = self.chance(10);
             self.answer_soon(from, Input::Proposed { taken: standing == decision && !lost });
@@ -117,7 +135,9 @@ impl World {
         let is_away = self.chance(25);
         let standing = match self.consensus.get(&from.id) {
             _ if is_away => Standing::Unknown,
-            Some(decision) => Standing::Decided(*decision),
+            Some((decision, read_only)) => {
+                Standing::Decided { decision: *decision, read_only: read_only.clone() }
+            }
             None => Standing::Open,
         };
         self.answer_soon(from, Input::DecisionRead(standing));

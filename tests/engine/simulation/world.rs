@@ -62,7 +62,7 @@ pub(super) enum Happening {
     Time { of: Address },
     CommitStarts { node: usize, life: u64 },
     CommitEnds { node: usize, life: u64 },
-    Proposal { from: Address, decision: Decision, is_answered: bool },
+    Proposal { from: Address, decision: Decision, read_only: Vec<StoreName>, is_answered: bool },
     Read { from: Address },
     AbortWish { request: usize, node: usize },
     OperatorDecides { request: usize, decision: Decision, in_journal: bool },
@@ -115,7 +115,7 @@ pub(super) struct World {
     pub(super) now: Timestamp,
     pub(super) climate: Climate,
     pub(super) disk: Disk,
-    pub(super) consensus: BTreeMap<CoordinationId, Decision>,
+    pub(super) consensus: BTreeMap<CoordinationId, (Decision, Vec<StoreName>)>,
     pub(super) nodes: Vec<Node>,
     pub(super) stores: Vec<Store>,
     pub(super) requests: Vec<Arc<CoordinationRequest>>,
@@ -297,8 +297,8 @@ impl World {
             Happening::Time { of } => self.time_reached(&of),
             Happening::CommitStarts { node, life } => self.commit_starts(node, life),
             Happening::CommitEnds { node, life } => self.commit_ends(node, life),
-            Happening::Proposal { from, decision, is_answered } => {
-                self.proposal(from, decision, is_answered);
+            Happening::Proposal { from, decision, read_only, is_answered } => {
+                self.proposal(from, decision, read_only, is_answered);
             }
             Happening::Read { from } => self.read_decision(from),
             Happening::AbortWish { request, node } => self.wish_abort(request, node),
