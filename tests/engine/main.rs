@@ -1,1 +1,6 @@
-fn main() {}
+//! The engine's tests, as one target: each further one would link everything again.
+//!
+//! One line for each subject; what a subject is stands in the header of its file.
+
+mod simulation;
+mod tidy;

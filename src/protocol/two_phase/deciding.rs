@@ -61,6 +61,7 @@ impl TwoPhase {
         effects: &mut Vec<Effect>,
     ) {
         self.reason = reason;
+        self.answer_at_if_overruled = self.answer_at;
         let record =
             Record::Decision { decision, reason: self.reason.clone(), read_only: self.read_only() };
         effects.push(Effect::Record { record, durability });
@@ -97,7 +98,8 @@ impl TwoPhase {
     pub(super) fn decision_read(&mut self, now: Timestamp, standing: Standing) -> Vec<Effect> {
         let mut effects = Vec::new();
         match (self.state, standing) {
-            (State::Reading, Standing::Decided(decision)) => {
+            (State::Reading, Standing::Decided { decision, read_only }) => {
+                self.presume_read_only(&read_only);
                 return self.follow_consensus(now, decision);
             }
             (State::Reading, Standing::Open) if self.proposal == Decision::Commit => {
@@ -153,6 +155,7 @@ impl TwoPhase {
         }
         self.take(rule);
         self.reason = (standing == Decision::Abort).then(outcome::overruled_reason);
+        self.answer_at = self.answer_at.or(self.answer_at_if_overruled.take());
         for party in &mut self.parties {
             party.delivery = Delivery::Undecided;
         }
@@ -191,6 +194,7 @@ impl TwoPhase {
             }
             (State::Heuristic, _) => {
                 self.take(Rule::ResolvedHeuristic);
+                self.answer_for_silent(decision, reason, &mut effects);
                 self.decision = Some(decision);
                 self.reason = Some(words);
                 self.end(now, Durability::Forced, &mut effects);

@@ -73,10 +73,17 @@ impl Input {
 }
 
 /// What a consensus service says of a coordination.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Standing {
     /// This decision stands.
-    Decided(Decision),
+    Decided {
+        /// Commit or abort.
+        decision: Decision,
+        /// The stores that had nothing to commit, by the evidence that was proposed with it; empty
+        /// where the service keeps none. After a crash nobody else knows, and a store without
+        /// work would be taken for one that lost it.
+        read_only: Vec<StoreName>,
+    },
     /// None stands, for certain.
     Open,
     /// It did not answer.

@@ -56,6 +56,9 @@ pub struct TwoPhase {
     prepare_until: Timestamp,
     /// Until when the caller waits; `None` once answered.
     answer_at: Option<Timestamp>,
+    /// `answer_at` before the decision was recorded: an answer that was held back behind a record
+    /// which the journal overruled was never given.
+    answer_at_if_overruled: Option<Timestamp>,
     decision: Option<Decision>,
     reason: Option<Reason>,
     /// What was last proposed to the consensus service.
@@ -81,6 +84,7 @@ impl TwoPhase {
             began_at: now,
             prepare_until: answer_at.min(now + plan.prepare_timeout),
             answer_at: Some(answer_at),
+            answer_at_if_overruled: None,
             decision: None,
             reason: None,
             proposal: Decision::Commit,
@@ -168,7 +172,7 @@ impl TwoPhase {
         } else if self.state == State::InDoubt && now >= self.read_again_at {
             self.take(Rule::AskAgain);
             effects.push(Effect::ReadDecision);
-        } else if let Some(decision) = self.decision {
+        } else if let Some(decision) = self.decision.filter(|_| self.state != State::Ended) {
             self.ask_due_deliveries(now, decision, &mut effects);
         }
         if self.answer_at.is_some_and(|at| now >= at) && self.is_answerable() {
@@ -209,6 +213,10 @@ impl Machine for TwoPhase {
             Input::Started if self.state == State::New => self.start(now),
             Input::Resumed if self.state == State::New => self.resume(now),
             Input::Started | Input::Resumed => return Err(self.impossible(input.name())),
+            Input::Voted { .. } | Input::Acknowledged { .. } if self.state == State::Ended => {
+                self.take(Rule::Ignored);
+                Vec::new()
+            }
             Input::Voted { party, vote } => self.vote(now, party, vote),
             Input::Acknowledged { party, answer } => self.acknowledge(now, party, answer),
             Input::Proposed { taken } => self.proposed(now, taken),
@@ -226,6 +234,7 @@ impl Machine for TwoPhase {
         let of_state = match self.state {
             State::Preparing => Some(self.prepare_until),
             State::InDoubt => Some(self.read_again_at),
+            State::Ended => return None,
             _ => None,
         };
         let of_answer = self.answer_at.filter(|_| self.is_answerable());

@@ -89,6 +89,15 @@ impl TwoPhase {
         }
     }
 
+    /// What the evidence says of stores whose votes this machine did not hear.
+    pub(super) fn presume_read_only(&mut self, stores: &[StoreName]) {
+        for party in self.parties.iter_mut().filter(|party| party.has_voted(Ballot::Unknown)) {
+            if stores.contains(&party.store) {
+                party.prepare = Prepare::Voted(Ballot::ReadOnly);
+            }
+        }
+    }
+
     fn ask_unsettled(&mut self, now: Timestamp, decision: Decision, effects: &mut Vec<Effect>) {
         self.presume_all_asked();
         for party in 0..self.parties.len() {

@@ -124,9 +124,9 @@ table! {
         "read again after a backoff";
     AskAgain: [InDoubt] "TimeReached", "the backoff passed" => Reading,
         "read what stands";
-    OverruledCommit: [Proposing, Reading, InDoubt, Aborting] "Overruled", "COMMIT stands in the journal" => Committing,
+    OverruledCommit: [Proposing, Reading, InDoubt, Aborting, Ended] "Overruled", "COMMIT stands in the journal" => Committing,
         "ask commit of all that are not read-only: the journal's first decision wins";
-    OverruledAbort: [Proposing, Reading, InDoubt, Committing] "Overruled", "ABORT stands in the journal" => Aborting,
+    OverruledAbort: [Proposing, Reading, InDoubt, Committing, Ended] "Overruled", "ABORT stands in the journal" => Aborting,
         "ask abort of all that answered: the journal's first decision wins";
     Acknowledged: [Committing, Aborting] "Acknowledged", "done, others are missing" => same,
         "nothing";
@@ -155,7 +155,7 @@ table! {
     ResolvedDelivery: [Committing, Aborting] "Resolved", "the decision that stands" => Ended,
         "record HEURISTIC for every silent store, then END (forced): an operator answers for them";
     ResolvedHeuristic: [Heuristic] "Resolved", "" => Ended,
-        "record END (forced) with the operator's words";
+        "record HEURISTIC for every silent store, then END (forced) with the operator's words";
     ResumedUndecided: [New] "Resumed", "no decision in the journal, no consensus service" => Aborting,
         "record DECISION abort (accepted); ask abort of all: presumed abort";
     ResumedUnread: [New] "Resumed", "no decision in the journal, consensus service" => Reading,

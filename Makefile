@@ -1,0 +1,89 @@
+# Commands for people and for CI. `make verify` only reads and judges; `make fix` writes.
+# Everything that is installed lives under target/: nothing on the machine is changed.
+
+# The first interpreter that is new enough for us.
+PYTHON ?= $(shell for name in python3.11 python3; do \
+	$$name -c 'import sys; raise SystemExit(sys.version_info < (3, 10))' 2>/dev/null \
+	&& { command -v $$name; break; }; done)
+VENV := $(CURDIR)/target/venv
+BIN := $(VENV)/bin
+# One interpreter for cargo, clippy and maturin: else pyo3 is built again at each change of hands.
+export PYO3_PYTHON := $(BIN)/python
+export VIRTUAL_ENV := $(VENV)
+
+RELEASE ?=
+SEED ?=
+SEEDS ?=
+FOLDER ?=
+PROTOCOL_TESTS := test(/^(protocol|model|scenarios|coverage|protocols_page|simulation|tidy)/)
+NEXTEST := cargo nextest run --no-fail-fast
+# What only some later commits have is skipped until it is there.
+PYTHON_SOURCES := $(wildcard python/unanimity tests/python examples benches)
+
+.PHONY: help verify verify-rust verify-python fix quick python test demo bench simulate scenarios docs
+
+help:
+	@grep -E '^# +make ' Makefile | sed 's/^# *//'
+
+# make verify           the gate: changes nothing, exits 0 when everything holds
+verify: verify-rust verify-python
+
+verify-rust: $(VENV)/ready
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings
+	$(NEXTEST) --workspace
+
+verify-python: python
+	$(BIN)/python -m mypy.stubtest unanimity._engine --ignore-disjoint-bases
+	$(BIN)/ruff check $(PYTHON_SOURCES)
+	$(BIN)/ruff format --check $(PYTHON_SOURCES)
+	$(BIN)/mypy --strict python/unanimity tests/python
+	$(BIN)/pytest tests/python
+
+# make fix              formats, and mends what the linters can mend
+fix: $(VENV)/ready
+	cargo clippy --workspace --all-targets --fix --allow-dirty --allow-staged
+	cargo fmt --all
+	$(BIN)/ruff check --fix $(PYTHON_SOURCES)
+	$(BIN)/ruff format $(PYTHON_SOURCES)
+
+# make quick            the tests of the words and the rules only
+quick:
+	$(NEXTEST) -p unanimity -E '$(PROTOCOL_TESTS)'
+
+$(VENV)/ready: requirements-dev.txt
+	@test -n "$(PYTHON)" || { echo "no Python 3.10 or later found; install python3 and python3-venv"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	touch $@
+
+# make python           the package, built and installed into target/venv; RELEASE=1 for the real speed
+python: $(VENV)/ready
+	$(BIN)/maturin develop --quiet $(if $(RELEASE),--release)
+
+# make test             all the set-up on a fresh machine, then the gate
+test: verify
+
+# make demo             builds the package for speed and runs the demo on FOLDER (the project's docs by default)
+demo:
+	$(MAKE) python RELEASE=1
+	$(BIN)/unanimity demo $(FOLDER)
+
+# make bench            benchmarks beside their peers
+bench:
+	$(MAKE) python RELEASE=1
+	$(BIN)/python benches/run.py
+
+# make simulate SEED=7  one run of the simulation, step by step; SEEDS=100000 for the long mode
+simulate:
+	SEED=$(SEED) SEEDS=$(SEEDS) $(NEXTEST) -p unanimity --no-capture \
+		-E 'test(/^simulation::/)'
+
+# make scenarios        rewrites the expected output of tests/scenarios; read the difference
+scenarios:
+	UPDATE_SCENARIOS=1 $(NEXTEST) -p unanimity -E 'test(/^scenarios::/)'
+
+# make docs             rewrites the pages that are printed from the code: protocols.md, crash-matrix.md
+docs: python
+	UPDATE_DOCS=1 $(NEXTEST) -p unanimity -E 'test(/^protocols_page::/)'
+	UPDATE_DOCS=1 $(BIN)/pytest tests/python/test_crash_matrix.py
