@@ -144,8 +144,9 @@ class IStorageStore(ABC):
         return []
 
     @_missing
-    async def close(self) -> None:  # noqa: B027
+    async def close(self) -> None:
         """Let go of files and connections. What is prepared stays prepared."""
+        return None
 
     def _lacks(self, method: str) -> NotImplementedError:
         name = getattr(self, "store_name", type(self).__name__)
