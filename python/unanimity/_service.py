@@ -16,16 +16,23 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from . import _engine
+from ._arguments import (
+    checked_journal,
+    checked_stores,
+    checked_text,
+    for_engine,
+    lacking_methods,
+)
 from ._bridge import bridge_for_running_loop
 from ._config import settings_of
 from ._consensus import IConsensusService
 from ._events import IEventBus
-from ._exceptions import ConfigError, InvalidRequest, ServiceClosed, ServiceElsewhere
+from ._exceptions import InvalidRequest, ServiceClosed, ServiceElsewhere
 from ._ids import mint
 from ._locks import IDistributedLockManager
 from ._metrics import IAlertingService, IMetricsCollector
 from ._records import CoordinationRecord, History, RecoveryReport, history_filter
-from ._stores import IStorageStore, PythonStore
+from ._stores import IStorageStore
 from ._transaction import Transaction
 from ._types import (
     CoordinationContext,
@@ -80,21 +87,23 @@ class CoordinationService(ICoordinationService):
         node_id: str | None = None,
     ) -> None:
         """Check the arguments; nothing is opened before the first use."""
-        self.stores = _checked_stores(stores)
+        self.stores = checked_stores(stores)
         self.consensus = consensus_service
         self.lock_manager = lock_manager
         self.event_bus = event_bus
         self.metrics = metrics_collector
         self.alerting = alerting_service
-        self._journal = _checked_journal(journal)
+        self._journal = checked_journal(journal)
         self._settings = settings_of(config)
+        self._default_timeout = self._settings.pop("default_transaction_timeout_seconds", 300)
         if node_id is not None:
-            self._settings["node_id"] = _text(node_id, "node_id")
+            self._settings["node_id"] = checked_text(node_id, "node_id")
         self._coordinator: _engine.Coordinator | None = None
         self._started: asyncio.Future[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._pid = os.getpid()
         self._closed = False
+        self._lacking = lacking_methods(self.stores)
         self._under_way: dict[str, tuple[CoordinationRequest, datetime]] = {}
 
     # ---- life -------------------------------------------------------------------------------
@@ -156,13 +165,7 @@ class CoordinationService(ICoordinationService):
         loop = asyncio.get_running_loop()
         self._pid = os.getpid()
         self._loop = loop
-        native = {
-            name: store
-            if (store := getattr(given, "_native", None)) is not None
-            and isinstance(given, IStorageStore)
-            else PythonStore.adapt(name, given)
-            for name, given in self.stores.items()
-        }
+        native = {name: for_engine(name, store) for name, store in self.stores.items()}
         self._coordinator = _engine.Coordinator(
             bridge_for_running_loop(),
             journal=self._journal,
@@ -217,6 +220,8 @@ class CoordinationService(ICoordinationService):
         coordinator = await self._ready()
         loop = self._loop
         assert loop is not None
+        if self._lacking and (refused := self._refusal(request)) is not None:
+            return refused
         future: asyncio.Future[CoordinationResult] = loop.create_future()
         coordination_id = request.coordination_id
         coordinator.coordinate(request, copy_context(), future)
@@ -229,6 +234,33 @@ class CoordinationService(ICoordinationService):
         finally:
             del under_way[coordination_id]
 
+    def _refusal(self, request: CoordinationRequest) -> CoordinationResult | None:
+        """Refuse what needs a store to do what it has no method for."""
+        # What a caller put there is not checked yet.
+        stores: Any = request.participating_stores
+        operations: Any = request.operations
+        if not isinstance(stores, (list, tuple)) or not isinstance(operations, (list, tuple)):
+            return None
+        missing = [
+            f"the store '{name}' has no {method}(), which {CoordinationType.TWO_PHASE_COMMIT.value}"
+            " needs; add the method, or leave the store out"
+            for name, method in self._lacking.items()
+            if name in stores
+        ]
+        if not missing:
+            return None
+        return CoordinationResult(
+            str(request.coordination_id),
+            False,
+            TransactionState.FAILED,
+            missing[0],
+            0,
+            list(stores),
+            0,
+            len(operations),
+            "request.missing_method",
+        )
+
     def transaction(
         self,
         *,
@@ -240,7 +272,7 @@ class CoordinationService(ICoordinationService):
     ) -> Transaction:
         """Gather operations in an `async with` block, and coordinate them on leaving it."""
         if timeout_seconds is None:
-            timeout_seconds = self._settings.get("default_transaction_timeout_seconds", 300)
+            timeout_seconds = self._default_timeout
         return Transaction(
             self,
             CoordinationRequest(
@@ -258,7 +290,7 @@ class CoordinationService(ICoordinationService):
         self, coordination_id: str, timeout: float | None = None
     ) -> CoordinationResult:
         """Wait until a coordination has ended; asyncio.TimeoutError when that takes too long."""
-        _text(coordination_id, "coordination_id")
+        checked_text(coordination_id, "coordination_id")
         answer: asyncio.Future[CoordinationResult] | Any = self._ask(
             lambda coordinator, future: coordinator.wait_for(coordination_id, future)
         )
@@ -266,8 +298,8 @@ class CoordinationService(ICoordinationService):
 
     async def abort_coordination(self, coordination_id: str, reason: str) -> bool:
         """Abort a coordination that is not decided; whether it is aborted now."""
-        _text(coordination_id, "coordination_id")
-        _text(reason, "reason")
+        checked_text(coordination_id, "coordination_id")
+        checked_text(reason, "reason")
         return await self._ask(
             lambda coordinator, future: coordinator.abort(coordination_id, reason, future)
         )
@@ -281,8 +313,8 @@ class CoordinationService(ICoordinationService):
 
     async def resolve(self, coordination_id: str, outcome: str, reason: str) -> CoordinationResult:
         """Decide as an operator, "commit" or "abort", with the reason kept in the journal."""
-        _text(coordination_id, "coordination_id")
-        _text(reason, "reason")
+        checked_text(coordination_id, "coordination_id")
+        checked_text(reason, "reason")
         if outcome not in ("commit", "abort"):
             raise InvalidRequest(f'outcome is {outcome!r}; use "commit" or "abort"')
         return await self._ask(
@@ -295,7 +327,7 @@ class CoordinationService(ICoordinationService):
 
     async def get_coordination_status(self, coordination_id: str) -> CoordinationResult | None:
         """Say how a coordination stands, finished ones too; None where the id is not known."""
-        _text(coordination_id, "coordination_id")
+        checked_text(coordination_id, "coordination_id")
         return await self._ask(
             lambda coordinator, future: coordinator.status(coordination_id, future)
         )
@@ -337,7 +369,7 @@ class CoordinationService(ICoordinationService):
 
     async def describe(self, coordination_id: str) -> CoordinationRecord | None:
         """Tell everything about a coordination; None where the id is not known."""
-        _text(coordination_id, "coordination_id")
+        checked_text(coordination_id, "coordination_id")
         row: dict[str, Any] | None = await self._ask(
             lambda coordinator, future: coordinator.describe(coordination_id, future)
         )
@@ -346,35 +378,3 @@ class CoordinationService(ICoordinationService):
     def __repr__(self) -> str:
         state = "closed" if self._closed else "not started" if self._started is None else "started"
         return f"CoordinationService(stores={sorted(self.stores)}, {state})"
-
-
-def _checked_stores(stores: Mapping[str, Any]) -> dict[str, Any]:
-    if not isinstance(stores, Mapping):
-        raise ConfigError(f"stores is a {type(stores).__name__}; give a dict of stores by name")
-    for name, store in stores.items():
-        if not isinstance(name, str) or not 1 <= len(name) <= 128 or "\0" in name:
-            raise ConfigError(f"{name!r} cannot name a store; use a str of 1 to 128 characters")
-        if isinstance(store, type):
-            raise ConfigError(
-                f"stores['{name}'] is the class {store.__name__}; give an instance of it"
-            )
-    return dict(stores)
-
-
-def _checked_journal(journal: object) -> str:
-    path = os.fspath(journal) if isinstance(journal, os.PathLike) else journal
-    if not isinstance(path, str) or not path or "\0" in path:
-        raise ConfigError(f'journal is {journal!r}; give a path, or "memory:"')
-    if path.startswith(("postgresql://", "postgres://")):
-        raise ConfigError(
-            "journal is a PostgreSQL address, which this version cannot use; "
-            'give a path, or "memory:"'
-        )
-    # An absolute path, so that a later change of the working directory changes nothing.
-    return path if path == "memory:" else os.path.abspath(path)  # noqa: PTH100
-
-
-def _text(value: object, what: str) -> str:
-    if not isinstance(value, str):
-        raise TypeError(f"{what} is a {type(value).__name__}; give a str")
-    return value

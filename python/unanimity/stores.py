@@ -41,7 +41,7 @@ def _path(value: str | os.PathLike[str], what: str) -> str:
     return os.path.abspath(_text(path, what))  # noqa: PTH100
 
 
-class _NativeStore(IStorageStore):
+class NativeStore(IStorageStore):
     """What the four have in common."""
 
     _native: _engine._NativeStore
@@ -85,7 +85,7 @@ class _NativeStore(IStorageStore):
         return f"{type(self).__name__}(name={self.store_name!r})"
 
 
-class MemoryStore(_NativeStore):
+class MemoryStore(NativeStore):
     """Key-value in memory: put, delete, check. Nothing survives the process."""
 
     _native: _engine.MemoryStore
@@ -99,7 +99,7 @@ class MemoryStore(_NativeStore):
         return await _ask(lambda bridge, future: self._native.get(bridge, future, key))
 
 
-class FileStore(_NativeStore):
+class FileStore(NativeStore):
     """Key-value over a folder of files: a key is a path below it, a value text or bytes."""
 
     _native: _engine.FileStore
@@ -118,7 +118,7 @@ class FileStore(_NativeStore):
         return None if content is None else content.decode(encoding)
 
 
-class SqliteStore(_NativeStore):
+class SqliteStore(NativeStore):
     """SQL over one SQLite file: execute, with `?` for parameters."""
 
     _native: _engine.SqliteStore
@@ -134,7 +134,7 @@ class SqliteStore(_NativeStore):
         )
 
 
-class PostgresStore(_NativeStore):
+class PostgresStore(NativeStore):
     """SQL over one PostgreSQL database, by its own PREPARE TRANSACTION; `$1` for parameters."""
 
     _native: _engine.PostgresStore

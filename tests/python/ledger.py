@@ -69,7 +69,7 @@ class Ledger:
         return sum(1 for kind, _ in self.calls if kind == what)
 
 
-def request(coordination_id: str, *stores: str, **changes: Any) -> CoordinationRequest:
+def request(coordination_id: str, /, *stores: str, **changes: Any) -> CoordinationRequest:
     """A good request that puts key 1 into each store; `changes` are its fields."""
     names = list(stores) or ["left", "right"]
     fields: dict[str, Any] = {
