@@ -1,0 +1,150 @@
+"""unanimity: several stores change as one, or none does.
+
+Names only. The vocabulary is imported at once; the service, which brings asyncio and the native
+engine, on first use, so that importing this package stays cheap.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ._consensus import IConsensusService
+from ._events import IEventBus
+from ._exceptions import (
+    ConfigError,
+    ConsensusError,
+    DeadlockDetected,
+    InternalError,
+    InvalidRequest,
+    JournalError,
+    LockError,
+    LockLost,
+    LockTimeout,
+    NoQuorum,
+    NotLeader,
+    ServiceClosed,
+    ServiceElsewhere,
+    StoreError,
+    TransactionAborted,
+    TransactionError,
+    TransactionFailed,
+    TransactionInDoubt,
+    UnanimityError,
+)
+from ._locks import ActiveLock, IDistributedLockManager, LockAcquisitionResult, LockInfo
+from ._metrics import IAlertingService, IMetricsCollector
+from ._stores import (
+    AbortResult,
+    CommitResult,
+    Event,
+    IStorageStore,
+    OperationRequest,
+    OperationResult,
+    PrepareRequest,
+    PrepareResult,
+)
+from ._types import (
+    CoordinationContext,
+    CoordinationRequest,
+    CoordinationResult,
+    CoordinationType,
+    LockType,
+    Outcome,
+    TransactionState,
+)
+
+if TYPE_CHECKING:
+    from ._records import CoordinationRecord, History, RecoveryReport, StoreRecord, TimelineEntry
+    from ._service import CoordinationService, ICoordinationService
+    from ._transaction import Transaction
+
+    __version__: str
+
+__all__ = [
+    # the vocabulary
+    "CoordinationType",
+    "TransactionState",
+    "LockType",
+    "Outcome",
+    "CoordinationRequest",
+    "CoordinationResult",
+    "CoordinationContext",
+    # the service
+    "ICoordinationService",
+    "CoordinationService",
+    "Transaction",
+    "CoordinationRecord",
+    "StoreRecord",
+    "TimelineEntry",
+    "History",
+    "RecoveryReport",
+    # stores
+    "IStorageStore",
+    "PrepareRequest",
+    "PrepareResult",
+    "CommitResult",
+    "AbortResult",
+    "OperationRequest",
+    "OperationResult",
+    "Event",
+    # locks, consensus, events, metrics, alerts
+    "IDistributedLockManager",
+    "LockAcquisitionResult",
+    "LockInfo",
+    "ActiveLock",
+    "IConsensusService",
+    "IEventBus",
+    "IMetricsCollector",
+    "IAlertingService",
+    # exceptions
+    "UnanimityError",
+    "ConfigError",
+    "JournalError",
+    "InvalidRequest",
+    "ServiceClosed",
+    "ServiceElsewhere",
+    "StoreError",
+    "LockError",
+    "LockTimeout",
+    "DeadlockDetected",
+    "LockLost",
+    "ConsensusError",
+    "NotLeader",
+    "NoQuorum",
+    "TransactionError",
+    "TransactionAborted",
+    "TransactionFailed",
+    "TransactionInDoubt",
+    "InternalError",
+]
+
+_LATE = {
+    "CoordinationService": "_service",
+    "ICoordinationService": "_service",
+    "Transaction": "_transaction",
+    "CoordinationRecord": "_records",
+    "StoreRecord": "_records",
+    "TimelineEntry": "_records",
+    "History": "_records",
+    "RecoveryReport": "_records",
+}
+
+
+def __getattr__(name: str) -> object:
+    """Import the service's names, and ask the engine for the version, when first used."""
+    if name == "__version__":
+        from ._engine import version
+
+        value: object = version()
+    elif name in _LATE:
+        from importlib import import_module
+
+        value = getattr(import_module(f"{__name__}.{_LATE[name]}"), name)
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,76 @@
+"""The checks of what a service is made with, and what the engine is given for each store.
+
+Not the checks of requests: those are the engine's, and end in a result. Invariant: a constructor's
+argument that cannot be used is a ConfigError that names it and says what to give.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from ._exceptions import ConfigError
+from ._stores import IStorageStore, PythonStore, own_method
+
+
+def checked_stores(stores: Mapping[str, Any]) -> dict[str, Any]:
+    """Take the stores by name."""
+    if not isinstance(stores, Mapping):
+        raise ConfigError(f"stores is a {type(stores).__name__}; give a dict of stores by name")
+    for name, store in stores.items():
+        if not isinstance(name, str) or not 1 <= len(name) <= 128 or "\0" in name:
+            raise ConfigError(f"{name!r} cannot name a store; use a str of 1 to 128 characters")
+        if isinstance(store, type):
+            raise ConfigError(
+                f"stores['{name}'] is the class {store.__name__}; give an instance of it"
+            )
+    return dict(stores)
+
+
+def for_engine(name: str, store: object) -> object:
+    """The native store behind one of `unanimity.stores`, or an adapter for any other object."""
+    if isinstance(store, IStorageStore) and hasattr(store, "_native") and _is_unchanged(store):
+        return store._native
+    return PythonStore.adapt(name, store)
+
+
+def _is_unchanged(store: IStorageStore) -> bool:
+    """Whether the engine may go past the Python face: a subclass's own methods must be called."""
+    from .stores import NativeStore
+
+    methods = ("prepare_transaction", "commit_transaction", "abort_transaction")
+    own = type(store)
+    return all(getattr(own, name) is getattr(NativeStore, name) for name in methods)
+
+
+def lacking_methods(stores: dict[str, Any]) -> dict[str, str]:
+    """The first method of two-phase commit that a store does not have, by the store's name."""
+    needed = ("prepare_transaction", "commit_transaction", "abort_transaction")
+    lacking: dict[str, str] = {}
+    for name, store in stores.items():
+        missing = [method for method in needed if own_method(store, method) is None]
+        if missing:
+            lacking[name] = missing[0]
+    return lacking
+
+
+def checked_journal(journal: object) -> str:
+    """Take a path, or "memory:"."""
+    path = os.fspath(journal) if isinstance(journal, os.PathLike) else journal
+    if not isinstance(path, str) or not path or "\0" in path:
+        raise ConfigError(f'journal is {journal!r}; give a path, or "memory:"')
+    if path.startswith(("postgresql://", "postgres://")):
+        raise ConfigError(
+            "journal is a PostgreSQL address, which this version cannot use; "
+            'give a path, or "memory:"'
+        )
+    # An absolute path, so that a later change of the working directory changes nothing.
+    return path if path == "memory:" else os.path.abspath(path)  # noqa: PTH100
+
+
+def checked_text(value: object, what: str) -> str:
+    """Take a str, or say what else it is."""
+    if not isinstance(value, str):
+        raise TypeError(f"{what} is a {type(value).__name__}; give a str")
+    return value

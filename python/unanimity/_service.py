@@ -1,0 +1,380 @@
+"""The service that people hold: it hands requests to the native coordinator and waits.
+
+Not the rules and not the driving: those are the engine's. Invariants: a service belongs to the
+event loop and the process that first used it; cancelling an await cancels the wait alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping
+from contextvars import copy_context
+from datetime import datetime, timezone
+from types import TracebackType
+from typing import Any, TypeVar
+
+from . import _engine
+from ._arguments import (
+    checked_journal,
+    checked_stores,
+    checked_text,
+    for_engine,
+    lacking_methods,
+)
+from ._bridge import bridge_for_running_loop
+from ._config import settings_of
+from ._consensus import IConsensusService
+from ._events import IEventBus
+from ._exceptions import InvalidRequest, ServiceClosed, ServiceElsewhere
+from ._ids import mint
+from ._locks import IDistributedLockManager
+from ._metrics import IAlertingService, IMetricsCollector
+from ._records import CoordinationRecord, History, RecoveryReport, history_filter
+from ._stores import IStorageStore
+from ._transaction import Transaction
+from ._types import (
+    CoordinationContext,
+    CoordinationRequest,
+    CoordinationResult,
+    CoordinationType,
+    TransactionState,
+)
+
+_Answer = TypeVar("_Answer")
+
+
+class ICoordinationService(ABC):
+    """Coordinates changes of several stores."""
+
+    @abstractmethod
+    async def coordinate_transaction(self, request: CoordinationRequest) -> CoordinationResult:
+        """Coordinate a cross-store transaction."""
+
+    @abstractmethod
+    async def get_coordination_status(self, coordination_id: str) -> CoordinationResult | None:
+        """Say how a coordination stands; None where the id is not known."""
+
+    @abstractmethod
+    async def abort_coordination(self, coordination_id: str, reason: str) -> bool:
+        """Abort a coordination that is not decided; whether it is aborted now."""
+
+    @abstractmethod
+    async def list_active_coordinations(self) -> list[str]:
+        """List the ids of coordinations that are under way."""
+
+
+class CoordinationService(ICoordinationService):
+    """Changes several stores as one. First use starts it; `async with` also closes it.
+
+    `stores` maps the names that requests use to stores: those of `unanimity.stores`, or any
+    object with the methods of `IStorageStore`, async or plain. `journal` is the file in which
+    decisions become durable, or "memory:".
+    """
+
+    def __init__(
+        self,
+        stores: Mapping[str, IStorageStore | Any],
+        consensus_service: IConsensusService | None = None,
+        lock_manager: IDistributedLockManager | None = None,
+        event_bus: IEventBus | None = None,
+        metrics_collector: IMetricsCollector | None = None,
+        *,
+        journal: str | os.PathLike[str] = "unanimity.db",
+        alerting_service: IAlertingService | None = None,
+        config: Mapping[str, Any] | None = None,
+        node_id: str | None = None,
+    ) -> None:
+        """Check the arguments; nothing is opened before the first use."""
+        self.stores = checked_stores(stores)
+        self.consensus = consensus_service
+        self.lock_manager = lock_manager
+        self.event_bus = event_bus
+        self.metrics = metrics_collector
+        self.alerting = alerting_service
+        self._journal = checked_journal(journal)
+        self._settings = settings_of(config)
+        self._default_timeout = self._settings.pop("default_transaction_timeout_seconds", 300)
+        if node_id is not None:
+            self._settings["node_id"] = checked_text(node_id, "node_id")
+        self._coordinator: _engine.Coordinator | None = None
+        self._started: asyncio.Future[None] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._pid = os.getpid()
+        self._closed = False
+        self._lacking = lacking_methods(self.stores)
+        self._under_way: dict[str, tuple[CoordinationRequest, datetime]] = {}
+
+    # ---- life -------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Open journal and stores, and recover what an earlier process left; repeats do nothing."""
+        await self._ready()
+
+    async def close(self, timeout: float | None = None) -> None:
+        """Let what is under way end, for at most `timeout` seconds, then close; repeats do nothing.
+
+        What is not finished by then stays in the journal, and the next start goes on with it.
+        """
+        if self._closed:
+            return
+        started, coordinator = self._started, self._coordinator
+        if started is None or coordinator is None:
+            self._closed = True
+            return
+        self._check_home()
+        self._closed = True
+        await asyncio.wait([started])
+        if started.exception() is not None:
+            return
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        coordinator.close(future, timeout)
+        await future
+
+    async def __aenter__(self) -> CoordinationService:
+        await self._ready()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def _ready(self) -> _engine.Coordinator:
+        """Give the coordinator, started, after checking that this is its home."""
+        if self._closed:
+            raise ServiceClosed("the service is closed; make another CoordinationService")
+        if self._started is None:
+            self._begin_start()
+        self._check_home()
+        started, coordinator = self._started, self._coordinator
+        assert started is not None and coordinator is not None
+        if not started.done():
+            # Shielded, because several first users wait for the one start.
+            await asyncio.shield(started)
+        elif started.exception() is not None:
+            self._started = self._coordinator = None
+            return await self._ready()
+        return coordinator
+
+    def _begin_start(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._pid = os.getpid()
+        self._loop = loop
+        native = {name: for_engine(name, store) for name, store in self.stores.items()}
+        self._coordinator = _engine.Coordinator(
+            bridge_for_running_loop(),
+            journal=self._journal,
+            stores=native,
+            config=self._settings,
+            consensus=self.consensus,
+            event_bus=self.event_bus,
+            metrics=self.metrics,
+            alerting=self.alerting,
+        )
+        started: asyncio.Future[None] = loop.create_future()
+        self._started = started
+        self._coordinator.start(started)
+
+    def _check_home(self) -> None:
+        pid, loop = os.getpid(), asyncio.get_running_loop()
+        if pid != self._pid:
+            raise ServiceElsewhere(
+                f"this service belongs to process {self._pid}, and this is process {pid}, forked "
+                "from it; make a new CoordinationService after the fork",
+                code="service.forked",
+            )
+        if loop is not self._loop:
+            raise ServiceElsewhere(
+                f"this service belongs to the event loop {self._loop!r} that first used it, and "
+                f"this is {loop!r}; use it there, or make one service for each loop",
+                code="service.other_loop",
+            )
+
+    async def _ask(
+        self, question: Callable[[_engine.Coordinator, asyncio.Future[_Answer]], None]
+    ) -> _Answer:
+        """Put a question to the coordinator and wait for its answer."""
+        coordinator = await self._ready()
+        future: asyncio.Future[_Answer] = asyncio.get_running_loop().create_future()
+        question(coordinator, future)
+        return await future
+
+    # ---- coordinating -----------------------------------------------------------------------
+
+    async def coordinate_transaction(self, request: CoordinationRequest) -> CoordinationResult:
+        """Change all the stores or none, and say how it ended.
+
+        What a request or a store does wrong comes back as a result. Cancelling this await leaves
+        the coordination running; `wait_for` its id finds it again.
+        """
+        if not isinstance(request, CoordinationRequest):
+            raise TypeError(
+                f"coordinate_transaction() takes a CoordinationRequest, not a "
+                f"{type(request).__name__}"
+            )
+        coordinator = await self._ready()
+        loop = self._loop
+        assert loop is not None
+        if self._lacking and (refused := self._refusal(request)) is not None:
+            return refused
+        future: asyncio.Future[CoordinationResult] = loop.create_future()
+        coordination_id = request.coordination_id
+        coordinator.coordinate(request, copy_context(), future)
+        under_way = self._under_way
+        if not isinstance(coordination_id, str) or coordination_id in under_way:
+            return await future
+        under_way[coordination_id] = (request, datetime.now(timezone.utc))
+        try:
+            return await future
+        finally:
+            del under_way[coordination_id]
+
+    def _refusal(self, request: CoordinationRequest) -> CoordinationResult | None:
+        """Refuse what needs a store to do what it has no method for."""
+        # What a caller put there is not checked yet.
+        stores: Any = request.participating_stores
+        operations: Any = request.operations
+        if not isinstance(stores, (list, tuple)) or not isinstance(operations, (list, tuple)):
+            return None
+        missing = [
+            f"the store '{name}' has no {method}(), which {CoordinationType.TWO_PHASE_COMMIT.value}"
+            " needs; add the method, or leave the store out"
+            for name, method in self._lacking.items()
+            if name in stores
+        ]
+        if not missing:
+            return None
+        return CoordinationResult(
+            str(request.coordination_id),
+            False,
+            TransactionState.FAILED,
+            missing[0],
+            0,
+            list(stores),
+            0,
+            len(operations),
+            "request.missing_method",
+        )
+
+    def transaction(
+        self,
+        *,
+        coordination_id: str | None = None,
+        coordination_type: CoordinationType = CoordinationType.TWO_PHASE_COMMIT,
+        timeout_seconds: int | None = None,
+        consistency_level: str = "strong",
+        metadata: dict[str, Any] | None = None,
+    ) -> Transaction:
+        """Gather operations in an `async with` block, and coordinate them on leaving it."""
+        if timeout_seconds is None:
+            timeout_seconds = self._default_timeout
+        return Transaction(
+            self,
+            CoordinationRequest(
+                mint() if coordination_id is None else coordination_id,
+                coordination_type,
+                [],
+                [],
+                timeout_seconds,
+                consistency_level,
+                {} if metadata is None else metadata,
+            ),
+        )
+
+    async def wait_for(
+        self, coordination_id: str, timeout: float | None = None
+    ) -> CoordinationResult:
+        """Wait until a coordination has ended; asyncio.TimeoutError when that takes too long."""
+        checked_text(coordination_id, "coordination_id")
+        answer: asyncio.Future[CoordinationResult] | Any = self._ask(
+            lambda coordinator, future: coordinator.wait_for(coordination_id, future)
+        )
+        return await asyncio.wait_for(answer, timeout)
+
+    async def abort_coordination(self, coordination_id: str, reason: str) -> bool:
+        """Abort a coordination that is not decided; whether it is aborted now."""
+        checked_text(coordination_id, "coordination_id")
+        checked_text(reason, "reason")
+        return await self._ask(
+            lambda coordinator, future: coordinator.abort(coordination_id, reason, future)
+        )
+
+    async def recover(self) -> RecoveryReport:
+        """Finish what was left behind, by this process or by one that died; start does it too."""
+        report: dict[str, list[str]] = await self._ask(
+            lambda coordinator, future: coordinator.recover(future)
+        )
+        return RecoveryReport(**report)
+
+    async def resolve(self, coordination_id: str, outcome: str, reason: str) -> CoordinationResult:
+        """Decide as an operator, "commit" or "abort", with the reason kept in the journal."""
+        checked_text(coordination_id, "coordination_id")
+        checked_text(reason, "reason")
+        if outcome not in ("commit", "abort"):
+            raise InvalidRequest(f'outcome is {outcome!r}; use "commit" or "abort"')
+        return await self._ask(
+            lambda coordinator, future: coordinator.resolve(
+                coordination_id, outcome, reason, future
+            )
+        )
+
+    # ---- looking ----------------------------------------------------------------------------
+
+    async def get_coordination_status(self, coordination_id: str) -> CoordinationResult | None:
+        """Say how a coordination stands, finished ones too; None where the id is not known."""
+        checked_text(coordination_id, "coordination_id")
+        return await self._ask(
+            lambda coordinator, future: coordinator.status(coordination_id, future)
+        )
+
+    async def list_active_coordinations(self) -> list[str]:
+        """List the ids of coordinations that this process has under way."""
+        return (await self._ready()).active()
+
+    @property
+    def active_coordinations(self) -> dict[str, CoordinationContext]:
+        """What this service's callers wait for; the state is that of the beginning."""
+        return {
+            coordination_id: CoordinationContext(
+                coordination_id,
+                request.coordination_type,
+                request.participating_stores,
+                request.operations,
+                request.timeout_seconds,
+                started_at,
+            )
+            for coordination_id, (request, started_at) in self._under_way.items()
+        }
+
+    async def history(
+        self,
+        *,
+        state: TransactionState | str | Iterable[TransactionState | str] | None = None,
+        coordination_type: CoordinationType | str | None = None,
+        store: str | None = None,
+        since: datetime | None = None,
+        limit: int = 100,
+    ) -> History:
+        """List coordinations, the latest first."""
+        chosen = history_filter(state, coordination_type, store, since, limit)
+        rows: list[dict[str, Any]] = await self._ask(
+            lambda coordinator, future: coordinator.history(chosen, future)
+        )
+        return History(CoordinationRecord.from_engine(row) for row in rows)
+
+    async def describe(self, coordination_id: str) -> CoordinationRecord | None:
+        """Tell everything about a coordination; None where the id is not known."""
+        checked_text(coordination_id, "coordination_id")
+        row: dict[str, Any] | None = await self._ask(
+            lambda coordinator, future: coordinator.describe(coordination_id, future)
+        )
+        return None if row is None else CoordinationRecord.from_engine(row)
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else "not started" if self._started is None else "started"
+        return f"CoordinationService(stores={sorted(self.stores)}, {state})"

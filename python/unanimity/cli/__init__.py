@@ -1,0 +1,133 @@
+"""The command line: `unanimity`, also `python -m unanimity`.
+
+This file is the parser and the last resort for errors; each verb lives in a module of its own and
+is imported when it is asked for. Exit codes: 0 fine, 1 the thing asked about is bad or missing,
+2 usage. Invariant: an error is one line on stderr that says what to do, never a traceback.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from importlib import import_module
+
+__all__ = ["main"]
+
+# The module of each verb; its function has the verb's name.
+_VERBS = {
+    "demo": "demo",
+    "status": "journal",
+    "list": "journal",
+    "show": "journal",
+    "resolve": "journal",
+    "migrate": "journal",
+    "recover": "recover",
+    "version": "journal",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    arguments = _parser().parse_args(argv)
+    try:
+        module = import_module(f"{__name__}.{_VERBS[arguments.verb]}")
+        verb: Callable[[argparse.Namespace], int] = getattr(module, f"{arguments.verb}_verb")
+        code = verb(arguments)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        # Whoever read has gone, as `head` does; a second failure at exit would be noise.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except KeyboardInterrupt:
+        print("unanimity: interrupted", file=sys.stderr)
+        return 130
+    except Exception as error:
+        print(f"unanimity: {_one_line(error)}", file=sys.stderr)
+        return 1
+
+
+def _one_line(error: Exception) -> str:
+    from .._display import plain
+    from .._exceptions import UnanimityError
+
+    message = plain(str(error)) or type(error).__name__
+    if isinstance(error, (UnanimityError, OSError, ImportError)):
+        return message
+    return f"{type(error).__name__}: {message}; this is a mistake of unanimity, please report it"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="unanimity", description="Several stores change as one: look at it, mend it, try it."
+    )
+    verbs = parser.add_subparsers(dest="verb", metavar="COMMAND", required=True)
+    _add_demo(_verb(verbs, "demo", "store a folder's documents in three stores, and be killed"))
+    _verb(verbs, "status", "how many coordinations stand where; 1 if one needs an operator")
+    _add_list(_verb(verbs, "list", "list coordinations, the latest first"))
+    show = _verb(verbs, "show", "everything about one coordination")
+    show.add_argument("id", metavar="ID", help="its coordination id")
+    _add_recover(_verb(verbs, "recover", "finish what a process left behind"))
+    _add_resolve(_verb(verbs, "resolve", "decide as an operator what cannot be decided otherwise"))
+    _verb(verbs, "migrate", "bring the journal's tables to this version")
+    _verb(verbs, "version", "this version")
+    return parser
+
+
+def _verb(
+    verbs: argparse._SubParsersAction[argparse.ArgumentParser], name: str, about: str
+) -> argparse.ArgumentParser:
+    verb = verbs.add_parser(name, help=about, description=about[0].upper() + about[1:] + ".")
+    verb.add_argument(
+        "--journal",
+        metavar="PATH",
+        default="unanimity.db",
+        help="the journal's file (default: %(default)s)",
+    )
+    verb.add_argument("--json", action="store_true", help="print one JSON document")
+    return verb
+
+
+def _add_demo(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("folder", metavar="FOLDER", nargs="?", help="documents (default: our own)")
+    verb.add_argument("--into", metavar="PATH", help="keep the stores here, in an empty folder")
+    verb.add_argument("--limit", type=_count, default=2000, help="at most so many documents")
+    verb.add_argument("--width", type=_count, default=32, help="so many at a time")
+
+
+def _add_list(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--state", action="append", help="only this state; may be repeated")
+    verb.add_argument("--type", help="only this coordination type")
+    verb.add_argument("--store", help="only those in which this store takes part")
+    verb.add_argument("--since", metavar="TIME", help="only those that began at or after it")
+    verb.add_argument("--limit", type=_count, default=100, help="at most so many")
+
+
+def _add_recover(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument(
+        "--store",
+        action="append",
+        default=[],
+        metavar="NAME=KIND:WHERE",
+        help="a store: KIND is sqlite, files or postgres, WHERE its path or address; repeat it",
+    )
+    verb.add_argument(
+        "--stores",
+        metavar="MODULE:NAME",
+        help="a dict of stores by name, or a function that makes one",
+    )
+
+
+def _add_resolve(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("id", metavar="ID", help="its coordination id")
+    verb.add_argument("outcome", choices=("commit", "abort"))
+    verb.add_argument("--reason", required=True, help="why, for the journal")
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError("give a whole number from 1")
+    return number

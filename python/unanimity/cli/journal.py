@@ -1,0 +1,149 @@
+"""The verbs that need the journal alone: status, list, show, resolve, migrate, version.
+
+They open no store. Invariant: they never make a journal where there is none.
+"""
+
+from __future__ import annotations
+
+import platform
+from argparse import Namespace
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .._exceptions import InvalidRequest, JournalError
+from .._records import CoordinationRecord, History, history_filter
+from .output import pairs, print_json
+
+if TYPE_CHECKING:
+    from .._engine import JournalReader
+
+
+def open_reader(path: str) -> JournalReader:
+    """Open an existing journal for looking."""
+    from .._engine import JournalReader
+
+    return JournalReader(existing_journal(path))
+
+
+def existing_journal(path: str) -> str:
+    """Check that there is such a file before anything would make it."""
+    if path == "memory:" or path.startswith(("postgresql://", "postgres://")):
+        raise JournalError(f"the journal {path} has no file to look at; give --journal PATH")
+    if not Path(path).is_file():
+        raise JournalError(
+            f"there is no journal at {path}; give the file's path with --journal PATH"
+        )
+    return path
+
+
+def status_verb(arguments: Namespace) -> int:
+    """Count what stands where."""
+    reader = open_reader(arguments.journal)
+    status = reader.status()
+    # Failed without an end is what waits for an operator; with one it is history.
+    failed = reader.history(history_filter("failed", None, None, None, 10_000))
+    waiting = [row["coordination_id"] for row in failed if row["completed_at"] is None]
+    status["needs_operator"] = waiting
+    if arguments.json:
+        print_json(status)
+    else:
+        _print_status(status, waiting)
+    return 1 if waiting else 0
+
+
+def _print_status(status: dict[str, Any], waiting: list[str]) -> None:
+    states = {str(name): int(count) for name, count in status["states"].items()}
+    print(
+        pairs(
+            {
+                "journal": status["location"],
+                "schema": status["schema"],
+                "processes": len(status["instances_alive"]),
+                "coordinations": sum(states.values()),
+                **{f"  {name}": count for name, count in sorted(states.items()) if count},
+            }
+        )
+    )
+    if waiting:
+        print(f"{len(waiting)} wait for an operator, the first is {waiting[0]}: `unanimity show`")
+
+
+def list_verb(arguments: Namespace) -> int:
+    """List coordinations, the latest first."""
+    chosen = history_filter(
+        arguments.state, arguments.type, arguments.store, _since(arguments.since), arguments.limit
+    )
+    rows = open_reader(arguments.journal).history(chosen)
+    records = [CoordinationRecord.from_engine(row) for row in rows]
+    if arguments.json:
+        print_json(records)
+    else:
+        print(History(records))
+    return 0
+
+
+def _since(text: str | None) -> datetime | None:
+    if text is None:
+        return None
+    try:
+        # Until Python 3.11 the parser does not know "Z".
+        moment = datetime.fromisoformat(text.removesuffix("Z") + "+00:00" * text.endswith("Z"))
+    except ValueError:
+        raise InvalidRequest(
+            f"--since is {text!r}; give a time such as 2030-01-31T12:00:00Z"
+        ) from None
+    return moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)
+
+
+def show_verb(arguments: Namespace) -> int:
+    """Show everything about one coordination."""
+    row = open_reader(arguments.journal).describe(arguments.id)
+    if row is None:
+        raise InvalidRequest(
+            f"the journal {arguments.journal} knows no coordination {arguments.id}; "
+            "`unanimity list` shows the latest"
+        )
+    record = CoordinationRecord.from_engine(row)
+    if arguments.json:
+        print_json(record)
+    else:
+        print(record)
+    return 0
+
+
+def resolve_verb(arguments: Namespace) -> int:
+    """Put an operator's decision into the journal."""
+    reader = open_reader(arguments.journal)
+    answer = reader.resolve(arguments.id, arguments.outcome, arguments.reason)
+    if arguments.json:
+        print_json(answer)
+    else:
+        print(pairs(answer))
+    return 0
+
+
+def migrate_verb(arguments: Namespace) -> int:
+    """Bring the journal's tables to this version."""
+    answer = open_reader(arguments.journal).migrate()
+    if arguments.json:
+        print_json(answer)
+    else:
+        print(pairs(answer))
+    return 0
+
+
+def version_verb(arguments: Namespace) -> int:
+    """Say which version this is."""
+    from .._engine import version
+
+    facts = {
+        "unanimity": version(),
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+    }
+    if arguments.json:
+        print_json(facts)
+    else:
+        print(pairs(facts))
+    return 0

@@ -1,0 +1,78 @@
+"""`unanimity recover`: open a journal with its stores, finish what was left, and report.
+
+The journal knows which stores take part, not how to reach them, so they are given: by address, or
+as Python objects by the name of a module. Invariant: nothing is recovered without its stores.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from argparse import Namespace
+from importlib import import_module
+from typing import Any
+
+from .._exceptions import ConfigError
+from .._records import RecoveryReport
+from .journal import existing_journal
+from .output import pairs, print_json
+
+_KINDS = {"sqlite": "SqliteStore", "files": "FileStore", "postgres": "PostgresStore"}
+
+
+def recover_verb(arguments: Namespace) -> int:
+    """Recover, and say what became of what."""
+    journal = existing_journal(arguments.journal)
+    stores = {**_from_module(arguments.stores), **dict(map(_from_address, arguments.store))}
+    if not stores:
+        raise ConfigError(
+            "recover needs the stores; give --store NAME=KIND:WHERE for each, "
+            "or --stores MODULE:NAME"
+        )
+    report, open_ids = asyncio.run(_recover(journal, stores))
+    if arguments.json:
+        print_json({**vars(report), "open": open_ids})
+    else:
+        print(pairs({name: len(ids) for name, ids in vars(report).items()}))
+        for coordination_id in report.in_doubt:
+            print(f"in doubt: {coordination_id}")
+    return 1 if report.in_doubt else 0
+
+
+async def _recover(journal: str, stores: dict[str, Any]) -> tuple[RecoveryReport, list[str]]:
+    from .._service import CoordinationService
+
+    async with CoordinationService(stores, journal=journal) as service:
+        report = await service.recover()
+        return report, await service.list_active_coordinations()
+
+
+def _from_address(text: str) -> tuple[str, Any]:
+    from .. import stores
+
+    name, equals, address = text.partition("=")
+    kind, colon, where = address.partition(":")
+    if not (name and equals and colon and where) or kind not in _KINDS:
+        raise ConfigError(
+            f"--store is {text!r}; give NAME=KIND:WHERE with a KIND of {', '.join(_KINDS)}, "
+            "such as metadata=sqlite:metadata.db"
+        )
+    return name, getattr(stores, _KINDS[kind])(where, name=name)
+
+
+def _from_module(text: str | None) -> dict[str, Any]:
+    if text is None:
+        return {}
+    module_name, colon, name = text.partition(":")
+    if not (module_name and colon and name):
+        raise ConfigError(f"--stores is {text!r}; give MODULE:NAME, such as shop.stores:make")
+    # As `python -m` does, so that a module in the working directory is found.
+    sys.path.insert(0, "")
+    found = getattr(import_module(module_name), name, None)
+    stores = found() if callable(found) else found
+    if not isinstance(stores, dict):
+        raise ConfigError(
+            f"{text} is a {type(stores).__name__}; name a dict of stores, "
+            "or a function without arguments that makes one"
+        )
+    return stores

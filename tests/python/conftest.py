@@ -1,0 +1,29 @@
+"""What every Python test may ask for. Nothing here pretends to be a part of the package."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ledger import Ledger
+from unanimity import CoordinationService
+
+
+@pytest.fixture
+def ledgers() -> dict[str, Ledger]:
+    """Two Python stores."""
+    return {"left": Ledger("left"), "right": Ledger("right")}
+
+
+@pytest.fixture
+def make_service(tmp_path: Path) -> Callable[..., CoordinationService]:
+    """Make services on one journal in this test's folder."""
+
+    def make(stores: dict[str, Any], **more: Any) -> CoordinationService:
+        more.setdefault("journal", tmp_path / "journal.db")
+        return CoordinationService(stores, **more)
+
+    return make
