@@ -20,6 +20,16 @@
 //!
 //! Invariant: one reply, one answer.
 
+//FILES
+mod key_value;
+pub mod memory;
+//SQLITE
+
+#[cfg(test)]
+mod memory_test;
+#[cfg(test)]
+mod test_kit;
+
 use std::any::Any;
 use std::sync::Arc;
 use std::time::Duration;
