@@ -112,11 +112,13 @@ impl State {
                 )));
             }
             match operation.action {
-                Action::Put(value) if has_checks => {
-                    drop(effects.insert(operation.key, Some(value)))
+                Action::Put(_) | Action::Delete if !has_checks => {}
+                Action::Put(value) => {
+                    effects.insert(operation.key, Some(value));
                 }
-                Action::Delete if has_checks => drop(effects.insert(operation.key, None)),
-                Action::Put(_) | Action::Delete => {}
+                Action::Delete => {
+                    effects.insert(operation.key, None);
+                }
                 Action::Check(expected) => {
                     let committed = || slot.and_then(|slot| slot.value.as_ref());
                     let found = effects.get(operation.key).copied().unwrap_or_else(committed);
@@ -136,12 +138,11 @@ impl State {
 
     fn lock_keys(&mut self, operations: &[KeyOperation<'_>], id: &CoordinationId) {
         for operation in operations {
-            match self.slots.get_mut(operation.key) {
-                Some(slot) => slot.holder = Some(id.clone()),
-                None => {
-                    let slot = Slot { value: None, holder: Some(id.clone()) };
-                    self.slots.insert(operation.key.to_owned(), slot);
-                }
+            if let Some(slot) = self.slots.get_mut(operation.key) {
+                slot.holder = Some(id.clone());
+            } else {
+                let slot = Slot { value: None, holder: Some(id.clone()) };
+                self.slots.insert(operation.key.to_owned(), slot);
             }
         }
     }

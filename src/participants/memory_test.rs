@@ -9,6 +9,8 @@ use super::test_kit::{
 };
 use super::*;
 
+type Effects = Vec<(String, Option<i64>)>;
+
 fn store() -> MemoryStore {
     let store = MemoryStore::new("memory");
     attach(&store);
@@ -141,7 +143,7 @@ fn random_histories_leave_what_was_committed() {
     let mut random = Random::new();
     let store = store();
     let mut model: BTreeMap<String, i64> = BTreeMap::new();
-    let mut open: Vec<(String, Vec<(String, Option<i64>)>)> = Vec::new();
+    let mut open: Vec<(String, Effects)> = Vec::new();
     for number in 0..3_000_i64 {
         if random.below(2) == 0 && !open.is_empty() {
             let (id, effects) = open.swap_remove(random.below(open.len()));
@@ -158,7 +160,7 @@ fn random_histories_leave_what_was_committed() {
             }
             continue;
         }
-        let effects: Vec<(String, Option<i64>)> = (0..=random.below(3))
+        let effects: Effects = (0..=random.below(3))
             .map(|_| (format!("k{}", random.below(12)), (random.below(3) > 0).then_some(number)))
             .collect();
         let operations = effects

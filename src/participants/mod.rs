@@ -23,10 +23,18 @@
 //FILES
 mod key_value;
 pub mod memory;
-//SQLITE
+pub mod sqlite;
+mod sqlite_lock;
+mod sqlite_queue;
+mod sqlite_schema;
+mod sqlite_statement;
+mod sqlite_writer;
+mod worker;
 
 #[cfg(test)]
 mod memory_test;
+#[cfg(test)]
+mod sqlite_test;
 #[cfg(test)]
 mod test_kit;
 

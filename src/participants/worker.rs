@@ -4,6 +4,7 @@
 //! is given it does in that order; what is refused because the threads have ended is dropped, and
 //! the replies inside say so; closing waits for what was accepted.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Mutex, PoisonError, mpsc};
 use std::thread::{self, JoinHandle};
 
@@ -69,7 +70,8 @@ fn start(name: String) -> std::io::Result<Worker> {
     let (queue, jobs) = mpsc::channel::<Job>();
     let thread = thread::Builder::new().name(name).spawn(move || {
         for job in jobs {
-            job();
+            // A panic drops the replies of its own job, which say so; the next job is another's.
+            drop(catch_unwind(AssertUnwindSafe(job)));
         }
     })?;
     Ok(Worker { queue, thread })
