@@ -20,7 +20,10 @@
 //!
 //! Invariant: one reply, one answer.
 
-//FILES
+pub mod files;
+mod files_key;
+mod files_plan;
+mod files_stage;
 mod key_value;
 pub mod memory;
 pub mod sqlite;
@@ -31,6 +34,8 @@ mod sqlite_statement;
 mod sqlite_writer;
 mod worker;
 
+#[cfg(test)]
+mod files_test;
 #[cfg(test)]
 mod memory_test;
 #[cfg(test)]

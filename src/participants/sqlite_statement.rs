@@ -144,7 +144,7 @@ pub(super) fn decode(json: &str) -> Result<Vec<Statement>, String> {
 /// it may need a table that an earlier one creates.
 pub(super) fn are_read_only(connection: &Connection, statements: &[Statement]) -> bool {
     statements.iter().all(|statement| {
-        connection.prepare(&statement.text).is_ok_and(|prepared| prepared.readonly())
+        connection.prepare_cached(&statement.text).is_ok_and(|prepared| prepared.readonly())
     })
 }
 
