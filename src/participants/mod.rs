@@ -20,6 +20,29 @@
 //!
 //! Invariant: one reply, one answer.
 
+pub mod files;
+mod files_key;
+mod files_plan;
+mod files_stage;
+mod key_value;
+pub mod memory;
+pub mod sqlite;
+mod sqlite_lock;
+mod sqlite_queue;
+mod sqlite_schema;
+mod sqlite_statement;
+mod sqlite_writer;
+mod worker;
+
+#[cfg(test)]
+mod files_test;
+#[cfg(test)]
+mod memory_test;
+#[cfg(test)]
+mod sqlite_test;
+#[cfg(test)]
+mod test_kit;
+
 use std::any::Any;
 use std::sync::Arc;
 use std::time::Duration;
