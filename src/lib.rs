@@ -13,6 +13,7 @@
 //! (`python/unanimity`, layer 5) stand on top. `tests/engine/tidy.rs` holds the layers as data.
 
 pub mod crash;
+pub mod db;
 pub mod journal;
 pub mod model;
 pub mod participants;

@@ -1,0 +1,2 @@
+//! Group commit, measured.
+fn main() {}
