@@ -83,8 +83,8 @@ fn check(told: &[Told], desk: &Desk) {
         match (record, answer) {
             (_, Answer::Exists(stored)) => assert_eq!(Some(&&stored.owner), begun.get(id)),
             (_, Answer::Decided(standing)) => assert_eq!(Some(standing), decided.get(id), "{id}"),
-            (_, Answer::Recorded) => {}
-            (Record::Decision { .. } | Record::End { .. }, Answer::Failed(_)) => {}
+            (_, Answer::Recorded)
+            | (Record::Decision { .. } | Record::End { .. }, Answer::Failed(_)) => {}
             other => panic!("{id}: {other:?}"),
         }
     }
