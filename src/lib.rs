@@ -4,7 +4,7 @@
 //!
 //! - [`model`] (layer 0): the words, plain data.
 //! - [`protocol`] (layer 1): the rules, pure state machines. Start with its law.
-//! - `db` (layer 1): SQLite connections and migrations.
+//! - [`db`] (layer 1): SQLite connections and migrations.
 //! - [`journal`], [`participants`], [`consensus`], [`events`] (layer 2): ports and adapters that
 //!   never meet each other.
 //! - [`engine`] (layer 3): the only part that drives: it steps machines and carries out effects.
@@ -14,6 +14,7 @@
 
 pub mod consensus;
 pub mod crash;
+pub mod db;
 pub mod engine;
 pub mod events;
 pub mod journal;

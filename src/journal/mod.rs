@@ -19,6 +19,8 @@
 //!    everything else is kept and written again until it stands: those records may already be
 //!    depended upon by nobody, and dropping a decision is not the journal's to do.
 
+pub mod sqlite;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;

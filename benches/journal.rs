@@ -1,0 +1,159 @@
+//! Group commit, measured: how many records and coordinations a second the journal takes.
+//!
+//! Not a test. One JSON line for each number of coordinations in flight: each is a begin, a
+//! decision (both waited for) and an end (not waited for), on a file in the current folder, so
+//! that the disk is the real one. The rate is taken
+//! before, and again after the tables have caught up (`_projected`).
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock, mpsc};
+use std::time::{Duration, Instant};
+
+use unanimity::journal::sqlite::{JournalOptions, SqliteJournal};
+use unanimity::journal::{
+    Answer, AnswerSink, Append, Durability, HistoryFilter, Journal, JournalError,
+};
+use unanimity::model::ids::CoordinationId;
+use unanimity::model::outcome::{Decision, Outcome, OutcomeKind, TransactionState};
+use unanimity::model::record::Record;
+use unanimity::model::request::{CoordinationRequest, RequestParts};
+use unanimity::model::time::Timestamp;
+use unanimity::model::value::Value;
+use unanimity::reply::Reply;
+
+const RUN: Duration = Duration::from_secs(3);
+
+/// Appends the next record of a coordination as soon as the one before is answered.
+struct Callers {
+    journal: OnceLock<Arc<SqliteJournal>>,
+    until: Instant,
+    next: AtomicU64,
+    ended: AtomicU64,
+    running: AtomicU64,
+    finished: mpsc::SyncSender<()>,
+}
+
+impl Callers {
+    fn id(number: u64) -> CoordinationId {
+        CoordinationId::new(&format!("{:032x}", u128::from(number) << 64)).expect("is short")
+    }
+
+    fn append(number: u64, step: u64, record: Record, durability: Durability) -> Append {
+        let at = Timestamp(1_700_000_000_000_000 + i64::try_from(number).unwrap_or(0));
+        let token = number * 2 + step;
+        Append { token, id: Self::id(number), epoch: 1, at, record, durability }
+    }
+
+    fn begin(&self, number: u64) -> Append {
+        let operation = |store: &str| {
+            Value::Map(vec![
+                ("store".into(), store.into()),
+                ("type".into(), "put".into()),
+                ("key".into(), "account:1".into()),
+                ("value".into(), 1.into()),
+            ])
+        };
+        let request = CoordinationRequest::check(RequestParts {
+            id: Self::id(number).to_string(),
+            kind: "two_phase_commit".into(),
+            stores: vec!["left".into(), "right".into()],
+            operations: vec![operation("left"), operation("right")],
+            timeout_seconds: 300.0,
+            consistency: "session".into(),
+            metadata: Value::Map(vec![]),
+        });
+        let request = Arc::new(request.expect("is a good request"));
+        let owner = self.journal.get().expect("was set").instance().clone();
+        let record = Record::Begin { request, owner, epoch: 1 };
+        Self::append(number, 0, record, Durability::Forced)
+    }
+
+    fn start(&self) -> Append {
+        self.begin(self.next.fetch_add(1, Ordering::Relaxed))
+    }
+
+    fn end(number: u64) -> Append {
+        let outcome = Outcome {
+            kind: OutcomeKind::Committed,
+            state: TransactionState::Committed,
+            code: None,
+            message: None,
+            operations_completed: 2,
+            operations_failed: 0,
+        };
+        let record = Record::End { outcome, stores: vec![] };
+        Self::append(number, 0, record, Durability::Lazy)
+    }
+}
+
+impl AnswerSink for Callers {
+    fn answered(&self, answers: Vec<(u64, Answer)>) {
+        let is_over = Instant::now() >= self.until;
+        let mut batch = Vec::with_capacity(answers.len() * 2);
+        for (token, answer) in answers {
+            assert!(matches!(answer, Answer::Recorded), "{answer:?}");
+            let number = token / 2;
+            if token % 2 == 0 {
+                let record = Record::Decision { decision: Decision::Commit, reason: None };
+                batch.push(Self::append(number, 1, record, Durability::Forced));
+                continue;
+            }
+            batch.push(Self::end(number));
+            self.ended.fetch_add(1, Ordering::Relaxed);
+            if !is_over {
+                batch.push(self.start());
+            } else if self.running.fetch_sub(1, Ordering::Relaxed) == 1 {
+                self.finished.try_send(()).expect("once");
+            }
+        }
+        self.journal.get().expect("was set").append(batch);
+    }
+
+    fn health_changed(&self, trouble: Option<JournalError>) {
+        panic!("{trouble:?}");
+    }
+}
+
+fn measure(location: &str, in_flight: u64) {
+    let options = JournalOptions::default();
+    let journal = Arc::new(SqliteJournal::open(location, options).expect("opens"));
+    let (finished, over) = mpsc::sync_channel(1);
+    let started = Instant::now();
+    let callers = Arc::new(Callers {
+        journal: OnceLock::from(journal.clone()),
+        until: started + RUN,
+        next: AtomicU64::new(0),
+        ended: AtomicU64::new(0),
+        running: AtomicU64::new(in_flight),
+        finished,
+    });
+    journal.attach(callers.clone());
+    journal.append((0..in_flight).map(|_| callers.start()).collect());
+    over.recv().expect("ends");
+    let appending = started.elapsed().as_secs_f64();
+    let (sender, listed) = mpsc::channel();
+    let filter = HistoryFilter { limit: 1, ..HistoryFilter::default() };
+    journal.history(filter, Reply::new(move |found| sender.send(found).expect("is awaited")));
+    listed.recv().expect("an answer").expect("is readable");
+    let projected = started.elapsed().as_secs_f64();
+    #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
+    let ended = callers.ended.load(Ordering::Relaxed) as f64;
+    println!(
+        "{{\"journal\": \"{}\", \"in_flight\": {in_flight}, \"coordinations_per_second\": {:.0}, \
+         \"records_per_second\": {:.0}, \"coordinations_per_second_projected\": {:.0}}}",
+        if location == "memory:" { "memory" } else { "file" },
+        ended / appending,
+        ended * 3.0 / appending,
+        ended / projected
+    );
+    journal.close();
+}
+
+fn main() {
+    let folder = tempfile::tempdir_in(".").expect("the current folder is writable");
+    for in_flight in [1, 16, 64, 256] {
+        let path = folder.path().join(format!("{in_flight}.db"));
+        measure(path.to_str().expect("is UTF-8"), in_flight);
+    }
+    measure("memory:", 64);
+}

@@ -1,0 +1,58 @@
+//! What a coordination's records say together. Pure.
+//!
+//! Not recovery: machines fold records themselves; this is for the tables, for answers, and for
+//! people. Invariant: the first decision stands, whatever comes later.
+
+use crate::journal::StoredCoordination;
+use crate::model::outcome::{Decision, TransactionState};
+use crate::model::record::Record;
+use crate::model::time::Timestamp;
+
+/// The coordination that a begin record makes; `None` for any other record.
+pub(super) fn begun(at: Timestamp, record: &Record) -> Option<StoredCoordination> {
+    let Record::Begin { request, owner, epoch } = record else { return None };
+    Some(StoredCoordination {
+        request: request.clone(),
+        owner: owner.clone(),
+        epoch: *epoch,
+        state: TransactionState::Preparing,
+        decision: None,
+        reason: None,
+        outcome: None,
+        stores: Vec::new(),
+        created_at: at,
+        updated_at: at,
+        completed_at: None,
+    })
+}
+
+/// Adds a later record.
+pub(super) fn apply(stored: &mut StoredCoordination, at: Timestamp, record: &Record) {
+    match record {
+        Record::Begin { .. } => return,
+        Record::Adopted { owner, epoch } => {
+            stored.owner = owner.clone();
+            stored.epoch = *epoch;
+        }
+        Record::Decision { decision, reason } => {
+            if stored.decision.is_none() {
+                stored.decision = Some(*decision);
+                stored.reason.clone_from(reason);
+                if stored.completed_at.is_none() {
+                    stored.state = match decision {
+                        Decision::Commit => TransactionState::Committing,
+                        Decision::Abort => TransactionState::Aborting,
+                    };
+                }
+            }
+        }
+        Record::Heuristic { .. } => {}
+        Record::End { outcome, stores } => {
+            stored.state = outcome.state;
+            stored.outcome = Some(outcome.clone());
+            stored.stores.clone_from(stores);
+            stored.completed_at = Some(at);
+        }
+    }
+    stored.updated_at = at;
+}

@@ -1,0 +1,181 @@
+//! Files that are not ours or not whole, folders that cannot be written, disks that are full.
+
+use std::fs;
+
+use super::*;
+
+fn refused(path: &str) -> JournalError {
+    let before = fs::read(path).ok();
+    let error = SqliteJournal::open(path, JournalOptions::default()).err().expect("is refused");
+    assert_eq!(fs::read(path).ok(), before, "the file is as it was");
+    error
+}
+
+/// A journal with some content, closed.
+fn filled() -> (tempfile::TempDir, String) {
+    let (folder, path) = folder();
+    let desk = Desk::open(&path);
+    for index in 0..300 {
+        desk.whole(&format!("c{index}"), index, Decision::Commit);
+    }
+    assert_eq!(desk.history(everything()).len(), 300);
+    (folder, path)
+}
+
+#[test]
+fn a_file_that_is_no_database_is_refused() {
+    let (_folder, path) = folder();
+    fs::write(&path, "my precious notes, longer than any header of a database could ever be")
+        .unwrap();
+    assert!(matches!(refused(&path), JournalError::Foreign { .. }));
+}
+
+#[test]
+fn a_database_of_another_program_is_refused() {
+    let (_folder, path) = folder();
+    let other = rusqlite::Connection::open(&path).unwrap();
+    other.execute_batch("CREATE TABLE notes (text TEXT)").unwrap();
+    drop(other);
+    assert!(matches!(refused(&path), JournalError::Foreign { .. }));
+}
+
+#[test]
+fn a_newer_schema_is_refused() {
+    let (_folder, path) = filled();
+    let later = rusqlite::Connection::open(&path).unwrap();
+    later.pragma_update(None, "user_version", 99).unwrap();
+    drop(later);
+    let error = refused(&path);
+    assert!(matches!(error, JournalError::NewerSchema { found: 99, known: 1, .. }), "{error:?}");
+}
+
+#[test]
+fn a_truncated_file_is_refused() {
+    let (_folder, path) = filled();
+    let length = fs::metadata(&path).unwrap().len();
+    for left in [length - 1, length / 2, 4_096, 50] {
+        fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(left).unwrap();
+        let error = refused(&path);
+        assert!(matches!(error, JournalError::Damaged { .. }), "{left}: {error:?}");
+    }
+}
+
+#[test]
+fn garbage_in_the_middle_is_found_and_refused() {
+    let (_folder, path) = filled();
+    let mut bytes = fs::read(&path).unwrap();
+    // Enough pages that some of them are in use: a page that is free may hold anything.
+    let page = |eighths: usize| bytes.len() * eighths / 8 / 4_096 * 4_096;
+    let middle = page(3)..page(5);
+    bytes[middle].fill(0xa5);
+    fs::write(&path, bytes).unwrap();
+    let error = refused(&path);
+    assert!(matches!(error, JournalError::Damaged { .. }), "{error:?}");
+}
+
+#[test]
+fn a_folder_that_is_missing_or_cannot_be_written_is_named() {
+    let (folder, _) = folder();
+    let missing = folder.path().join("no/journal.db").to_str().unwrap().to_owned();
+    let error = refused(&missing);
+    assert!(matches!(error, JournalError::Open { .. }));
+    assert!(error.to_string().contains("create it first"), "{error}");
+    if cfg!(target_os = "linux") {
+        // Nobody can make files there, not even root, who may write any other folder.
+        let error = refused("/proc/self/journal.db");
+        assert!(matches!(error, JournalError::Open { .. }));
+        assert!(error.to_string().contains("writable"), "{error}");
+    }
+    let here = folder.path().to_str().unwrap().to_owned();
+    let error = SqliteJournal::open(&here, JournalOptions::default()).err().unwrap();
+    assert!(error.to_string().contains("it is a folder"), "{error}");
+}
+
+#[test]
+fn a_full_disk_fails_begins_and_loses_nothing_that_was_acknowledged() {
+    let (_folder, path) = folder();
+    let options = JournalOptions {
+        pages_max: Some(60),
+        projection_idle: Duration::from_secs(3_600),
+        ..JournalOptions::default()
+    };
+    let desk = Desk::with(&path, options);
+    let mut stood = Vec::new();
+    let error = loop {
+        let name = format!("c{}", stood.len());
+        match desk.put(forced(&name, 1, begin(&desk.journal, &name))) {
+            Answer::Recorded => stood.push(name),
+            Answer::Failed(error) => break error,
+            other => panic!("{other:?}"),
+        }
+    };
+    assert!(stood.len() > 20);
+    assert!(error.to_string().contains("free some space"), "{error}");
+    assert_eq!(desk.health.recv_timeout(PATIENCE).unwrap(), Some(error));
+    // Decisions are not dropped: they wait. What is known can still be asked for.
+    assert!(desk.find(&stood[0]).is_some());
+    let status = wait(|reply| desk.journal.status(reply));
+    assert!(matches!(status, Err(JournalError::Unavailable { .. }) | Ok(_)));
+    drop(desk);
+    let again = Desk::open(&path);
+    for name in &stood {
+        assert!(again.find(name).is_some(), "{name}");
+    }
+    assert!(matches!(again.put(forced("new", 1, begin(&again.journal, "new"))), Answer::Recorded));
+}
+
+#[test]
+fn while_another_holds_the_file_begins_fail_and_decisions_wait() {
+    let (_folder, path) = folder();
+    let options = JournalOptions {
+        busy_timeout: Duration::from_millis(20),
+        retry_wait_max: Duration::from_millis(50),
+        projection_idle: Duration::from_secs(3_600),
+        ..JournalOptions::default()
+    };
+    let desk = Desk::with(&path, options);
+    desk.put(forced("a", 1, begin(&desk.journal, "a")));
+    let holder = rusqlite::Connection::open(&path).unwrap();
+    holder.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let decision = forced("a", 2, decide(Decision::Commit));
+    let begun = forced("b", 2, begin(&desk.journal, "b"));
+    let (decision_token, begin_token) = (decision.token, begun.token);
+    desk.journal.append(vec![decision, begun]);
+    let (token, answer) = desk.answer();
+    assert_eq!(token, begin_token);
+    assert!(matches!(answer, Answer::Failed(JournalError::Unavailable { .. })), "{answer:?}");
+    assert!(desk.health.recv_timeout(PATIENCE).unwrap().is_some());
+    holder.execute_batch("ROLLBACK").unwrap();
+    let (token, answer) = desk.answer();
+    assert_eq!(token, decision_token);
+    assert!(matches!(answer, Answer::Recorded), "{answer:?}");
+    assert_eq!(desk.health.recv_timeout(PATIENCE).unwrap(), None);
+    assert_eq!(desk.find("a").unwrap().decision, Some(Decision::Commit));
+    assert_eq!(desk.find("b"), None);
+    assert!(desk.health.try_recv().is_err(), "health is told once");
+}
+
+#[test]
+fn a_listener_that_panics_leaves_nobody_waiting() {
+    struct Panicking(Mutex<Sender<bool>>);
+    impl AnswerSink for Panicking {
+        fn answered(&self, answers: Vec<(u64, Answer)>) {
+            let failed = matches!(answers[0].1, Answer::Failed(_));
+            let _ = self.0.lock().unwrap().send(failed);
+            assert!(failed, "provoked");
+        }
+        fn health_changed(&self, _: Option<JournalError>) {}
+    }
+    let (_folder, path) = folder();
+    let journal = SqliteJournal::open(&path, JournalOptions::default()).unwrap();
+    let (sender, told) = mpsc::channel();
+    journal.attach(Arc::new(Panicking(Mutex::new(sender))));
+    journal.append(vec![forced("a", 1, begin(&journal, "a"))]);
+    assert!(!told.recv_timeout(PATIENCE).unwrap());
+    let found = wait(|reply| journal.find(id("a"), reply));
+    assert!(matches!(found, Err(JournalError::Unavailable { .. })), "{found:?}");
+    journal.append(vec![forced("b", 1, begin(&journal, "b"))]);
+    assert!(journal.writer.lock().unwrap().is_some());
+    journal.close();
+    assert!(journal.writer.lock().unwrap().is_none());
+}
