@@ -20,6 +20,8 @@
 //!
 //! Invariant: one reply, one answer.
 
+pub mod postgres;
+
 use std::any::Any;
 use std::sync::Arc;
 use std::time::Duration;

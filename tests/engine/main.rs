@@ -1,1 +1,6 @@
-fn main() {}
+//! The engine's tests: one target, a module for each subject.
+
+#![allow(missing_docs)]
+
+mod postgres;
+mod support;

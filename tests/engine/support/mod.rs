@@ -1,0 +1,3 @@
+//! What several tests of the engine need.
+
+pub mod postgres;
