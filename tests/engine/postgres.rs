@@ -15,6 +15,7 @@ use unanimity::participants::{DeliveryAsk, Participant, ParticipantError, Prepar
 use unanimity::reply::Reply;
 
 use crate::support::postgres::PostgresCluster;
+use crate::support::proxy::Proxy;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -27,6 +28,8 @@ fn runtime() -> &'static Runtime {
 struct Bank<'c> {
     cluster: &'c PostgresCluster,
     database: String,
+    /// Of its own too, because gids are shared by all databases of a server.
+    journal: String,
     store: PostgresStore,
 }
 
@@ -44,8 +47,9 @@ impl<'c> Bank<'c> {
             "CREATE TABLE account (id int8 PRIMARY KEY, balance int8 NOT NULL \
              CHECK (balance >= 0)); INSERT INTO account VALUES (1, 100), (2, 100)",
         );
-        let store = attached(&cluster.dsn(&database), "journal", "bank").unwrap();
-        Self { cluster, database, store }
+        let journal = format!("journal of {database}");
+        let store = attached(&cluster.dsn(&database), &journal, "bank").unwrap();
+        Self { cluster, database, journal, store }
     }
 
     fn balance(&self, id: i64) -> String {
@@ -348,7 +352,7 @@ fn a_changed_table_does_not_break_statements_that_were_prepared_before() {
 #[test]
 fn two_databases_of_one_server_take_part_in_one_coordination() {
     let (one, two) = (Bank::open(), Bank::open());
-    let other = attached(&two.cluster.dsn(&two.database), "journal", "other").unwrap();
+    let other = attached(&two.cluster.dsn(&two.database), &one.journal, "other").unwrap();
     assert_eq!(prepare(&one.store, "c1", vec![add(1, -30)]), Vote::Commit);
     let mut operation = add(1, 30);
     if let Value::Map(entries) = &mut operation {
@@ -474,7 +478,7 @@ fn commits_get_through_while_every_prepare_waits_for_them() {
 }
 
 #[test]
-fn a_connection_lost_in_a_prepare_is_unknown_and_its_late_prepare_is_fenced_off() {
+fn a_connection_that_the_server_ends_in_a_prepare_aborts() {
     let bank = Bank::open();
     assert_eq!(prepare(&bank.store, "holder", vec![add(1, -1)]), Vote::Commit);
     let waiting = begin_prepare(&bank.store, "lost", vec![add(1, -1)], PATIENCE);
@@ -493,6 +497,30 @@ fn a_connection_lost_in_a_prepare_is_unknown_and_its_late_prepare_is_fenced_off(
 }
 
 #[test]
+fn a_connection_lost_in_a_prepare_is_unknown_and_what_it_sent_is_fenced_off() {
+    let bank = Bank::open();
+    let proxy = Proxy::before(bank.cluster.port());
+    let dsn = format!("postgresql://postgres@127.0.0.1:{}/{}", proxy.port, bank.database);
+    let far = attached(&dsn, &bank.journal, "bank").unwrap();
+    assert_eq!(prepare(&far, "known", vec![add(2, 0)]), Vote::Commit);
+    assert_eq!(abort(&far, "known"), Acknowledgement::Done);
+    assert_eq!(prepare(&bank.store, "holder", vec![add(1, -1)]), Vote::Commit);
+    let waiting = begin_prepare(&far, "lost", vec![add(1, -1)], PATIENCE);
+    bank.wait_for_lock_wait();
+    proxy.cut();
+    let vote = waiting.recv_timeout(PATIENCE).unwrap();
+    assert!(matches!(&vote, Vote::Unknown { .. }), "{vote:?}");
+    // The server still has all of it, and goes on when it gets the lock.
+    assert_eq!(abort(&bank.store, "lost"), Acknowledgement::Done);
+    assert_eq!(commit(&bank.store, "holder"), Acknowledgement::Done);
+    let still = "pg_stat_activity WHERE datname = current_database() \
+                 AND state NOT IN ('idle', 'idle in transaction (aborted)') \
+                 AND pid <> pg_backend_pid()";
+    bank.wait_for("backends that are busy", still, 0);
+    assert_eq!((bank.prepared(), bank.balance(1)), (0, "99".to_owned()));
+}
+
+#[test]
 fn a_server_that_cannot_prepare_is_refused_with_the_setting_to_change() {
     let cluster = PostgresCluster::start(0);
     let error = attached(&cluster.dsn("postgres"), "journal", "bank").err().unwrap();
@@ -508,26 +536,36 @@ fn an_unreachable_server_is_named_without_the_password() {
     assert!(!error.contains("secret"), "{error}");
 }
 
-#[test]
-fn what_was_prepared_survives_a_crash_of_the_server_and_commits_after_it() {
+fn survives(stop: impl Fn(&mut PostgresCluster)) {
     let mut cluster = PostgresCluster::start(64);
-    let (store, database) = {
-        let bank = std::mem::ManuallyDrop::new(Bank::on(&cluster));
-        assert_eq!(prepare(&bank.store, "c1", vec![add(1, -30)]), Vote::Commit);
-        let store = attached(&cluster.dsn(&bank.database), "journal", "bank").unwrap();
-        (store, bank.database.clone())
-    };
-    cluster.crash();
+    let database = cluster.create_database();
+    cluster.run(&database, "CREATE TABLE account (id int8, balance int8)");
+    let store = attached(&cluster.dsn(&database), "journal", "bank").unwrap();
+    let insert =
+        |id: &str| prepare(&store, id, vec![execute("INSERT INTO account VALUES (1)", &[])]);
+    assert_eq!(insert("c1"), Vote::Commit);
+    stop(&mut cluster);
     assert!(matches!(commit(&store, "c1"), Acknowledgement::Unknown { .. }));
-    let vote = prepare(&store, "c2", vec![add(1, -30)]);
+    let vote = insert("c2");
     assert!(matches!(&vote, Vote::Abort { reason } if reason.contains("cannot connect")));
     cluster.resume();
     assert_eq!(list(&store), ["c1"]);
     assert_eq!(commit(&store, "c1"), Acknowledgement::Done);
-    let rows = cluster.run(&database, "SELECT balance FROM account WHERE id = 1");
-    assert_eq!(rows[0][0].as_deref(), Some("70"));
-    let left = cluster.run(&database, "SELECT count(*) FROM pg_prepared_xacts");
-    assert_eq!(left[0][0].as_deref(), Some("0"));
+    let rows = cluster.run(
+        &database,
+        "SELECT (SELECT count(*) FROM account), (SELECT count(*) FROM pg_prepared_xacts)",
+    );
+    assert_eq!(rows, [[Some("1".to_owned()), Some("0".to_owned())]]);
+}
+
+#[test]
+fn what_was_prepared_survives_a_restart_of_the_server_and_commits_after_it() {
+    survives(PostgresCluster::stop);
+}
+
+#[test]
+fn what_was_prepared_survives_a_crash_of_the_server_and_commits_after_it() {
+    survives(PostgresCluster::crash);
 }
 
 #[test]
@@ -538,7 +576,7 @@ fn a_closed_store_answers_that_it_is_closed_and_can_be_attached_again() {
     assert!(refusal(&bank.store, "c2", vec![add(1, -1)]).contains("is closed"));
     assert!(matches!(commit(&bank.store, "c1"), Acknowledgement::Unknown { .. }));
     let name = StoreName::new("bank").unwrap();
-    bank.store.attach(&ClusterId::new("journal").unwrap(), &name).unwrap();
+    bank.store.attach(&ClusterId::new(&bank.journal).unwrap(), &name).unwrap();
     assert_eq!(commit(&bank.store, "c1"), Acknowledgement::Done);
 }
 
@@ -612,7 +650,7 @@ fn values_come_back_as_they_went_in() {
 fn fetch_reads_with_parameters_keeps_order_and_refuses_to_write() {
     let bank = Bank::open();
     let text = "SELECT id, balance::numeric AS id, now() IS NULL AS old FROM account \
-                WHERE id >= $1 ORDER BY id DESC;";
+                WHERE id >= $1 ORDER BY account.id DESC;";
     let rows = fetch(&bank.store, text, &[1.into()]).unwrap();
     assert_eq!(rows.columns, ["id", "id", "old"]);
     let row = |id: i64| vec![id.into(), "100".into(), Value::Bool(false)];

@@ -25,7 +25,7 @@ use super::statement;
 use super::work::Step;
 
 /// Keeps a sum of times inside what clocks can say.
-const FOR_EVER: Duration = Duration::from_hours(24 * 365);
+const FOR_EVER: Duration = Duration::from_secs(86_400 * 365);
 /// How long a cancelled flight may take to end before its connection is given up.
 const GRACE: Duration = Duration::from_secs(5);
 /// A cancel that comes between two statements hits nothing, so it is repeated.

@@ -1,3 +1,4 @@
 //! What several tests of the engine need.
 
-pub mod postgres;
+pub(crate) mod postgres;
+pub(crate) mod proxy;

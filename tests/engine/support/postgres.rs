@@ -30,7 +30,7 @@ kill -QUIT $pid; wait $pid; rm -rf "$folder"
 "#;
 
 /// A server.
-pub struct PostgresCluster {
+pub(crate) struct PostgresCluster {
     folder: PathBuf,
     port: u16,
     prepared_max: u32,
@@ -39,13 +39,13 @@ pub struct PostgresCluster {
 
 impl PostgresCluster {
     /// The one that the tests of this process share.
-    pub fn shared() -> &'static Self {
+    pub(crate) fn shared() -> &'static Self {
         static SHARED: OnceLock<PostgresCluster> = OnceLock::new();
         SHARED.get_or_init(|| Self::start(64))
     }
 
     /// A server of its own.
-    pub fn start(prepared_max: u32) -> Self {
+    pub(crate) fn start(prepared_max: u32) -> Self {
         let folder = tempfile::Builder::new().prefix("unanimity-pg-").tempdir().unwrap().keep();
         if let Some(user) = unprivileged() {
             let status = Command::new("chown").arg(&user).arg(&folder).status().unwrap();
@@ -66,12 +66,12 @@ impl PostgresCluster {
     }
 
     /// Stops it as `pg_ctl stop -m fast` does, and keeps the data.
-    pub fn stop(&mut self) {
+    pub(crate) fn stop(&mut self) {
         self.end("INT");
     }
 
     /// Stops it as a crash would: without a checkpoint, to be recovered at the next start.
-    pub fn crash(&mut self) {
+    pub(crate) fn crash(&mut self) {
         self.end("QUIT");
     }
 
@@ -83,7 +83,7 @@ impl PostgresCluster {
     }
 
     /// Starts it again on the same port and data.
-    pub fn resume(&mut self) {
+    pub(crate) fn resume(&mut self) {
         let mut server = as_server(&binary("postgres"));
         server.arg("-D").arg(self.folder.join("data"));
         for setting in SETTINGS {
@@ -114,13 +114,18 @@ impl PostgresCluster {
         panic!("the server did not start:\n{log}");
     }
 
+    /// Where it listens.
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+
     /// How to reach a database of it.
-    pub fn dsn(&self, database: &str) -> String {
+    pub(crate) fn dsn(&self, database: &str) -> String {
         format!("postgresql://postgres@127.0.0.1:{}/{database}", self.port)
     }
 
     /// A fresh database; its name.
-    pub fn create_database(&self) -> String {
+    pub(crate) fn create_database(&self) -> String {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let name = format!("test_{}", COUNT.fetch_add(1, Ordering::Relaxed));
         self.run("postgres", &format!("CREATE DATABASE {name}"));
@@ -128,7 +133,7 @@ impl PostgresCluster {
     }
 
     /// Runs statements in a database; all columns of all rows as text.
-    pub fn run(&self, database: &str, text: &str) -> Vec<Vec<Option<String>>> {
+    pub(crate) fn run(&self, database: &str, text: &str) -> Vec<Vec<Option<String>>> {
         let dsn = self.dsn(database);
         let text = text.to_owned();
         // On a thread of its own: a test may be inside a runtime already.
