@@ -3,4 +3,5 @@
 #![allow(missing_docs)]
 
 mod postgres;
+mod postgres_rate;
 mod support;

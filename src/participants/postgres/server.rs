@@ -113,6 +113,9 @@ pub(super) fn describe(error: &tokio_postgres::Error) -> String {
         if let Some(detail) = db.detail() {
             let _ = write!(text, ": {detail}");
         }
+        if let Some(hint) = db.hint() {
+            let _ = write!(text, "; {hint}");
+        }
         return text;
     }
     let mut text = error.to_string();
