@@ -94,7 +94,11 @@ impl AnswerSink for Callers {
             assert!(matches!(answer, Answer::Recorded), "{answer:?}");
             let number = token / 2;
             if token % 2 == 0 {
-                let record = Record::Decision { decision: Decision::Commit, reason: None };
+                let record = Record::Decision {
+                    decision: Decision::Commit,
+                    reason: None,
+                    read_only: Vec::new(),
+                };
                 batch.push(Self::append(number, 1, record, Durability::Forced));
                 continue;
             }

@@ -14,6 +14,7 @@ mod core;
 mod drive;
 mod error;
 mod forget;
+pub mod operator;
 mod options;
 mod queries;
 mod recovery;

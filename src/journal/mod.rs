@@ -25,6 +25,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use self::sqlite::{JournalOptions, SqliteJournal, forget_instance_locks_in_child};
 use crate::model::ids::{ClusterId, CoordinationId, InstanceId};
 use crate::model::outcome::{Decision, Outcome, StoreSummary, TransactionState};
 pub use crate::model::record::Durability;

@@ -26,6 +26,7 @@ mod files_plan;
 mod files_stage;
 mod key_value;
 pub mod memory;
+pub mod postgres;
 pub mod sqlite;
 mod sqlite_lock;
 mod sqlite_queue;
@@ -42,6 +43,11 @@ mod memory_test;
 mod sqlite_test;
 #[cfg(test)]
 mod test_kit;
+
+pub use files::FileStore;
+pub use memory::MemoryStore;
+pub use postgres::PostgresStore;
+pub use sqlite::SqliteStore;
 
 use std::any::Any;
 use std::sync::Arc;

@@ -2,5 +2,10 @@
 //!
 //! One line for each subject; what a subject is stands in the header of its file.
 
+#![allow(missing_docs)]
+
+mod postgres;
+mod postgres_rate;
 mod simulation;
+mod support;
 mod tidy;

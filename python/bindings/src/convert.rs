@@ -55,9 +55,9 @@ fn value_at(object: &Bound<'_, PyAny>, depth: usize) -> Result<Value, BadValue> 
     }
     if object.cast::<PyInt>().is_ok() {
         let number = object.extract::<i64>();
-        return number.map(Value::Int).map_err(|_| {
-            BadValue::new("is an int of more than 64 bits; give it as a str")
-        });
+        return number
+            .map(Value::Int)
+            .map_err(|_| BadValue::new("is an int of more than 64 bits; give it as a str"));
     }
     if let Ok(number) = object.cast::<PyFloat>() {
         let number = number.value();
@@ -83,9 +83,10 @@ fn collection_at(object: &Bound<'_, PyAny>, depth: usize) -> Result<Value, BadVa
                 let kind = key.get_type().name()?.to_string();
                 return Err(BadValue::new(format!("has a key of type {kind}; give str keys")));
             };
-            let name = name.to_str().map_err(|_| BadValue::new("has a key with lone surrogates"))?;
-            let value = value_at(&value, depth + 1)
-                .map_err(|bad| bad.inside(&format!("['{name}']")))?;
+            let name =
+                name.to_str().map_err(|_| BadValue::new("has a key with lone surrogates"))?;
+            let value =
+                value_at(&value, depth + 1).map_err(|bad| bad.inside(&format!("['{name}']")))?;
             entries.push((name.to_owned(), value));
         }
         return Ok(Value::Map(entries));

@@ -45,7 +45,11 @@ pub(crate) struct Coordinator {
 }
 
 /// A reply that completes a future with what `make` makes of the answer.
-fn answer_to<T, F>(bridge: &Arc<Shared>, future: Py<PyAny>, make: F) -> Reply<Result<T, EngineError>>
+fn answer_to<T, F>(
+    bridge: &Arc<Shared>,
+    future: Py<PyAny>,
+    make: F,
+) -> Reply<Result<T, EngineError>>
 where
     T: Send + 'static,
     Result<T, EngineError>: Lost,
@@ -95,7 +99,7 @@ impl Coordinator {
         for (name, store) in stores {
             named.push(named_store(&shared, &name, &store)?);
         }
-        let workers = number(config, "coordination_worker_threads")?;
+        let workers: Option<usize> = number(config, "coordination_worker_threads")?;
         let parts = Parts {
             journal,
             journal_options: journal_options(config)?,
@@ -187,16 +191,15 @@ impl Coordinator {
             let _ = sender.send(ids);
         }));
         // Whichever thread steps machines answers within its round; it never waits for us.
-        let ids = py.detach(|| receiver.recv()).unwrap_or(Err(EngineError::Closed));
+        let ids = py.detach(move || receiver.recv()).unwrap_or(Err(EngineError::Closed));
         let ids = ids.map_err(|error| errors::of_engine(py, &error))?;
         Ok(ids.iter().map(ToString::to_string).collect())
     }
 
     fn recover(&self, py: Python<'_>, future: Py<PyAny>) -> PyResult<()> {
-        let reply =
-            answer_to(&self.bridge, future, |py, report: RecoveryReport| {
-                records::report(py, &report)
-            });
+        let reply = answer_to(&self.bridge, future, |py, report: RecoveryReport| {
+            records::report(py, &report)
+        });
         self.engine(py)?.recover(reply);
         Ok(())
     }
@@ -240,8 +243,7 @@ impl Coordinator {
     }
 
     fn journal_status(&self, py: Python<'_>, future: Py<PyAny>) -> PyResult<()> {
-        let reply =
-            answer_to(&self.bridge, future, |py, status| records::status(py, &status));
+        let reply = answer_to(&self.bridge, future, |py, status| records::status(py, &status));
         self.engine(py)?.journal_status(reply);
         Ok(())
     }
@@ -377,20 +379,12 @@ fn seconds(config: &Bound<'_, PyDict>, key: &str, default: Duration) -> PyResult
 fn options(config: &Bound<'_, PyDict>) -> PyResult<Options> {
     let default = Options::default();
     Ok(Options {
-        prepare_timeout: seconds(
-            config,
-            "prepare_phase_timeout_seconds",
-            default.prepare_timeout,
-        )?,
+        prepare_timeout: seconds(config, "prepare_phase_timeout_seconds", default.prepare_timeout)?,
         commit_timeout: seconds(config, "commit_phase_timeout_seconds", default.commit_timeout)?,
         concurrent_max: number(config, "max_concurrent_coordinations")?
             .unwrap_or(default.concurrent_max),
         queued_max: number(config, "max_queued_coordinations")?.unwrap_or(default.queued_max),
-        recovery_interval: seconds(
-            config,
-            "recovery_interval_seconds",
-            default.recovery_interval,
-        )?,
+        recovery_interval: seconds(config, "recovery_interval_seconds", default.recovery_interval)?,
         orphan_interval: seconds(config, "orphan_interval_seconds", default.orphan_interval)?,
         ..default
     })
@@ -401,9 +395,6 @@ fn journal_options(config: &Bound<'_, PyDict>) -> PyResult<JournalOptions> {
     if let Some(batch) = number(config, "batch_size")? {
         options.batch_size_max = batch;
     }
-    if let Some(wait) = number(config, "batch_timeout_ms")? {
-        options.batch_wait_max = Duration::from_millis(wait);
-    }
     Ok(options)
 }
 
@@ -412,17 +403,17 @@ type Refusal = (String, String);
 /// The request's fields; on trouble, whatever id there is and what is wrong.
 fn request_parts(request: &Bound<'_, PyAny>) -> Result<(RequestParts, Vec<Py<PyAny>>), Refusal> {
     let py = request.py();
-    let field = |name: &Bound<'_, PyString>| request.getattr(name);
     let mut id = String::new();
     let read = || -> Result<(RequestParts, Vec<Py<PyAny>>), BadField> {
-        id = text(&field(pyo3::intern!(py, "coordination_id"))?, "coordination_id")?;
-        let kind = named(&field(pyo3::intern!(py, "coordination_type"))?, "coordination_type")?;
+        id = text(&request.getattr(pyo3::intern!(py, "coordination_id"))?, "coordination_id")?;
+        let kind =
+            named(&request.getattr(pyo3::intern!(py, "coordination_type"))?, "coordination_type")?;
         let consistency =
-            named(&field(pyo3::intern!(py, "consistency_level"))?, "consistency_level")?;
-        let stores = field(pyo3::intern!(py, "participating_stores"))?;
+            named(&request.getattr(pyo3::intern!(py, "consistency_level"))?, "consistency_level")?;
+        let stores = request.getattr(pyo3::intern!(py, "participating_stores"))?;
         let stores = texts(&stores, "participating_stores")?;
-        let timeout_seconds = timeout(&field(pyo3::intern!(py, "timeout_seconds"))?)?;
-        let given = field(pyo3::intern!(py, "operations"))?;
+        let timeout_seconds = timeout(&request.getattr(pyo3::intern!(py, "timeout_seconds"))?)?;
+        let given = request.getattr(pyo3::intern!(py, "operations"))?;
         let Ok(list) = given.cast::<PyList>() else {
             return Err(BadField::kind("operations", &given, "a list of dicts"));
         };
@@ -433,7 +424,7 @@ fn request_parts(request: &Bound<'_, PyAny>) -> Result<(RequestParts, Vec<Py<PyA
             operations.push(value.map_err(|bad| BadField::value(&bad, "operations", index))?);
             originals.push(operation.unbind());
         }
-        let metadata = field(pyo3::intern!(py, "metadata"))?;
+        let metadata = request.getattr(pyo3::intern!(py, "metadata"))?;
         let metadata = if metadata.is_none() {
             Value::Map(Vec::new())
         } else {

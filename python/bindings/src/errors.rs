@@ -9,8 +9,8 @@ use unanimity::participants::ParticipantError;
 
 fn module(py: Python<'_>) -> PyResult<&Bound<'_, PyModule>> {
     static MODULE: PyOnceLock<Py<PyModule>> = PyOnceLock::new();
-    let module = MODULE
-        .get_or_try_init(py, || py.import("unanimity._exceptions").map(Bound::unbind))?;
+    let module =
+        MODULE.get_or_try_init(py, || py.import("unanimity._exceptions").map(Bound::unbind))?;
     Ok(module.bind(py))
 }
 

@@ -27,11 +27,7 @@ const CONSENSUS_WAIT: Duration = Duration::from_secs(10);
 const TELL_WAIT: Duration = Duration::from_secs(10);
 
 /// The bound method of that name, and whether a call of it gives a coroutine.
-fn method(
-    object: &Bound<'_, PyAny>,
-    owner: &str,
-    name: &'static str,
-) -> PyResult<Arc<Method>> {
+fn method(object: &Bound<'_, PyAny>, owner: &str, name: &'static str) -> PyResult<Arc<Method>> {
     let callable = object.getattr(name)?;
     let stores = object.py().import("unanimity._stores")?;
     let is_async = stores.call_method1("is_async", (&callable,))?.is_truthy()?;

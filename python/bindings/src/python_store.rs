@@ -45,7 +45,11 @@ pub(crate) enum Argument {
     Prepare(Box<PrepareAsk>),
     Id(CoordinationId),
     Nothing,
-    Proposal { id: CoordinationId, decision: Decision, evidence: Value },
+    Proposal {
+        id: CoordinationId,
+        decision: Decision,
+        evidence: Value,
+    },
     Map(Value),
     /// Keyword arguments.
     Keywords(Value),
@@ -236,9 +240,7 @@ fn vote_of(answer: &Bound<'_, PyAny>, place: impl Fn() -> String) -> Vote {
     match vote.as_ref().and_then(|vote| vote.to_str().ok()) {
         Some("COMMIT") => Vote::Commit,
         Some("READ_ONLY") => Vote::ReadOnly,
-        Some("ABORT") => {
-            Vote::Abort { reason: text_of(answer, "reason").unwrap_or_default() }
-        }
+        Some("ABORT") => Vote::Abort { reason: text_of(answer, "reason").unwrap_or_default() },
         _ => {
             let expected = "return a PrepareResult whose vote is \"COMMIT\", \"ABORT\" or \
                             \"READ_ONLY\"";
@@ -263,10 +265,7 @@ fn acknowledgement_of(answer: &Bound<'_, PyAny>, place: impl Fn() -> String) -> 
     }
 }
 
-fn ids_of(
-    answer: &Bound<'_, PyAny>,
-    place: &str,
-) -> Result<Vec<CoordinationId>, ParticipantError> {
+fn ids_of(answer: &Bound<'_, PyAny>, place: &str) -> Result<Vec<CoordinationId>, ParticipantError> {
     let names: Vec<String> = answer.extract().map_err(|_| {
         ParticipantError::new(wrong(answer, place, "return a list of transaction ids"))
     })?;
@@ -281,9 +280,19 @@ fn standing_of(answer: &Bound<'_, PyAny>) -> Standing {
     let decision = answer.get_item("decision").ok();
     let decision = decision.and_then(|decision| decision.cast_into::<PyString>().ok());
     match decision.and_then(|name| Decision::parse(&name.to_string_lossy())) {
-        Some(decision) => Standing::Decided(decision),
+        Some(decision) => Standing::Decided { decision, read_only: read_only_in(answer) },
         None => Standing::Unknown,
     }
+}
+
+/// The stores that had nothing to commit, by the evidence that was proposed with the decision.
+fn read_only_in(answer: &Bound<'_, PyAny>) -> Vec<StoreName> {
+    let votes = answer.get_item("evidence").and_then(|evidence| evidence.get_item("votes"));
+    let votes =
+        votes.ok().and_then(|votes| votes.extract::<HashMap<String, Option<String>>>().ok());
+    let read_only =
+        votes.into_iter().flatten().filter(|(_, vote)| vote.as_deref() == Some("READ_ONLY"));
+    read_only.filter_map(|(store, _)| StoreName::new(&store).ok()).collect()
 }
 
 /// A user's object, seen as a participant.

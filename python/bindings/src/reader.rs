@@ -8,7 +8,9 @@ use std::sync::{Arc, mpsc};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use unanimity::engine::operator;
-use unanimity::journal::{Journal, JournalError, JournalOptions, SqliteJournal};
+use unanimity::journal::{
+    Journal, JournalError, JournalOptions, SqliteJournal, StoredCoordination,
+};
 use unanimity::model::ids::CoordinationId;
 use unanimity::reply::{Lost, Reply};
 
@@ -55,7 +57,7 @@ impl JournalReader {
 
     fn history(&self, py: Python<'_>, filter: &Bound<'_, PyDict>) -> PyResult<Py<PyAny>> {
         let filter = records::filter(filter)?;
-        let found = ask(py, |reply| self.journal.history(filter, reply))?;
+        let found: Vec<StoredCoordination> = ask(py, |reply| self.journal.history(filter, reply))?;
         records::list(py, &found)
     }
 
@@ -73,8 +75,10 @@ impl JournalReader {
         reason: String,
     ) -> PyResult<Py<PyAny>> {
         let decision = coordinator::decision(py, outcome)?;
-        let journal = Arc::clone(&self.journal);
-        let resolved = py.detach(|| operator::resolve(journal, id, decision, &reason));
+        let id = CoordinationId::new(id)
+            .map_err(|error| errors::exception(py, "InvalidRequest", &error.to_string(), &[]))?;
+        let journal: Arc<dyn Journal> = Arc::clone(&self.journal) as _;
+        let resolved = py.detach(|| operator::resolve(&journal, &id, decision, &reason));
         let stored = resolved.map_err(|error| errors::of_engine(py, &error))?;
         records::stored(py, &stored)
     }

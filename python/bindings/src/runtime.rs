@@ -72,7 +72,7 @@ fn shutdown(py: Python<'_>) {
 /// Called in a forked child: what belongs to the parent is left to the parent.
 #[pyfunction]
 fn after_fork_in_child() {
-    unanimity::journal::forget_instance_locks_in_child();
+    let _ = unanimity::journal::forget_instance_locks_in_child();
     if let Ok(mut open) = OPEN.try_lock() {
         open.clear();
     }

@@ -12,9 +12,7 @@ use unanimity::model::ids::{ClusterId, CoordinationId, StoreName};
 use unanimity::model::outcome::{Acknowledgement, Vote};
 use unanimity::model::request::{CoordinationRequest, RequestParts};
 use unanimity::model::value::Value;
-use unanimity::participants::{
-    self, DeliveryAsk, Participant, ParticipantError, PrepareAsk, Rows,
-};
+use unanimity::participants::{self, DeliveryAsk, Participant, ParticipantError, PrepareAsk, Rows};
 use unanimity::reply::Reply;
 
 use crate::bridge::{Bridge, Shared};
@@ -64,8 +62,7 @@ impl<S: Participant + 'static> Handle<S> {
         let request = self.request(py, id, operations, timeout)?;
         let name = StoreName::new(&self.name).map_err(|error| invalid(py, &error.to_string()))?;
         let timeout = request.timeout;
-        let ask =
-            PrepareAsk { request: Arc::new(request), store: name, timeout, attachment: None };
+        let ask = PrepareAsk { request: Arc::new(request), store: name, timeout, attachment: None };
         let bridge = Arc::clone(bridge);
         let reply = Reply::new(move |vote: Vote| {
             let (vote, reason) = match vote {
@@ -90,9 +87,8 @@ impl<S: Participant + 'static> Handle<S> {
         let mut bodies = Vec::new();
         for (index, operation) in operations.try_iter()?.enumerate() {
             let body = to_value(&operation?);
-            let mut body = body.map_err(|bad| {
-                invalid(py, &bad.describe(&format!("operations[{index}]")))
-            })?;
+            let mut body =
+                body.map_err(|bad| invalid(py, &bad.describe(&format!("operations[{index}]"))))?;
             if let Value::Map(entries) = &mut body {
                 entries.retain(|(key, _)| key != "store");
                 entries.push(("store".to_owned(), Value::from(self.name.as_str())));
@@ -356,19 +352,10 @@ store_class!(PostgresStore, participants::PostgresStore, "SQL over one PostgreSQ
         max_connections: usize,
     ) -> PyResult<Self> {
         let runtime = runtime::handle(None)?;
-        let store = participants::PostgresStore::new(
-            dsn,
-            &name,
-            min_connections,
-            max_connections,
-            runtime,
-        );
-        let store = store.map_err(|error| errors::exception(
-            py,
-            "ConfigError",
-            &error.message,
-            &[],
-        ))?;
+        let store =
+            participants::PostgresStore::new(dsn, &name, min_connections, max_connections, runtime);
+        let store =
+            store.map_err(|error| errors::exception(py, "ConfigError", &error.message, &[]))?;
         Ok(Self(Handle::new(store, name)))
     }
 

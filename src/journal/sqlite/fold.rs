@@ -34,7 +34,7 @@ pub(super) fn apply(stored: &mut StoredCoordination, at: Timestamp, record: &Rec
             stored.owner = owner.clone();
             stored.epoch = *epoch;
         }
-        Record::Decision { decision, reason } => {
+        Record::Decision { decision, reason, .. } => {
             if stored.decision.is_none() {
                 stored.decision = Some(*decision);
                 stored.reason.clone_from(reason);

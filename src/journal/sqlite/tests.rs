@@ -140,7 +140,7 @@ fn begin(journal: &SqliteJournal, name: &str) -> Record {
 
 fn decide(decision: Decision) -> Record {
     let reason = (decision == Decision::Abort).then(|| Reason::new("refused", "it was refused"));
-    Record::Decision { decision, reason }
+    Record::Decision { decision, reason, read_only: Vec::new() }
 }
 
 fn end(decision: Decision) -> Record {

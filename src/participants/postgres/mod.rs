@@ -1,0 +1,235 @@
+//! A PostgreSQL database as a participant, by PREPARE TRANSACTION.
+//!
+//! Read it from here down: `voting` answers prepares with `prepare` (one flight of requests) or
+//! `fetch` (reads); `delivery` commits and aborts; `marker` and `gid` remember. Below them `pool`,
+//! `session` and `server` are the connections, `values` and `statement` what travels on them.
+//! Not a query builder and not a journal. Invariants: nothing blocks the asking thread; whatever
+//! this process does, PostgreSQL holds what was voted for until it is told the decision.
+
+mod delivery;
+mod fetch;
+mod forget;
+mod gid;
+mod marker;
+mod pool;
+mod prepare;
+mod running;
+mod server;
+mod session;
+mod statement;
+mod values;
+mod voting;
+mod work;
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+use tokio::time::timeout;
+
+use crate::model::ids::{ClusterId, CoordinationId, StoreName};
+use crate::model::outcome::{Acknowledgement, Vote};
+use crate::model::value::Value;
+use crate::reply::Reply;
+
+use self::forget::Forgetter;
+use self::gid::{Gid, Scope};
+use self::pool::{Lease, Pool, Purpose};
+use self::running::Running;
+use self::server::Server;
+use super::{Abilities, DeliveryAsk, Participant, ParticipantError, PrepareAsk, Rows};
+
+const ATTACH_TIMEOUT: Duration = Duration::from_secs(30);
+const LIST_TIMEOUT: Duration = Duration::from_secs(30);
+const FETCH_TIMEOUT: Duration = Duration::from_secs(300);
+
+/// A PostgreSQL database that takes part in coordinations.
+pub struct PostgresStore {
+    inner: Arc<Inner>,
+    handle: Handle,
+}
+
+struct Inner {
+    name: String,
+    pool: Arc<Pool>,
+    scope: Mutex<Option<Arc<Scope>>>,
+    running: Arc<Running>,
+    forgetter: Forgetter,
+}
+
+impl PostgresStore {
+    /// A store over the database that `dsn` names; its tasks run on `handle`'s runtime. Nothing is
+    /// opened before it is attached or read.
+    pub fn new(
+        dsn: &str,
+        name: &str,
+        min_connections: usize,
+        max_connections: usize,
+        handle: Handle,
+    ) -> Result<Self, ParticipantError> {
+        if max_connections < 2 || min_connections > max_connections {
+            return Err(ParticipantError::new(format!(
+                "the PostgreSQL store '{name}' has min_connections={min_connections} and \
+                 max_connections={max_connections}; give a max of at least 2, because a prepare \
+                 may wait for another one's commit, and a min that is not above it"
+            )));
+        }
+        let server = Server::parse(dsn, name)?;
+        let inner = Inner {
+            name: name.to_owned(),
+            pool: Arc::new(Pool::new(server, name, min_connections, max_connections)),
+            scope: Mutex::new(None),
+            running: Arc::default(),
+            forgetter: Forgetter::default(),
+        };
+        Ok(Self { inner: Arc::new(inner), handle })
+    }
+
+    /// Reads committed rows. A statement that writes is refused by the server.
+    pub fn fetch(
+        &self,
+        statement: String,
+        parameters: Vec<Value>,
+        reply: Reply<Result<Rows, ParticipantError>>,
+    ) {
+        let inner = self.inner.clone();
+        self.handle.spawn(async move {
+            let rows = timeout(FETCH_TIMEOUT, inner.fetch(&statement, &parameters)).await;
+            let rows = rows.unwrap_or_else(|_| Err("it took longer than 300 s".to_owned()));
+            reply.send(rows.map_err(|reason| inner.trouble("fetch from", &reason)));
+        });
+    }
+}
+
+impl Inner {
+    fn scope(&self) -> Option<Arc<Scope>> {
+        self.scope.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn trouble(&self, verb: &str, reason: &str) -> ParticipantError {
+        let (name, place) = (&self.name, &self.pool.server.label);
+        ParticipantError::new(format!(
+            "cannot {verb} the PostgreSQL store '{name}' ({place}): {reason}"
+        ))
+    }
+
+    async fn attach(&self) -> Result<(), String> {
+        self.pool.warm().await?;
+        let mut lease = self.pool.lease(Purpose::Delivery).await?;
+        marker::set_up(&lease.session().client).await?;
+        lease.clean();
+        Ok(())
+    }
+
+    async fn fetch(&self, statement: &str, parameters: &[Value]) -> Result<Rows, String> {
+        if let Some(refusal) = statement::refusal(statement) {
+            return Err(refusal);
+        }
+        let mut lease = self.pool.lease(Purpose::Work).await?;
+        fetch::rows(&mut lease, statement, parameters).await
+    }
+
+    async fn list(&self) -> Result<Vec<CoordinationId>, String> {
+        let scope = self.scope().ok_or("it was not attached")?;
+        let mut lease = self.pool.lease(Purpose::Delivery).await?;
+        delivery::list(&mut lease, &scope).await
+    }
+
+    /// Carries out a delivery on a connection, within the ask's timeout.
+    async fn deliver(
+        &self,
+        ask: &DeliveryAsk,
+        act: impl AsyncFnOnce(&mut Lease, &Scope, &Gid) -> Acknowledgement,
+    ) -> Acknowledgement {
+        let Some(scope) = self.scope() else {
+            return Acknowledgement::Unknown { message: "it was not attached".to_owned() };
+        };
+        let gid = scope.gid(&ask.id);
+        let work = async {
+            match self.pool.lease(Purpose::Delivery).await {
+                Ok(mut lease) => act(&mut lease, &scope, &gid).await,
+                Err(message) => Acknowledgement::Unknown { message },
+            }
+        };
+        timeout(ask.timeout, work).await.unwrap_or_else(|_| Acknowledgement::Unknown {
+            message: format!("{} did not answer in time", self.pool.server.label),
+        })
+    }
+
+    async fn abort(&self, ask: &DeliveryAsk) -> Acknowledgement {
+        if let Some(ended) = self.running.stop(&ask.id)
+            && timeout(ask.timeout, ended).await.is_err()
+        {
+            let message = "its prepare runs and does not stop".to_owned();
+            return Acknowledgement::Unknown { message };
+        }
+        self.deliver(ask, async |lease: &mut Lease, _: &Scope, gid: &Gid| {
+            delivery::abort(lease, gid, &ask.id).await
+        })
+        .await
+    }
+}
+
+impl Participant for PostgresStore {
+    fn abilities(&self) -> Abilities {
+        Abilities { lists_prepared: true, single_writer: false }
+    }
+
+    /// Blocks; not to be called from a thread of the runtime.
+    fn attach(&self, cluster: &ClusterId, name: &StoreName) -> Result<(), ParticipantError> {
+        let inner = &self.inner;
+        let set_up = self.handle.block_on(async { timeout(ATTACH_TIMEOUT, inner.attach()).await });
+        let set_up = set_up.unwrap_or_else(|_| Err("it did not answer within 30 s".to_owned()));
+        set_up.map_err(|reason| inner.trouble("use", &reason))?;
+        let scope = Arc::new(Scope::new(cluster, name));
+        *inner.scope.lock().unwrap_or_else(PoisonError::into_inner) = Some(scope);
+        Ok(())
+    }
+
+    fn prepare(&self, ask: PrepareAsk, reply: Reply<Vote>) {
+        let inner = self.inner.clone();
+        self.handle.spawn(async move { reply.send(voting::vote(&inner, &ask).await) });
+    }
+
+    fn commit(&self, ask: DeliveryAsk, reply: Reply<Acknowledgement>) {
+        let inner = self.inner.clone();
+        self.handle.spawn(async move {
+            let act = async |lease: &mut Lease, scope: &Scope, gid: &Gid| {
+                delivery::commit(lease, scope, gid).await
+            };
+            reply.send(inner.deliver(&ask, act).await);
+        });
+    }
+
+    fn abort(&self, ask: DeliveryAsk, reply: Reply<Acknowledgement>) {
+        let inner = self.inner.clone();
+        self.handle.spawn(async move { reply.send(inner.abort(&ask).await) });
+    }
+
+    fn list_prepared(&self, reply: Reply<Result<Vec<CoordinationId>, ParticipantError>>) {
+        let inner = self.inner.clone();
+        self.handle.spawn(async move {
+            let ids = timeout(LIST_TIMEOUT, inner.list()).await;
+            let ids = ids.unwrap_or_else(|_| Err("it did not answer within 30 s".to_owned()));
+            reply.send(ids.map_err(|reason| inner.trouble("list what is prepared in", &reason)));
+        });
+    }
+
+    fn forget(&self, ids: Vec<CoordinationId>) {
+        let inner = self.inner.clone();
+        let Some(scope) = inner.scope() else { return };
+        if inner.forgetter.add(ids.iter().map(|id| scope.gid(id))) {
+            self.handle.spawn(async move { inner.forgetter.run(&inner.pool).await });
+        }
+    }
+
+    fn close(&self) {
+        self.inner.pool.close();
+    }
+}
+
+impl Drop for PostgresStore {
+    fn drop(&mut self) {
+        self.close();
+    }
+}

@@ -1,0 +1,160 @@
+//! Where a PostgreSQL server is, how to reach it, and what its errors say to people.
+//!
+//! Not the pool. Invariant: nothing that is written here shows the password.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use tokio_postgres::config::{Host, SslMode};
+use tokio_postgres::{Client, Config, NoTls};
+
+use crate::participants::ParticipantError;
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A server and a database on it.
+pub(super) struct Server {
+    config: Config,
+    /// Host, port and database, for people.
+    pub(super) label: String,
+}
+
+impl Server {
+    /// Reads a dsn: a `postgresql://` URL or `key=value` pairs.
+    pub(super) fn parse(dsn: &str, name: &str) -> Result<Self, ParticipantError> {
+        let mut config: Config = dsn.parse().map_err(|error| unreadable(name, &error))?;
+        if config.get_hosts().is_empty() && config.get_hostaddrs().is_empty() {
+            return Err(ParticipantError::new(format!(
+                "the dsn of the PostgreSQL store '{name}' names no host; write it as \
+                 postgresql://user:password@host:5432/database"
+            )));
+        }
+        if config.get_ssl_mode() == SslMode::Require {
+            return Err(ParticipantError::new(format!(
+                "the dsn of the PostgreSQL store '{name}' says sslmode=require, and this version \
+                 of unanimity speaks to PostgreSQL without TLS only; use sslmode=disable on a \
+                 trusted network, or a local TLS tunnel in front of the server"
+            )));
+        }
+        config.ssl_mode(SslMode::Disable);
+        if config.get_connect_timeout().is_none() {
+            config.connect_timeout(CONNECT_TIMEOUT);
+        }
+        if config.get_application_name().is_none() {
+            config.application_name("unanimity");
+        }
+        let label = label(&config);
+        Ok(Self { config, label })
+    }
+
+    /// Opens a connection. It is carried by a task that ends with it. `TCP_NODELAY` is
+    /// the driver's own choice for every TCP connection.
+    pub(super) async fn connect(&self) -> Result<Client, tokio_postgres::Error> {
+        let (client, connection) = self.config.connect(NoTls).await?;
+        tokio::spawn(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(error = %describe(&error), "a PostgreSQL connection ended");
+            }
+        });
+        Ok(client)
+    }
+
+    /// An error that connecting gave, with where and what to do.
+    pub(super) fn unreachable(&self, name: &str, error: &tokio_postgres::Error) -> String {
+        format!(
+            "the PostgreSQL store '{name}' cannot connect to {}: {}; check that the server runs \
+             and accepts connections there, and that the dsn's user, password and database are \
+             right",
+            self.label,
+            describe(error)
+        )
+    }
+}
+
+/// The driver's words for a dsn that it cannot read may quote a part of it, and with it a piece
+/// of a password that was not escaped; only words that quote nothing are passed on.
+fn unreadable(name: &str, error: &tokio_postgres::Error) -> ParticipantError {
+    let source = std::error::Error::source(error).map(ToString::to_string).unwrap_or_default();
+    let detail = match source.strip_prefix("invalid value for option ") {
+        Some(option) => format!(" (the value of {option} is not valid)"),
+        None => String::new(),
+    };
+    ParticipantError::new(format!(
+        "the dsn of the PostgreSQL store '{name}' cannot be read{detail}; write it as \
+         postgresql://user:password@host:5432/database, with special characters of the password \
+         percent-encoded"
+    ))
+}
+
+fn label(config: &Config) -> String {
+    let ports = config.get_ports();
+    let mut places = String::new();
+    let hosts = config.get_hosts().iter().map(|host| match host {
+        Host::Tcp(host) => host.clone(),
+        #[cfg(unix)]
+        Host::Unix(path) => path.display().to_string(),
+    });
+    let addresses = config.get_hostaddrs().iter().map(ToString::to_string);
+    let named: Vec<String> = hosts.collect();
+    let all = if named.is_empty() { addresses.collect() } else { named };
+    for (index, host) in all.iter().enumerate() {
+        let port = ports.get(index).or(ports.first()).copied().unwrap_or(5432);
+        let comma = if index == 0 { "" } else { "," };
+        let _ = write!(places, "{comma}{host}:{port}");
+    }
+    let database = config.get_dbname().or(config.get_user()).unwrap_or("of the system user");
+    format!("{places}, database '{database}'")
+}
+
+/// An error in words: the server's own with its SQLSTATE, or the driver's with its causes.
+pub(super) fn describe(error: &tokio_postgres::Error) -> String {
+    if let Some(db) = error.as_db_error() {
+        let mut text = format!("{} (SQLSTATE {})", db.message(), db.code().code());
+        if let Some(detail) = db.detail() {
+            let _ = write!(text, ": {detail}");
+        }
+        if let Some(hint) = db.hint() {
+            let _ = write!(text, "; {hint}");
+        }
+        return text;
+    }
+    let mut text = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(inner) = cause {
+        let _ = write!(text, ": {inner}");
+        cause = inner.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refusal(dsn: &str) -> String {
+        match Server::parse(dsn, "s") {
+            Ok(server) => panic!("{} was accepted", server.label),
+            Err(error) => error.message,
+        }
+    }
+
+    #[test]
+    fn an_unreadable_dsn_is_refused_without_a_piece_of_it() {
+        for dsn in ["postgresql://ann:se/cret@db/x", "host=db pass_word=secret", "user='secret"] {
+            let message = refusal(dsn);
+            assert!(!message.contains("cret"), "{message}");
+            assert!(message.contains("postgresql://user:password@host"), "{message}");
+        }
+    }
+
+    #[test]
+    fn a_server_is_named_by_host_port_and_database() {
+        let server = Server::parse("postgresql://ann:secret@db:6432/bank", "s").unwrap();
+        assert_eq!(server.label, "db:6432, database 'bank'");
+    }
+
+    #[test]
+    fn a_dsn_that_demands_tls_is_refused_rather_than_served_without() {
+        assert!(refusal("postgresql://db/x?sslmode=require").contains("sslmode=disable"));
+    }
+}

@@ -1,0 +1,4 @@
+//! What several tests of the engine need.
+
+pub(crate) mod postgres;
+pub(crate) mod proxy;
