@@ -4,7 +4,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList};
 use unanimity::engine::RecoveryReport;
 use unanimity::journal::{HistoryFilter, JournalStatus, StoredCoordination};
-use unanimity::model::outcome::{CoordinationResult, Outcome, StoreSummary, TransactionState};
+use unanimity::model::outcome::{CoordinationResult, Outcome, OutcomeKind, StoreSummary, TransactionState};
 use unanimity::model::request::CoordinationType;
 use unanimity::model::time::Timestamp;
 
@@ -104,6 +104,7 @@ pub(crate) fn stored(py: Python<'_>, stored: &StoredCoordination) -> PyResult<Py
 
 fn outcome<'py>(py: Python<'py>, outcome: &Outcome) -> PyResult<Bound<'py, PyDict>> {
     let dict = PyDict::new(py);
+    dict.set_item("kind", outcome_name(outcome.kind))?;
     dict.set_item("success", outcome.is_success())?;
     dict.set_item("state", outcome.state.as_str())?;
     dict.set_item("code", outcome.code.as_deref())?;
@@ -111,6 +112,17 @@ fn outcome<'py>(py: Python<'py>, outcome: &Outcome) -> PyResult<Bound<'py, PyDic
     dict.set_item("operations_completed", outcome.operations_completed)?;
     dict.set_item("operations_failed", outcome.operations_failed)?;
     Ok(dict)
+}
+
+/// The value of the public enum `Outcome`.
+fn outcome_name(kind: OutcomeKind) -> &'static str {
+    match kind {
+        OutcomeKind::Committed => "committed",
+        OutcomeKind::Aborted => "aborted",
+        OutcomeKind::Unknown => "unknown",
+        OutcomeKind::Heuristic => "heuristic",
+        OutcomeKind::Refused => "refused",
+    }
 }
 
 fn summary<'py>(py: Python<'py>, store: &StoreSummary) -> PyResult<Bound<'py, PyDict>> {
