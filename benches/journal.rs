@@ -1,10 +1,10 @@
 //! Group commit, measured: how many records and coordinations a second the journal takes.
 //!
 //! Not a test. One JSON line for each number of coordinations in flight: each is a begin, a
-//! decision (both waited for) and an end (not waited for), on a file in the current folder
-//! (or the one that is named), so
-//! that the disk is the real one. The rate is taken
-//! before, and again after the tables have caught up (`_projected`).
+//! decision (both waited for) and an end (not waited for). The file is in the current folder, or
+//! in the one that is named, because the disk decides: `cargo bench --bench journal -- /dev/shm`
+//! shows the journal without one. The rate is taken when the last decision stands, and again when
+//! the tables have caught up (`_projected`).
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, mpsc};
