@@ -27,6 +27,7 @@ mod files_stage;
 mod key_value;
 pub mod memory;
 pub mod sqlite;
+mod sqlite_guard;
 mod sqlite_lock;
 mod sqlite_queue;
 mod sqlite_schema;
