@@ -38,6 +38,8 @@ mod worker;
 #[cfg(test)]
 mod files_test;
 #[cfg(test)]
+mod kill_test;
+#[cfg(test)]
 mod memory_test;
 #[cfg(test)]
 mod sqlite_test;
