@@ -11,7 +11,7 @@ use tempfile::TempDir;
 
 use super::files::FileStore;
 use super::sqlite::SqliteStore;
-use super::test_kit::{abort, attach, commit, listed, map, prepare, put};
+use super::test_kit::{abort, answer, ask, attach, commit, listed, map, prepare, put, refused};
 use super::*;
 
 const STORE: &str = "UNANIMITY_TEST_STORE";
@@ -69,10 +69,10 @@ fn changes(store: &str, folder: &Path) -> usize {
     if store == "files" {
         return ["root/a", "root/d/b"].iter().filter(|key| folder.join(key).exists()).count();
     }
-    let connection = rusqlite::Connection::open(folder.join("data.db")).unwrap();
-    let count: i64 =
-        connection.query_row("SELECT count(*) FROM t", [], |row| row.get(0)).unwrap_or(0);
-    usize::try_from(count).unwrap()
+    let reader = SqliteStore::new(folder.join("data.db"), store);
+    let text = "SELECT a FROM t".to_owned();
+    // Without the table there is no change.
+    answer(|reply| reader.fetch(text, vec![], reply)).map_or(0, |rows| rows.rows.len())
 }
 
 /// Runs [`a_child_prepares_and_commits`] in another process, which must die at the point.
@@ -163,8 +163,8 @@ fn a_child_is_refused() {
     let participant = open(&store, &PathBuf::from(folder));
     assert_eq!(listed(&*participant), ["held"]);
     let timeout = Duration::from_millis(100);
-    let ask = PrepareAsk { timeout, ..super::test_kit::ask("t", operations(&store)) };
-    let vote = super::test_kit::answer(|reply| participant.prepare(ask, reply));
-    let reason = super::test_kit::refused(vote);
+    let ask = PrepareAsk { timeout, ..ask("t", operations(&store)) };
+    let vote = answer(|reply| participant.prepare(ask, reply));
+    let reason = refused(vote);
     assert!(reason.contains("another process") || reason.contains("'held'"), "{reason}");
 }

@@ -1,4 +1,4 @@
-//! Tests of the store in memory, through the port.
+//! Tests of the store in memory, through the port. Not its speed.
 
 use std::collections::BTreeMap;
 
