@@ -5,13 +5,6 @@
 //! one at a time and others queue; after a crash the staged statements are applied again. Therefore
 //! they should mean the same when they run again: give times and random numbers as parameters.
 //!
-//! What an outside writer can do: between a crash and the next start it can change what the staged
-//! statements meet. And another copy of SQLite in this process (Python's own `sqlite3`) does not
-//! see our locks: to read there does not endanger the file (`sqlite_guard.rs`), though a read that
-//! lasts while we commit may see both sides; to write there while something is prepared here does.
-//! Use [`SqliteStore::fetch`] to read, and operations of a coordination to write.
-//! The file is switched to a write-ahead log, and its `-wal` file stays while this process lives.
-//!
 //! Invariant: data and the marker that they were applied are one commit of SQLite.
 
 use std::path::{Path, PathBuf};
@@ -48,6 +41,13 @@ struct Attached {
 }
 
 /// A store over one SQLite file.
+///
+/// What an outside writer can do: between a crash and the next start it can change what the staged
+/// statements meet. And another copy of SQLite in this process (Python's own `sqlite3`) does not
+/// see our locks: to read there does not endanger the file (`sqlite_guard.rs`), though a read that
+/// lasts while we commit may see both sides; to write there while something is prepared here does.
+/// Use [`SqliteStore::fetch`] to read, and operations of a coordination to write.
+/// The file is switched to a write-ahead log, and its `-wal` file stays while this process lives.
 pub struct SqliteStore {
     path: PathBuf,
     name: String,

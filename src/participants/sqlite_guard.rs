@@ -41,8 +41,8 @@ impl Guard {
             OpenOptions::new().create(true).truncate(false).read(true).write(true).open(path)?;
         let metadata = file.metadata()?;
         let file = Arc::new(file);
-        // Where the file changed its inode in between, the one that was there is kept all the same.
-        open.insert((metadata.dev(), metadata.ino()), Arc::clone(&file));
+        // The path may have come to lead to a file that is open already; that one stays open too.
+        std::mem::forget(open.insert((metadata.dev(), metadata.ino()), Arc::clone(&file)));
         Ok(Self(file))
     }
 
@@ -78,7 +78,8 @@ mod imp {
     }
 
     pub(super) fn lock_shared(file: &File, start: i64, length: i64) -> io::Result<()> {
-        fcntl(file, FcntlArg::F_OFD_SETLK(&range(F_RDLCK, start, length)))?;
+        // A copy that is closing the file just now has it alone for a moment.
+        fcntl(file, FcntlArg::F_OFD_SETLKW(&range(F_RDLCK, start, length)))?;
         Ok(())
     }
 

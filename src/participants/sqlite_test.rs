@@ -1,6 +1,6 @@
 //! Tests of the SQLite store, through the port, over real files.
 //!
-//! The file is long because each claim of the store is a test of its own, and all share one setting.
+//! The file is long because each claim of the store is a test of its own.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
