@@ -16,7 +16,8 @@ use std::time::{Duration, Instant};
 use tokio::runtime::Runtime;
 use tokio_postgres::{NoTls, SimpleQueryMessage};
 
-const SETTINGS: &[&str] = &["fsync=on", "listen_addresses=127.0.0.1", "shared_buffers=32MB", "max_connections=300"];
+const SETTINGS: &[&str] =
+    &["fsync=on", "listen_addresses=127.0.0.1", "shared_buffers=32MB", "max_connections=300"];
 
 /// Waits for a line; "keep <signal>" stops the server and keeps its folder, the end of the input
 /// stops it and removes the folder.
