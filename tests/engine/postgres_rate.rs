@@ -104,14 +104,12 @@ async fn coordinate(stores: &[(&'static str, PostgresStore); 2], id: String, acc
 }
 
 async fn bare(clients: &[Client; 2], id: &str, account: u32) {
-    let prepare = |client: usize| {
-        clients[client].batch_execute(Box::leak(
-            format!(
-                "BEGIN;UPDATE account SET balance = balance + 1 WHERE id = {account};\
-                 PREPARE TRANSACTION '{id}:{client}'"
-            )
-            .into_boxed_str(),
-        ))
+    let prepare = async |client: usize| {
+        let text = format!(
+            "BEGIN;UPDATE account SET balance = balance + 1 WHERE id = {account};\
+             PREPARE TRANSACTION '{id}:{client}'"
+        );
+        clients[client].batch_execute(&text).await
     };
     let (one, two) = tokio::join!(prepare(0), prepare(1));
     one.and(two).unwrap();
