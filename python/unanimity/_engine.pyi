@@ -82,7 +82,9 @@ class SqliteStore(_NativeStore):
 
 @final
 class PostgresStore(_NativeStore):
-    def __init__(self, dsn: str, name: str, min_connections: int, max_connections: int) -> None: ...
+    def __new__(
+        cls, dsn: str, name: str, min_connections: int, max_connections: int
+    ) -> PostgresStore: ...
     def fetch(
         self,
         bridge: Bridge,
