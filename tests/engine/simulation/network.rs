@@ -40,6 +40,7 @@ impl World {
         let question = Question {
             to,
             life: self.stores[to].life,
+            asker: (of.node, self.nodes[of.node].life),
             party,
             ask,
             of_use_until: self.now + timeout,
@@ -57,7 +58,12 @@ impl World {
     pub(super) fn arrives(&mut self, question: Question) {
         let (to, party) = (question.to, question.party);
         let calm = self.is_calm();
-        let refuses = self.chance(1);
+        let (asker, life) = question.asker;
+        if self.stores[to].is_inside && self.nodes[asker].life != life {
+            return;
+        }
+        let is_over = self.disk.rows.get(&question.id).is_some_and(|row| row.outcome.is_some());
+        let refuses = self.chance(1) && !is_over;
         let (now, store) = (self.now, &mut self.stores[to]);
         let input = if store.life != question.life {
             Self::lost(question.ask, party)
@@ -292,7 +298,11 @@ impl World {
             .map(|(id, row)| (id.clone(), row.epoch + 1, living.contains(&row.owner)))
             .collect();
         for (id, epoch, is_alive) in open {
-            if is_alive && !self.chance(3) || self.nodes[node].instance.as_ref() != Some(&owner) {
+            // A living process goes on with the stores inside of it, whoever owns the coordination.
+            let can_be_far = self.stores.iter().all(|store| !store.is_inside);
+            if is_alive && !(can_be_far && self.chance(3))
+                || self.nodes[node].instance.as_ref() != Some(&owner)
+            {
                 continue;
             }
             self.note(|| format!("n{node} adopts {id}, epoch {epoch}, owner lives: {is_alive}"));

@@ -43,8 +43,9 @@ pub(super) struct Address {
 #[derive(Clone, Debug)]
 pub(super) struct Question {
     pub(super) to: usize,
-    /// The store's life when it was asked.
+    /// The store's life when it was asked, and the asking process's.
     pub(super) life: u64,
+    pub(super) asker: (usize, u64),
     pub(super) party: usize,
     pub(super) ask: Ask,
     pub(super) of_use_until: Timestamp,
