@@ -163,11 +163,14 @@ impl World {
         let mut on_their_way = process.committing.iter().chain(&process.queue);
         // What follows an own begin that the disk does not have yet follows nobody else's.
         let answer = match on_their_way.any(|earlier| earlier.id == append.id) {
+            true if matches!(append.record, Record::Begin { .. }) => Answer::Exists,
             true if !self.disk.rows.contains_key(&append.id) => Answer::Recorded,
             _ => self.disk.judge(&append),
         };
-        self.nodes[node].queue.push(append);
-        self.plan_commit(node);
+        if !(at_once && answer == Answer::Exists) {
+            self.nodes[node].queue.push(append);
+            self.plan_commit(node);
+        }
         if at_once {
             self.recorded(&of, answer);
         }
