@@ -19,8 +19,8 @@ Do not edit it by hand.
 
 A coordination is one machine. Inputs are facts, what it does are requests; whatever stands after a
 record waits until the record is as durable as the row says. Every row is taken by a scenario in
-`tests/scenarios/two_phase` or by the simulation. Where a row names several states, it holds from each
-of them; `same` means that the state stays.
+`tests/scenarios/two_phase` or by the simulation. Where a row names several states, it holds from
+each of them; `same` means that the state stays.
 
 ### States
 

@@ -1,9 +1,9 @@
 //! The language of scenarios: commands in, what the machine asked for out, as text.
 //!
 //! Commands: `stores a b/lists c/single` `consensus` `timeout 30s` `eventual` (before `begin`);
-//! `begin` (or `build` alone) `vote a commit|read_only|abort|unknown "why"` `ack a
-//! done|failed|unknown|never_prepared
-//! "why"` `advance 30s` `abort "why"` `resolve commit "why"` `proposed taken|lost`
+//! `begin` (or `build` alone) `vote a commit|read_only|abort|unknown "why"`
+//! `ack a done|failed|unknown|never_prepared "why"` `advance 30s` `abort "why"`
+//! `resolve commit "why"` `proposed taken|lost`
 //! `read commit|abort|open|unknown [read_only a b]`; `recorded` and `overruled commit` answer the
 //! record that everything else waits behind; `crash` loses what was not on disk, `crash later` only
 //! what the journal had not accepted; `resume` continues from the records that are left.

@@ -6,6 +6,7 @@
 mod language;
 
 use std::collections::BTreeSet;
+use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -30,7 +31,7 @@ fn play(text: &str) -> (String, Vec<Rule>) {
         if let Some(command) = line.strip_prefix("> ") {
             has_begun = true;
             let output = stage.run(command);
-            played.push_str(&format!("> {command}\n{output}"));
+            let _ = write!(played, "> {command}\n{output}");
         } else if !has_begun || line.is_empty() || line.starts_with('#') {
             played.push_str(line);
             played.push('\n');

@@ -65,9 +65,7 @@ impl World {
         let is_over = self.disk.rows.get(&question.id).is_some_and(|row| row.outcome.is_some());
         let refuses = self.chance(1) && !is_over;
         let (now, store) = (self.now, &mut self.stores[to]);
-        let input = if store.life != question.life {
-            Self::lost(question.ask, party)
-        } else {
+        let input = if store.life == question.life {
             match question.ask {
                 Ask::Prepare if store.is_busy_for(&question.id) => {
                     if now < question.of_use_until {
@@ -90,6 +88,8 @@ impl World {
                     Input::Acknowledged { party, answer }
                 }
             }
+        } else {
+            Self::lost(question.ask, party)
         };
         let (ask, id) = (question.ask, question.id);
         self.note(|| format!("   s{to} {id} {ask:?}: {input:?}"));

@@ -1,4 +1,4 @@
-//! A simulated store: a participant that keeps its duties, on a network and a disk that do not help.
+//! A simulated store: a participant that keeps its duties while nothing round it helps.
 //!
 //! What it has prepared or committed survives every crash; what was on its way to it does not.
 //! Invariant: it changes nothing that it has prepared unless it is told, or declares that it did.
@@ -19,6 +19,7 @@ pub(super) enum Kept {
 }
 
 /// The store.
+#[allow(clippy::struct_excessive_bools, reason = "they are drawn apart from each other")]
 pub(super) struct Store {
     pub(super) name: StoreName,
     pub(super) lists_prepared: bool,
