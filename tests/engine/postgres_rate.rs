@@ -151,7 +151,8 @@ fn rate_of_two_databases_beside_the_bare_driver() {
         let stores = stores.clone();
         let ours = runtime.block_on(rate(width, move |worker, count| {
             let stores = stores.clone();
-            async move { coordinate(&stores, format!("c{width}-{count:08}-{worker}"), worker).await }
+            let id = format!("c{width}-{count:08}-{worker}");
+            async move { coordinate(&stores, id, worker).await }
         }));
         let floor = runtime.block_on(async {
             let mut clients = Vec::new();

@@ -4,7 +4,9 @@
 //! of ours ever attaches to the interpreter; completions and calls to Python wait in a queue, and
 //! the loop's own thread takes them (`bridge`).
 
+mod answers;
 mod bridge;
+mod call;
 mod convert;
 mod coordinator;
 mod errors;
@@ -13,7 +15,9 @@ mod ports;
 mod python_store;
 mod reader;
 mod records;
+mod request;
 mod runtime;
+mod start;
 mod stores;
 
 use pyo3::prelude::*;
