@@ -20,7 +20,13 @@ mod runtime;
 mod start;
 mod stores;
 
+use mimalloc::MiMalloc;
 use pyo3::prelude::*;
+
+/// Requests are made on the loop's thread and dropped on the journal's: an allocator that is good
+/// at frees from another thread saves a third of the journal's time.
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
 
 /// The version of the package.
 #[pyfunction]
