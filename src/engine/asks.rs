@@ -91,7 +91,8 @@ impl State {
 
     pub(super) fn alert(&mut self, core: &Core, key: SlotKey, message: String) {
         let Some(entry) = self.table.get(key) else { return };
-        tracing::error!(coordination = %entry.id(), trouble = message, "manual intervention required");
+        let id = entry.id();
+        tracing::error!(coordination = %id, trouble = message, "manual intervention required");
         if let Some(alerting) = &core.ports.alerting {
             alerting.raise(Alert {
                 severity: Severity::High,

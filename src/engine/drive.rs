@@ -1,8 +1,7 @@
 //! One step of one machine, and its effects carried out in the order of the law.
 //!
-//! Decides nothing: what a fact leads to is the machine's. A little long, because every fact and
-//! every effect has its few lines here. Invariant: what stands behind a record in an entry's list
-//! of effects is not looked at until the journal has answered the record.
+//! Decides nothing: what a fact leads to is the machine's. Invariant: what stands behind a record
+//! in an entry's list of effects is not looked at until the journal has answered the record.
 
 use std::collections::{HashMap, VecDeque};
 

@@ -1,7 +1,6 @@
 //! The engine's handle as Python sees it. Every method returns at once; answers arrive in futures.
 //!
-//! Converts and passes on. The file is long because the class has one method for each of the
-//! engine's, side by side. Invariant: whatever becomes of a call, its future is completed, unless
+//! Converts and passes on. Invariant: whatever becomes of a call, its future is completed, unless
 //! the loop is closed before.
 
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, mpsc};
