@@ -273,7 +273,7 @@ fn files_are_short_and_say_why_when_they_are_not() {
         }
         let says_why =
             ["long", "lines", "length"].iter().any(|word| source.header().contains(word));
-        if lines > FILE_LINES_SOFT && !says_why {
+        if lines > FILE_LINES_SOFT && !says_why && !source.is_test() {
             offences.push(format!("{}: {lines} lines, and the header says not why", source.path));
         }
     }
@@ -284,7 +284,9 @@ fn files_are_short_and_say_why_when_they_are_not() {
 fn lines_fit_into_100_columns() {
     let mut offences = Vec::new();
     for source in sources() {
-        if WIDE_TABLES.contains(&source.path.as_str()) {
+        // Python's lines are ruff's.
+        let is_python = source.language == Language::Python;
+        if is_python || WIDE_TABLES.contains(&source.path.as_str()) {
             continue;
         }
         for (index, line) in source.text.lines().enumerate() {

@@ -47,7 +47,11 @@ impl World {
             from: Some(of.clone()),
             id: of.id.clone(),
         };
-        let delay = self.delay();
+        let slow_prepares = self.climate.slow_prepares;
+        let delay = match ask {
+            Ask::Prepare if self.chance(slow_prepares) => self.random.millis(100, 6_000),
+            _ => self.delay(),
+        };
         if ask != Ask::Prepare && self.chance(4) {
             let echo = Question { from: None, ..question.clone() };
             self.schedule(delay + Duration::from_millis(3), Happening::Arrives(echo));

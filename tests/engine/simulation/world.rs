@@ -108,6 +108,8 @@ pub(super) struct Climate {
     pub(super) deaths_per_mille: usize,
     /// How many questions of 100 hang for long.
     pub(super) hangs: usize,
+    /// How many prepares of 100 take about as long as they are waited for.
+    pub(super) slow_prepares: usize,
 }
 
 /// The world.
@@ -144,6 +146,7 @@ impl World {
             loss: [0, 2, 10][draws.below(3)],
             deaths_per_mille: [0, 5, 20][draws.below(3)],
             hangs: [0, 1, 5][draws.below(3)],
+            slow_prepares: [0, 10, 40][draws.below(3)],
         };
         let nodes = (0..=draws.below(3)).map(|_| Node::default()).collect();
         let mut world = Self {
@@ -230,8 +233,8 @@ impl World {
             self.schedule(CALM_AT, Happening::NodeStarts { node });
         }
         for store in 0..self.stores.len() {
-            for _ in 0..self.random.below(3) {
-                let at = self.random.millis(100, 40_000);
+            for _ in 0..self.random.below(6) {
+                let at = self.random.millis(100, 30_000);
                 self.schedule(at, Happening::StoreDies { store });
             }
         }
