@@ -292,11 +292,12 @@ def test_an_abort_before_the_decision_wins_and_after_it_does_not(
                 await asyncio.sleep(0)
             assert set(service.active_coordinations) == {"t1"}
             assert await service.abort_coordination("t1", "changed my mind") is True
+            ledgers["left"].gate.set()
             result = await waiting
             assert result.outcome is Outcome.ABORTED
             assert "changed my mind" in str(result.error_message)
-            ledgers["left"].gate.set()
             await service.wait_for("t1", timeout=10)
+            assert ledgers["left"].staged == {}
 
             await service.coordinate_transaction(request("t2"))
             assert await service.abort_coordination("t2", "too late") is False
