@@ -14,7 +14,7 @@ export VIRTUAL_ENV := $(VENV)
 RELEASE ?=
 SEED ?=
 SEEDS ?=
-FOLDER ?=
+FOLDER ?= docs
 PROTOCOL_TESTS := test(/^(protocol|model|scenarios|coverage|protocols_page|simulation|tidy)/)
 NEXTEST := cargo nextest run --no-fail-fast
 # What only some later commits have is skipped until it is there.
