@@ -19,7 +19,7 @@ AS_MATURIN = PYTHON_SYS_EXECUTABLE=$(BIN)/python PYO3_BUILD_EXTENSION_MODULE=1 \
 RELEASE ?=
 SEED ?=
 SEEDS ?=
-FOLDER ?=
+FOLDER ?= docs
 PROTOCOL_TESTS := test(/^(protocol|model|scenarios|coverage|protocols_page|simulation|tidy)/)
 NEXTEST := cargo nextest run --no-fail-fast
 # What only some later commits have is skipped until it is there.

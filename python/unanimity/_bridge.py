@@ -10,6 +10,7 @@ Invariants: one bridge for each event loop; every call that was taken is answere
 from __future__ import annotations
 
 import asyncio
+import sys
 import types
 from collections.abc import Callable, Coroutine, Generator
 from concurrent.futures import ThreadPoolExecutor
@@ -59,8 +60,12 @@ class Lanes:
             if not rest.done():
                 rest.set_result(None)
                 return
-        task = self._loop.create_task(self._lane(), name="unanimity-lane", context=_LANE_CONTEXT) \
-            if _TASKS_TAKE_CONTEXT else self._loop.create_task(self._lane(), name="unanimity-lane")
+        if sys.version_info >= (3, 11):
+            # Lanes outlive the caller that happened to start them, so they do not live in his
+            # context.
+            task = self._loop.create_task(self._lane(), name="unanimity-lane", context=Context())
+        else:
+            task = self._loop.create_task(self._lane(), name="unanimity-lane")
         # A lane that rests when the loop is thrown away is no mistake of anybody's.
         task._log_destroy_pending = False  # type: ignore[attr-defined]
         self._tasks.add(task)
@@ -214,10 +219,3 @@ class _Limit:
 def _await(awaitable: Any) -> Generator[Any, Any, Any]:
     """Make a coroutine of anything that can be awaited."""
     return (yield from awaitable.__await__())
-
-
-# Lanes outlive the caller that happened to start them, so they do not live in his context.
-_LANE_CONTEXT = Context()
-_TASKS_TAKE_CONTEXT = "context" in asyncio.AbstractEventLoop.create_task.__kwdefaults__ if (
-    asyncio.AbstractEventLoop.create_task.__kwdefaults__
-) else False

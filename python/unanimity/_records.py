@@ -13,7 +13,7 @@ from typing import Any, overload
 
 from . import _display
 from ._exceptions import InvalidRequest
-from ._types import CoordinationType, Outcome, TransactionState, outcome_of
+from ._types import CoordinationType, Outcome, TransactionState
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
@@ -25,12 +25,6 @@ def _time(microseconds: int | None) -> datetime | None:
 
 def _certain_time(microseconds: int) -> datetime:
     return _EPOCH + timedelta(microseconds=microseconds)
-
-
-def _outcome(told: dict[str, Any]) -> Outcome | None:
-    if not told:
-        return None
-    return outcome_of(told["success"], TransactionState(told["state"]), told["code"])
 
 
 def _microseconds(moment: datetime) -> int:
@@ -119,7 +113,7 @@ class CoordinationRecord:
             decision=row["decision"],
             reason_code=reason.get("code"),
             reason=reason.get("message"),
-            outcome=_outcome(outcome),
+            outcome=Outcome(outcome["kind"]) if outcome else None,
             code=outcome.get("code"),
             error_message=row["error_message"],
             operations_completed=outcome.get("operations_completed", 0),

@@ -61,18 +61,6 @@ class Outcome(Enum):
     REFUSED = "refused"
 
 
-def outcome_of(success: bool, state: TransactionState, code: str | None) -> Outcome:
-    """Fold a result's three facts into one word."""
-    if success:
-        return Outcome.COMMITTED
-    if state is TransactionState.FAILED:
-        return Outcome.REFUSED if (code or "").startswith("request.") else Outcome.HEURISTIC
-    if state in (TransactionState.ABORTED, TransactionState.ABORTING):
-        return Outcome.ABORTED
-    # Everything else has no decision that is known: still running, or in doubt.
-    return Outcome.UNKNOWN
-
-
 @dataclass
 class CoordinationRequest:
     """What several stores shall do as one."""
@@ -104,7 +92,15 @@ class CoordinationResult:
     @property
     def outcome(self) -> Outcome:
         """What this means, in one word."""
-        return outcome_of(self.success, self.final_state, self.code)
+        if self.success:
+            return Outcome.COMMITTED
+        if self.final_state is TransactionState.FAILED:
+            refused = (self.code or "").startswith("request.")
+            return Outcome.REFUSED if refused else Outcome.HEURISTIC
+        if self.final_state in (TransactionState.ABORTED, TransactionState.ABORTING):
+            return Outcome.ABORTED
+        # Everything else has no decision that is known: still running, or in doubt.
+        return Outcome.UNKNOWN
 
     def raise_for_state(self) -> CoordinationResult:
         """Return self if the commit stands, raise what fits if not."""

@@ -218,7 +218,14 @@ impl State {
 
     fn closed(&mut self, core: &Core, key: SlotKey) {
         self.give_up_place(core, key);
-        self.table.remove(key);
+        if let Some(mut entry) = self.table.remove(key) {
+            // Whoever resolved it is told how it stands after his word, and that is the end.
+            let settled = std::mem::take(&mut entry.settled_waiters);
+            if !settled.is_empty() {
+                let outcome = entry.machine.view().outcome;
+                entry.tell(core, settled, &outcome);
+            }
+        }
         self.tell_reports(key);
         self.close_when_idle(core);
     }

@@ -41,7 +41,7 @@ class Document:
 
 
 def find_documents(folder: Path, limit: int) -> list[Document]:
-    """List the folder's files, sorted, without hidden ones, links and giants."""
+    """List the folder's files, sorted, without hidden ones, links, giants and unprintable names."""
     if not folder.is_dir():
         raise ConfigError(f"{folder} is not a folder; give one that has documents in it")
     documents: list[Document] = []
@@ -49,8 +49,9 @@ def find_documents(folder: Path, limit: int) -> list[Document]:
         folders[:] = sorted(n for n in folders if not n.startswith((".", "__pycache__")))
         for name in sorted(names):
             path = Path(parent, name)
-            if _is_document(path):
-                documents.append(Document(path.relative_to(folder).as_posix(), path))
+            key = path.relative_to(folder).as_posix()
+            if key.isprintable() and _is_document(path):
+                documents.append(Document(key, path))
     if not documents:
         raise ConfigError(f"{folder} has no documents; give a folder that has some")
     return documents[:limit]

@@ -227,6 +227,6 @@ def _open_words(seen: Seen) -> str:
 def _verdict(after: Seen, killed: Killed) -> str:
     count = len(after.holdings["blobs"])
     return (
-        f"All three stores agree on {count} documents; each of the {len(killed.acknowledged)} "
-        "acknowledged is there, and nothing is left prepared."
+        f"All three stores agree: {count} of {count} documents are the same in each. None of the "
+        f"{len(killed.acknowledged)} acknowledged is missing, and nothing is left prepared."
     )
