@@ -13,7 +13,7 @@ from typing import Any, overload
 
 from . import _display
 from ._exceptions import InvalidRequest
-from ._types import CoordinationType, Outcome, TransactionState
+from ._types import CoordinationType, Outcome, TransactionState, outcome_of
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
@@ -25,6 +25,12 @@ def _time(microseconds: int | None) -> datetime | None:
 
 def _certain_time(microseconds: int) -> datetime:
     return _EPOCH + timedelta(microseconds=microseconds)
+
+
+def _outcome(told: dict[str, Any]) -> Outcome | None:
+    if not told:
+        return None
+    return outcome_of(told["success"], TransactionState(told["state"]), told["code"])
 
 
 def _microseconds(moment: datetime) -> int:
@@ -113,7 +119,7 @@ class CoordinationRecord:
             decision=row["decision"],
             reason_code=reason.get("code"),
             reason=reason.get("message"),
-            outcome=Outcome(outcome["kind"]) if outcome else None,
+            outcome=_outcome(outcome),
             code=outcome.get("code"),
             error_message=row["error_message"],
             operations_completed=outcome.get("operations_completed", 0),
@@ -131,7 +137,8 @@ class CoordinationRecord:
 
     def timeline(self) -> list[TimelineEntry]:
         """What happened, in order of time."""
-        entries = [TimelineEntry(self.created_at, None, "began")]
+        began = TimelineEntry(self.created_at, None, "began")
+        entries: list[TimelineEntry] = []
         verb = (self.decision or "delivery").lower()
         for store in self.stores:
             vote = f"voted {store.vote}" + (f": {store.note}" if store.note else "")
@@ -142,11 +149,13 @@ class CoordinationRecord:
                 (store.acknowledged_at, f"acknowledged {verb}"),
             )
             entries += [TimelineEntry(at, store.store, what) for at, what in steps if at]
+        # Sorting is stable, so what happened in one microsecond stays in the order of the protocol.
+        # The ends stay at the ends, though a record is stamped a little beside what it records.
+        entries = [began, *sorted(entries, key=lambda entry: entry.at)]
         if self.completed_at is not None:
             word = self.outcome.value if self.outcome else self.state.value
             entries.append(TimelineEntry(self.completed_at, None, f"ended: {word}"))
-        # Sorting is stable, so what happened in one microsecond stays in the order of the protocol.
-        return sorted(entries, key=lambda entry: entry.at)
+        return entries
 
     def __str__(self) -> str:
         return _display.record_text(self)

@@ -61,6 +61,18 @@ class Outcome(Enum):
     REFUSED = "refused"
 
 
+def outcome_of(success: bool, state: TransactionState, code: str | None) -> Outcome:
+    """Fold a result's three facts into one word."""
+    if success:
+        return Outcome.COMMITTED
+    if state is TransactionState.FAILED:
+        return Outcome.REFUSED if (code or "").startswith("request.") else Outcome.HEURISTIC
+    if state in (TransactionState.ABORTED, TransactionState.ABORTING):
+        return Outcome.ABORTED
+    # Everything else has no decision that is known: still running, or in doubt.
+    return Outcome.UNKNOWN
+
+
 @dataclass
 class CoordinationRequest:
     """What several stores shall do as one."""
@@ -92,15 +104,7 @@ class CoordinationResult:
     @property
     def outcome(self) -> Outcome:
         """What this means, in one word."""
-        if self.success:
-            return Outcome.COMMITTED
-        if self.final_state is TransactionState.FAILED:
-            refused = (self.code or "").startswith("request.")
-            return Outcome.REFUSED if refused else Outcome.HEURISTIC
-        if self.final_state in (TransactionState.ABORTED, TransactionState.ABORTING):
-            return Outcome.ABORTED
-        # Everything else has no decision that is known: still running, or in doubt.
-        return Outcome.UNKNOWN
+        return outcome_of(self.success, self.final_state, self.code)
 
     def raise_for_state(self) -> CoordinationResult:
         """Return self if the commit stands, raise what fits if not."""
@@ -115,7 +119,12 @@ class CoordinationResult:
             )
         error = _ERRORS[outcome]
         message = self.error_message or f"{self.coordination_id} is {self.final_state.value}"
-        raise error(message, result=self)
+        # What a store raised on the way, with its traceback, if one did in this process.
+        raise error(message, result=self) from self.__dict__.get("_cause")
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A store's exception need not survive pickling; what it said is in the message.
+        return {name: value for name, value in self.__dict__.items() if name != "_cause"}
 
     def _repr_html_(self) -> str:
         from ._display import result_html

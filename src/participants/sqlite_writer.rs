@@ -327,6 +327,10 @@ impl Writer {
     }
 
     fn stage_and_apply(&mut self, id: &CoordinationId, statements: &[Statement]) -> Option<Vote> {
+        if self.lock.is_overrun() {
+            self.blame_outsider();
+            return None;
+        }
         let store = self.owner.store.clone();
         crash::point("store_prepare", store.as_str());
         let json = statement::encode(statements);
@@ -385,6 +389,9 @@ impl Writer {
         let json = schema::staged(&self.connection, &self.owner, id).map_err(|e| passing(&e))?;
         let json = json.ok_or_else(|| Trouble::Passing("the staged row is gone".to_owned()))?;
         let statements = statement::decode(&json).map_err(Trouble::Final)?;
+        if self.lock.is_overrun() {
+            return Err(Trouble::Passing("a writer that is none of ours is at work".to_owned()));
+        }
         self.connection.execute_batch("BEGIN IMMEDIATE").map_err(|e| passing(&e))?;
         if let Err(message) = self.apply(id, &statements) {
             self.roll_back();

@@ -41,7 +41,7 @@ def row(**changes: Any) -> dict[str, Any]:
         "decision": "COMMIT",
         "reason": None,
         "outcome": {
-            "kind": "committed",
+            "success": True,
             "state": "committed",
             "code": None,
             "message": None,

@@ -19,8 +19,8 @@ use pyo3::types::PyTuple;
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::fd::{AsRawFd, OwnedFd};
 
+use crate::call::{Call, Expected};
 use crate::logging;
-use crate::python_store::{Call, Expected};
 
 /// Makes the value that a future is completed with, on the loop's thread.
 pub(crate) type Make = Box<dyn FnOnce(Python<'_>) -> PyResult<Py<PyAny>> + Send>;
@@ -183,10 +183,10 @@ impl Bridge {
     }
 
     /// A store's method raised this.
-    fn raised(&self, py: Python<'_>, token: u64, error: &Bound<'_, PyAny>) {
+    fn raised(&self, token: u64, error: &Bound<'_, PyAny>) {
         let call = self.expected().take(token);
         if let Some(call) = call {
-            call.raised(py, error);
+            call.raised(error);
         }
     }
 

@@ -8,32 +8,20 @@ use std::thread;
 use std::time::Duration;
 
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyList, PyString};
-use unanimity::engine::{self, EngineError, Found, Options, Ports, RecoveryReport, Waiter};
-use unanimity::journal::{Journal, JournalOptions, SqliteJournal, StoredCoordination};
-use unanimity::model::ids::{CoordinationId, StoreName};
+use pyo3::types::PyDict;
+use unanimity::engine::{self, EngineError, Found, RecoveryReport, Waiter};
+use unanimity::journal::StoredCoordination;
+use unanimity::model::ids::CoordinationId;
 use unanimity::model::outcome::{CoordinationResult, Decision, Outcome};
-use unanimity::model::request::RequestParts;
-use unanimity::model::value::Value;
-use unanimity::participants::{Attachment, Participant};
+use unanimity::participants::Attachment;
 use unanimity::reply::{Lost, Reply};
 
 use crate::bridge::{Bridge, Shared};
-use crate::convert::{BadValue, to_value};
+use crate::call::Caller;
 use crate::ports::{PythonAlerting, PythonConsensus, PythonListeners};
-use crate::python_store::{Caller, PythonStore};
-use crate::{errors, records, runtime, stores};
-
-/// What a start needs, taken by it.
-struct Parts {
-    journal: String,
-    journal_options: JournalOptions,
-    options: Options,
-    stores: Vec<engine::NamedStore>,
-    consensus: Option<PythonConsensus>,
-    listeners: Option<PythonListeners>,
-    alerting: Option<PythonAlerting>,
-}
+use crate::request::request_parts;
+use crate::start::{self, Parts};
+use crate::{errors, records, runtime};
 
 /// A coordinator that belongs to one event loop.
 #[pyclass(frozen)]
@@ -81,7 +69,9 @@ fn result_to(bridge: &Arc<Shared>, future: Py<PyAny>, attachment: Option<Attachm
 #[pymethods]
 impl Coordinator {
     #[new]
-    #[pyo3(signature = (bridge, *, journal, stores, config, consensus, event_bus, metrics, alerting))]
+    #[pyo3(signature = (
+        bridge, *, journal, stores, config, consensus, event_bus, metrics, alerting
+    ))]
     #[expect(clippy::too_many_arguments, reason = "keywords, as the Python constructor has them")]
     fn new(
         py: Python<'_>,
@@ -97,13 +87,13 @@ impl Coordinator {
         let shared = Arc::clone(&bridge.get().shared);
         let mut named = Vec::new();
         for (name, store) in stores {
-            named.push(named_store(&shared, &name, &store)?);
+            named.push(start::named_store(&shared, &name, &store)?);
         }
-        let workers: Option<usize> = number(config, "coordination_worker_threads")?;
+        let workers: Option<usize> = start::number(config, "coordination_worker_threads")?;
         let parts = Parts {
             journal,
-            journal_options: journal_options(config)?,
-            options: options(config)?,
+            journal_options: start::journal_options(config)?,
+            options: start::options(config)?,
             stores: named,
             consensus: consensus.map(|c| PythonConsensus::adapt(&shared, &c)).transpose()?,
             listeners: PythonListeners::adapt(&shared, event_bus.as_ref(), metrics.as_ref())?,
@@ -127,7 +117,7 @@ impl Coordinator {
         let reply = answer_to(&self.bridge, future, |py, ()| Ok(py.None()));
         thread::Builder::new()
             .name("unanimity-start".to_owned())
-            .spawn(move || reply.send(start_engine(parts, runtime, &engine)))
+            .spawn(move || reply.send(start::start_engine(parts, runtime, &engine)))
             .map(drop)
             .map_err(Into::into)
     }
@@ -161,7 +151,7 @@ impl Coordinator {
     }
 
     fn status(&self, py: Python<'_>, id: &str, future: Py<PyAny>) -> PyResult<()> {
-        let Some(id) = self.known_id(py, id, &future)? else { return Ok(()) };
+        let Some(id) = self.known_id(py, id, &future) else { return Ok(()) };
         let reply = answer_to(&self.bridge, future, |py, found: Option<CoordinationResult>| {
             found.map_or_else(|| Ok(py.None()), |result| records::result(py, &result, None))
         });
@@ -170,13 +160,13 @@ impl Coordinator {
     }
 
     fn wait_for(&self, py: Python<'_>, id: &str, future: Py<PyAny>) -> PyResult<()> {
-        let id = self.id(py, id)?;
+        let id = checked_id(py, id)?;
         self.engine(py)?.wait_for(id, result_to(&self.bridge, future, None));
         Ok(())
     }
 
     fn abort(&self, py: Python<'_>, id: &str, reason: String, future: Py<PyAny>) -> PyResult<()> {
-        let id = self.id(py, id)?;
+        let id = checked_id(py, id)?;
         let reply = answer_to(&self.bridge, future, |py, aborted: bool| {
             Ok(aborted.into_pyobject(py)?.to_owned().into_any().unbind())
         });
@@ -212,7 +202,7 @@ impl Coordinator {
         reason: String,
         future: Py<PyAny>,
     ) -> PyResult<()> {
-        let id = self.id(py, id)?;
+        let id = checked_id(py, id)?;
         let decision = decision(py, outcome)?;
         let waiter = result_to(&self.bridge, future, None);
         self.engine(py)?.resolve(id, decision, reason, waiter);
@@ -234,7 +224,7 @@ impl Coordinator {
     }
 
     fn describe(&self, py: Python<'_>, id: &str, future: Py<PyAny>) -> PyResult<()> {
-        let Some(id) = self.known_id(py, id, &future)? else { return Ok(()) };
+        let Some(id) = self.known_id(py, id, &future) else { return Ok(()) };
         let reply = answer_to(&self.bridge, future, |py, found: Option<Found>| {
             found.map_or_else(|| Ok(py.None()), |found| records::stored(py, &found.stored))
         });
@@ -278,28 +268,21 @@ impl Coordinator {
         })
     }
 
-    fn id(&self, py: Python<'_>, id: &str) -> PyResult<CoordinationId> {
-        CoordinationId::new(id).map_err(|error| {
-            let message = format!("coordination_id cannot be used: {error}");
-            errors::exception(py, "InvalidRequest", &message, &[])
-        })
-    }
-
     /// An id that cannot exist is answered at once: there is nothing under it.
-    fn known_id(
-        &self,
-        py: Python<'_>,
-        id: &str,
-        future: &Py<PyAny>,
-    ) -> PyResult<Option<CoordinationId>> {
-        match CoordinationId::new(id) {
-            Ok(id) => Ok(Some(id)),
-            Err(_) => {
-                self.bridge.complete(future.clone_ref(py), Box::new(|py| Ok(py.None())));
-                Ok(None)
-            }
+    fn known_id(&self, py: Python<'_>, id: &str, future: &Py<PyAny>) -> Option<CoordinationId> {
+        let known = CoordinationId::new(id).ok();
+        if known.is_none() {
+            self.bridge.complete(future.clone_ref(py), Box::new(|py| Ok(py.None())));
         }
+        known
     }
+}
+
+fn checked_id(py: Python<'_>, id: &str) -> PyResult<CoordinationId> {
+    CoordinationId::new(id).map_err(|error| {
+        let message = format!("coordination_id cannot be used: {error}");
+        errors::exception(py, "InvalidRequest", &message, &[])
+    })
 }
 
 pub(crate) fn decision(py: Python<'_>, outcome: &str) -> PyResult<Decision> {
@@ -307,194 +290,4 @@ pub(crate) fn decision(py: Python<'_>, outcome: &str) -> PyResult<Decision> {
         let message = format!("outcome is {outcome:?}; use \"commit\" or \"abort\"");
         errors::exception(py, "InvalidRequest", &message, &[])
     })
-}
-
-fn start_engine(
-    parts: Parts,
-    runtime: tokio::runtime::Handle,
-    slot: &OnceLock<Arc<engine::Coordinator>>,
-) -> Result<(), EngineError> {
-    let journal: Arc<dyn Journal> =
-        Arc::new(SqliteJournal::open(&parts.journal, parts.journal_options)?);
-    let closing = Arc::clone(&journal);
-    let ports = Ports {
-        journal,
-        stores: parts.stores,
-        consensus: parts.consensus.map(|consensus| Arc::new(consensus) as _),
-        bus: parts.listeners.map(|listeners| Arc::new(listeners) as _),
-        alerting: parts.alerting.map(|alerting| Arc::new(alerting) as _),
-        options: parts.options,
-        runtime,
-    };
-    let (sender, recovered) = mpsc::channel();
-    let reply = Reply::new(move |report: Result<RecoveryReport, EngineError>| {
-        let _ = sender.send(report);
-    });
-    let engine = match engine::Coordinator::start(ports, reply) {
-        Ok(engine) => Arc::new(engine),
-        Err(error) => {
-            closing.close();
-            return Err(error);
-        }
-    };
-    runtime::remember(Arc::downgrade(&engine));
-    let _ = slot.set(engine);
-    recovered.recv().unwrap_or(Err(EngineError::Closed)).map(drop)
-}
-
-fn named_store(
-    bridge: &Arc<Shared>,
-    name: &Bound<'_, PyAny>,
-    store: &Bound<'_, PyAny>,
-) -> PyResult<engine::NamedStore> {
-    let text: String = name.extract()?;
-    let name = StoreName::new(&text).map_err(|error| {
-        let message = format!("{text:?} cannot name a store: {error}");
-        errors::exception(store.py(), "ConfigError", &message, &[])
-    })?;
-    Ok(match stores::participant(store) {
-        Some(native) => (name, native, true),
-        None => {
-            let adapted: Arc<dyn Participant> = Arc::new(PythonStore::adapt(bridge, store)?);
-            (name, adapted, false)
-        }
-    })
-}
-
-fn number<'py, T>(config: &Bound<'py, PyDict>, key: &str) -> PyResult<Option<T>>
-where
-    T: FromPyObjectOwned<'py>,
-{
-    match config.get_item(key)? {
-        Some(value) if !value.is_none() => value.extract().map(Some).map_err(Into::into),
-        _ => Ok(None),
-    }
-}
-
-fn seconds(config: &Bound<'_, PyDict>, key: &str, default: Duration) -> PyResult<Duration> {
-    let given: Option<f64> = number(config, key)?;
-    Ok(given.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()).unwrap_or(default))
-}
-
-fn options(config: &Bound<'_, PyDict>) -> PyResult<Options> {
-    let default = Options::default();
-    Ok(Options {
-        prepare_timeout: seconds(config, "prepare_phase_timeout_seconds", default.prepare_timeout)?,
-        commit_timeout: seconds(config, "commit_phase_timeout_seconds", default.commit_timeout)?,
-        concurrent_max: number(config, "max_concurrent_coordinations")?
-            .unwrap_or(default.concurrent_max),
-        queued_max: number(config, "max_queued_coordinations")?.unwrap_or(default.queued_max),
-        recovery_interval: seconds(config, "recovery_interval_seconds", default.recovery_interval)?,
-        orphan_interval: seconds(config, "orphan_interval_seconds", default.orphan_interval)?,
-        ..default
-    })
-}
-
-fn journal_options(config: &Bound<'_, PyDict>) -> PyResult<JournalOptions> {
-    let mut options = JournalOptions::default();
-    if let Some(batch) = number(config, "batch_size")? {
-        options.batch_size_max = batch;
-    }
-    Ok(options)
-}
-
-type Refusal = (String, String);
-
-/// The request's fields; on trouble, whatever id there is and what is wrong.
-fn request_parts(request: &Bound<'_, PyAny>) -> Result<(RequestParts, Vec<Py<PyAny>>), Refusal> {
-    let py = request.py();
-    let mut id = String::new();
-    let read = || -> Result<(RequestParts, Vec<Py<PyAny>>), BadField> {
-        id = text(&request.getattr(pyo3::intern!(py, "coordination_id"))?, "coordination_id")?;
-        let kind =
-            named(&request.getattr(pyo3::intern!(py, "coordination_type"))?, "coordination_type")?;
-        let consistency =
-            named(&request.getattr(pyo3::intern!(py, "consistency_level"))?, "consistency_level")?;
-        let stores = request.getattr(pyo3::intern!(py, "participating_stores"))?;
-        let stores = texts(&stores, "participating_stores")?;
-        let timeout_seconds = timeout(&request.getattr(pyo3::intern!(py, "timeout_seconds"))?)?;
-        let given = request.getattr(pyo3::intern!(py, "operations"))?;
-        let Ok(list) = given.cast::<PyList>() else {
-            return Err(BadField::kind("operations", &given, "a list of dicts"));
-        };
-        let mut operations = Vec::with_capacity(list.len());
-        let mut originals = Vec::with_capacity(list.len());
-        for (index, operation) in list.iter().enumerate() {
-            let value = to_value(&operation);
-            operations.push(value.map_err(|bad| BadField::value(&bad, "operations", index))?);
-            originals.push(operation.unbind());
-        }
-        let metadata = request.getattr(pyo3::intern!(py, "metadata"))?;
-        let metadata = if metadata.is_none() {
-            Value::Map(Vec::new())
-        } else {
-            to_value(&metadata).map_err(|bad| BadField(bad.describe("metadata")))?
-        };
-        let id = id.clone();
-        let parts =
-            RequestParts { id, kind, stores, operations, timeout_seconds, consistency, metadata };
-        Ok((parts, originals))
-    };
-    let mut read = read;
-    let result = read();
-    result.map_err(|BadField(message)| (id, message))
-}
-
-/// What is wrong with a field, in words.
-struct BadField(String);
-
-impl BadField {
-    fn kind(field: &str, given: &Bound<'_, PyAny>, wanted: &str) -> Self {
-        let kind = given.get_type().name().map_or_else(|_| "?".into(), |name| name.to_string());
-        Self(format!("{field} is a {kind}; give {wanted}"))
-    }
-
-    fn value(bad: &BadValue, field: &str, index: usize) -> Self {
-        Self(bad.describe(&format!("{field}[{index}]")))
-    }
-}
-
-impl From<PyErr> for BadField {
-    fn from(error: PyErr) -> Self {
-        Self(format!("the request cannot be read: {error}"))
-    }
-}
-
-fn text(given: &Bound<'_, PyAny>, field: &str) -> Result<String, BadField> {
-    let Ok(text) = given.cast::<PyString>() else {
-        return Err(BadField::kind(field, given, "a str"));
-    };
-    let text = text.to_str().map_err(|_| BadField(format!("{field} has lone surrogates")))?;
-    Ok(text.to_owned())
-}
-
-/// A member of an enum, or its value.
-fn named(given: &Bound<'_, PyAny>, field: &str) -> Result<String, BadField> {
-    if given.cast::<PyString>().is_ok() {
-        return text(given, field);
-    }
-    match given.getattr(pyo3::intern!(given.py(), "value")) {
-        Ok(value) => text(&value, field),
-        Err(_) => Err(BadField::kind(field, given, "a member of its enum, or a str")),
-    }
-}
-
-fn texts(given: &Bound<'_, PyAny>, field: &str) -> Result<Vec<String>, BadField> {
-    if given.cast::<PyString>().is_ok() {
-        return Err(BadField::kind(field, given, "a list of str"));
-    }
-    let Ok(items) = given.try_iter() else {
-        return Err(BadField::kind(field, given, "a list of str"));
-    };
-    let items = items.enumerate();
-    items.map(|(index, item)| text(&item?, &format!("{field}[{index}]"))).collect()
-}
-
-fn timeout(given: &Bound<'_, PyAny>) -> Result<f64, BadField> {
-    use pyo3::types::{PyBool, PyFloat, PyInt};
-    let is_number = given.cast::<PyInt>().is_ok() || given.cast::<PyFloat>().is_ok();
-    if !is_number || given.cast::<PyBool>().is_ok() {
-        return Err(BadField::kind("timeout_seconds", given, "a number of seconds"));
-    }
-    given.extract().map_err(BadField::from)
 }

@@ -132,10 +132,14 @@ class Archive:
         }
 
     async def prepared(self) -> dict[str, int]:
-        """Count what each store holds prepared and undecided."""
+        """Count what each store has staged and not resolved, as it lies there."""
+        # Read from the files, because a store answers for the journal that has it open, and before
+        # recovery none has.
+        staged = self.folder.glob("blobs/.unanimity/*/*/staged/*")
+        rows = await self.metadata.fetch("SELECT count(*) AS n FROM unanimity_staged")
         return {
-            "blobs": len(await self.blobs.list_prepared_transactions()),
-            "metadata": len(await self.metadata.list_prepared_transactions()),
+            "blobs": sum(1 for _ in staged),
+            "metadata": rows[0]["n"],
             "index": len(self.index.list_prepared_transactions()),
         }
 

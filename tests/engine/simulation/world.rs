@@ -43,8 +43,9 @@ pub(super) struct Address {
 #[derive(Clone, Debug)]
 pub(super) struct Question {
     pub(super) to: usize,
-    /// The store's life when it was asked.
+    /// The store's life when it was asked, and the asking process's.
     pub(super) life: u64,
+    pub(super) asker: (usize, u64),
     pub(super) party: usize,
     pub(super) ask: Ask,
     pub(super) of_use_until: Timestamp,
@@ -135,7 +136,7 @@ pub(super) struct World {
 impl World {
     pub(super) fn new(seed: u64, bug: Option<Bug>, is_traced: bool) -> Self {
         let mut random = Random::new(seed);
-        let names = (0..1 + random.below(5)).map(|index| name(&format!("s{index}")));
+        let names = (0..=random.below(5)).map(|index| name(&format!("s{index}")));
         let mut draws = random.clone();
         let stores: Vec<Store> = names.map(|name| Store::new(name, &mut draws)).collect();
         let climate = Climate {
@@ -144,7 +145,7 @@ impl World {
             deaths_per_mille: [0, 5, 20][draws.below(3)],
             hangs: [0, 1, 5][draws.below(3)],
         };
-        let nodes = (0..1 + draws.below(3)).map(|_| Node::default()).collect();
+        let nodes = (0..=draws.below(3)).map(|_| Node::default()).collect();
         let mut world = Self {
             random: draws,
             now: Timestamp(0),
