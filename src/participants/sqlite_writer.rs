@@ -432,7 +432,7 @@ impl Writer {
             Ok(Standing::Applied) => return Some(committed_before(id)),
             Ok(Standing::None | Standing::Staged) => {}
         }
-        match schema::unstage(&self.connection, &self.owner, id) {
+        match self.unstage(id) {
             Ok(()) => Some(Acknowledgement::Done),
             Err(error) => {
                 self.blocker = self.describe(&error);
@@ -479,13 +479,21 @@ impl Writer {
     fn abort_held(&mut self) -> Acknowledgement {
         let Some(Held { id, .. }) = self.held.take() else { return Acknowledgement::Done };
         self.roll_back();
-        let unstaged = schema::unstage(&self.connection, &self.owner, &id);
+        let unstaged = self.unstage(&id);
         self.release_if_free();
         match unstaged {
             Ok(()) => Acknowledgement::Done,
             // The row is still staged and no longer held; the next abort finds it so.
             Err(error) => Acknowledgement::Unknown { message: self.describe(&error) },
         }
+    }
+
+    /// Undoes a prepare: the staged row is all that is left of it on the disk.
+    fn unstage(&self, id: &CoordinationId) -> rusqlite::Result<()> {
+        crash::point("store_abort", self.owner.store.as_str());
+        schema::unstage(&self.connection, &self.owner, id)?;
+        crash::point("store_aborted", self.owner.store.as_str());
+        Ok(())
     }
 
     /// Lets go of a recovered transaction that another store was told to end.
