@@ -6,6 +6,7 @@
 
 pub mod migration;
 pub mod sqlite;
+pub mod wal;
 
 /// Why a database cannot be opened: what, where, and how to mend it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -1,7 +1,7 @@
 //! Opens SQLite files: looks before it touches, then sets what durability needs.
 //!
 //! Not the tables (migration). Invariants: [`inspect`] changes no byte of the file; a connection
-//! for writing is in WAL mode with synchronous=FULL and foreign keys on; a new file carries our
+//! for writing is in WAL mode with synchronous=NORMAL (see `wal`) and foreign keys on; a new file carries our
 //! application id from its first durable byte, because the tables are made before the switch to
 //! WAL, under SQLite's rollback journal.
 
@@ -102,7 +102,7 @@ fn settle(
         Place::Memory => connection.execute_batch("PRAGMA synchronous=OFF")?,
         Place::File(_) => {
             switch_to_wal(connection, options.busy_timeout)?;
-            connection.execute_batch("PRAGMA synchronous=FULL")?;
+            connection.execute_batch("PRAGMA synchronous=NORMAL")?;
         }
     }
     connection.execute_batch(

@@ -18,7 +18,7 @@ use crate::reply::Reply;
 
 use super::Waiter;
 use super::core::Core;
-use super::drive::State;
+use super::drive::{State, unwritten_outcome};
 use super::error::EngineError;
 use super::table::{Entry, SlotKey};
 
@@ -200,6 +200,18 @@ impl State {
         self.close_when_idle(core);
     }
 
+    /// The journal is broken for good with this one's record on its way: whether it stands is for
+    /// the next process to read.
+    pub(super) fn abandoned(&mut self, core: &Core, key: SlotKey, error: &JournalError) {
+        self.give_up_place(core, key);
+        let Some(mut entry) = self.table.remove(key) else { return };
+        tracing::error!(coordination = %entry.id(), %error, "left to recovery");
+        let mut waiters = std::mem::take(&mut entry.waiters);
+        waiters.append(&mut entry.finish_waiters);
+        entry.tell(core, waiters, &unwritten_outcome());
+        self.close_when_idle(core);
+    }
+
     /// Another process took it over: this one has no say in it any more.
     pub(super) fn deposed(&mut self, key: SlotKey) {
         let Some(mut entry) = self.table.remove(key) else { return };
@@ -267,6 +279,7 @@ impl Core {
             consensus: self.ports.consensus.is_some(),
             prepare_timeout: options.prepare_timeout,
             commit_timeout: options.commit_timeout,
+            abort_wait: options.abort_wait,
             backoff: options.backoff(seed_of(&request.id)),
         }
     }

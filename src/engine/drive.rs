@@ -171,11 +171,13 @@ impl State {
             _ => None,
         };
         let ended = matches!(record, Record::End { .. });
+        let is_begin = matches!(record, Record::Begin { .. });
         let id = entry.id().clone();
         let epoch = entry.machine.epoch();
         let waits = durability != Durability::Lazy;
         if waits {
-            entry.awaited = Some(Awaited { durability, decision, sequence: self.sequence });
+            let sequence = self.sequence;
+            entry.awaited = Some(Awaited { durability, is_begin, decision, sequence });
         }
         if ended && let Some(stores) = entry.machine.stores_with_markers() {
             self.forgettable.ended(self.sequence, id.clone(), stores);
@@ -246,7 +248,8 @@ impl State {
                 self.tell_reports(key);
             }
             Answer::Exists(stored) => self.begin_exists(core, key, &stored),
-            Answer::Failed(error) => self.begin_failed(core, key, &error),
+            Answer::Failed(error) if awaited.is_begin => self.begin_failed(core, key, &error),
+            Answer::Failed(error) => self.abandoned(core, key, &error),
             Answer::Deposed => self.deposed(key),
         }
     }

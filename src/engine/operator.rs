@@ -45,6 +45,13 @@ pub fn resolve(
     if contradicts && stored.state != TransactionState::Failed {
         return refuse("the contrary decision stands; it will be delivered".into());
     }
+    if stored.decision.is_none() && decision == Decision::Commit {
+        return refuse(
+            "it has no decision, so somebody may have been told already that it is \
+                       aborted; the next service that opens the journal rolls it back"
+                .into(),
+        );
+    }
     append(journal, &stored, operators_record(&stored, decision, reason))?;
     find(journal, id)
 }

@@ -11,6 +11,9 @@ pub struct Options {
     pub prepare_timeout: Duration,
     /// The longest that a caller waits for deliveries (`commit_phase_timeout_seconds`).
     pub commit_timeout: Duration,
+    /// The longest that a caller waits for stores to roll back. What an abort leaves to do changes
+    /// nothing for him, so a store that hangs costs him one prepare timeout and no more.
+    pub abort_wait: Duration,
     /// How many coordinations run at once (`max_concurrent_coordinations`).
     pub concurrent_max: usize,
     /// How many more wait for their turn; one more is refused.
@@ -32,6 +35,7 @@ impl Default for Options {
         Self {
             prepare_timeout: Duration::from_secs(30),
             commit_timeout: Duration::from_secs(60),
+            abort_wait: Duration::from_secs(1),
             concurrent_max: 100,
             queued_max: 10_000,
             retry_base: Duration::from_millis(50),

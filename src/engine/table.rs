@@ -40,6 +40,8 @@ impl SlotKey {
 pub(super) struct Awaited {
     /// How it was asked for.
     pub(super) durability: Durability,
+    /// Whether it is the begin: then nothing was asked of anybody yet.
+    pub(super) is_begin: bool,
     /// The decision that the record makes, if it makes one.
     pub(super) decision: Option<Decision>,
     /// Its place among the appends of this process.

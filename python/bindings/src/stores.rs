@@ -3,7 +3,7 @@
 //! Inside a service the engine talks to them directly. Invariant: no interpreter lock is held while
 //! a store works.
 
-use std::sync::{Arc, Once};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use pyo3::prelude::*;
@@ -23,21 +23,24 @@ use crate::{errors, runtime};
 pub(crate) struct Handle<S> {
     store: Arc<S>,
     name: String,
-    attached: Once,
+    attached: Mutex<bool>,
 }
 
 impl<S: Participant + 'static> Handle<S> {
     fn new(store: S, name: String) -> Self {
-        Self { store: Arc::new(store), name, attached: Once::new() }
+        Self { store: Arc::new(store), name, attached: Mutex::new(false) }
     }
 
-    /// Opens it for use without a service, once. A service opens it again under its own journal.
+    /// Opens it for use without a service, unless it is open; a failure is tried again next time.
+    /// A service opens it again under its own journal.
     fn open(&self, py: Python<'_>) -> PyResult<()> {
-        let mut result = Ok(());
-        py.detach(|| {
-            self.attached.call_once(|| {
-                result = self.attach_alone();
-            });
+        let result = py.detach(|| {
+            let mut attached = self.attached.lock().unwrap_or_else(PoisonError::into_inner);
+            if !*attached {
+                self.attach_alone()?;
+                *attached = true;
+            }
+            Ok(())
         });
         result.map_err(|error| errors::of_store(py, &self.name, &error))
     }
@@ -376,7 +379,7 @@ store_class!(PostgresStore, participants::PostgresStore, "SQL over one PostgreSQ
 pub(crate) fn participant(store: &Bound<'_, PyAny>) -> Option<Arc<dyn Participant>> {
     /// Marks it as opened, so that reading later does not open it under another journal.
     fn taken<S: Participant + 'static>(handle: &Handle<S>) -> Arc<dyn Participant> {
-        handle.attached.call_once(|| {});
+        *handle.attached.lock().unwrap_or_else(PoisonError::into_inner) = true;
         Arc::clone(&handle.store) as _
     }
     if let Ok(store) = store.cast::<MemoryStore>() {

@@ -14,6 +14,9 @@ pub struct JournalOptions {
     /// How long records that nobody waits for may wait for company. Default 5 ms. A record that
     /// somebody waits for is never held back.
     pub lazy_wait_max: Duration,
+    /// How long a commit stays open for the records that its first answers lead to, while nobody
+    /// waits for it. Other processes cannot write meanwhile. Default 1 ms.
+    pub open_wait_max: Duration,
     /// How long the writer must have had nothing to do before it brings the tables up to date.
     /// Default 20 ms.
     pub projection_idle: Duration,
@@ -40,6 +43,7 @@ impl Default for JournalOptions {
         Self {
             batch_size_max: 1_024,
             lazy_wait_max: Duration::from_millis(5),
+            open_wait_max: Duration::from_millis(1),
             projection_idle: Duration::from_millis(20),
             projection_backlog_max: 200_000,
             projection_chunk: 2_000,

@@ -76,6 +76,8 @@ struct State {
     /// How many of them somebody waits for.
     awaited: usize,
     lazy_since: Option<Instant>,
+    /// Whether the writer sleeps; else it looks by itself before it does.
+    is_waiting: bool,
     queued_count: u64,
     taken_count: u64,
     /// With the count of records that were queued before.
@@ -136,7 +138,7 @@ impl Queue {
         }
         // The writer is woken by the first record, which starts its clock, and by the first that
         // somebody waits for; while one of those waits it is awake already.
-        let must_wake = !was_awake && (was_empty || state.awaited > 0);
+        let must_wake = state.is_waiting && !was_awake && (was_empty || state.awaited > 0);
         drop(state);
         if must_wake {
             self.changed.notify_one();
@@ -194,14 +196,42 @@ impl Queue {
             }
             let wake = [until, lazy_due].into_iter().flatten().min();
             state = match wake {
-                None => self.changed.wait(state).unwrap_or_else(PoisonError::into_inner),
                 Some(wake) if wake <= now => return Work::default(),
-                Some(wake) => {
-                    let waited = self.changed.wait_timeout(state, wake - now);
-                    waited.unwrap_or_else(PoisonError::into_inner).0
-                }
+                wake => self.sleep(state, wake.map(|wake| wake - now)),
             };
         }
+    }
+
+    /// Sleeps until something changes, at most that long.
+    fn sleep<'a>(
+        &'a self,
+        mut state: MutexGuard<'a, State>,
+        wait: Option<Duration>,
+    ) -> MutexGuard<'a, State> {
+        state.is_waiting = true;
+        let mut state = match wait {
+            None => self.changed.wait(state).unwrap_or_else(PoisonError::into_inner),
+            Some(wait) => {
+                let waited = self.changed.wait_timeout(state, wait);
+                waited.unwrap_or_else(PoisonError::into_inner).0
+            }
+        };
+        state.is_waiting = false;
+        state
+    }
+
+    /// Takes at most `room` records, waiting up to `wait` for the first that somebody waits for.
+    pub(super) fn take_records(&self, wait: Duration, room: usize) -> Vec<Pending> {
+        let until = Instant::now() + wait;
+        let mut state = self.lock();
+        while state.awaited == 0 && state.shut.is_none() {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break;
+            }
+            state = self.sleep(state, Some(left));
+        }
+        state.take_appends(room)
     }
 
     /// Fails everything that is in the queue.
@@ -221,8 +251,7 @@ impl Queue {
             if left.is_zero() {
                 return;
             }
-            let waited = self.changed.wait_timeout(state, left);
-            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+            state = self.sleep(state, Some(left));
         }
     }
 
@@ -234,7 +263,7 @@ impl Queue {
 }
 
 impl State {
-    fn take(&mut self, batch_max: usize) -> Work {
+    fn take_appends(&mut self, batch_max: usize) -> Vec<Pending> {
         let batch: Vec<Pending> = if self.appends.len() <= batch_max {
             Vec::from(std::mem::take(&mut self.appends))
         } else {
@@ -246,6 +275,11 @@ impl State {
         if self.appends.is_empty() {
             self.lazy_since = None;
         }
+        batch
+    }
+
+    fn take(&mut self, batch_max: usize) -> Work {
+        let batch = self.take_appends(batch_max);
         let mut asks = Vec::new();
         while let Some((before, _)) = self.asks.front()
             && *before <= self.taken_count

@@ -126,7 +126,7 @@ impl Writer {
 
     /// Brings the next portion of records into the tables.
     pub(super) fn project_portion(&mut self) -> Outcome<()> {
-        let watermark = self.transact(false, |writer| {
+        let watermark = self.transact(|writer| {
             projection::project(&writer.connection, &writer.view, writer.options.projection_chunk)
         })?;
         if let Some(watermark) = watermark {
@@ -173,7 +173,7 @@ impl Writer {
     fn sweep(&mut self, mut sweep: Sweep) {
         let (cutoff, portion) = (sweep.cutoff, self.options.retention_portion.max(1));
         let removed =
-            self.transact(false, |writer| query::remove_ended(&writer.connection, cutoff, portion));
+            self.transact(|writer| query::remove_ended(&writer.connection, cutoff, portion));
         match removed {
             Ok(0) => sweep.reply.send(Ok(sweep.removed)),
             Ok(removed) => {
@@ -196,8 +196,9 @@ impl Writer {
 
     fn adopt(&mut self) -> Outcome<Vec<OpenCoordination>> {
         let mut owners: HashMap<InstanceId, Life> = HashMap::new();
-        let ids = self.transact(true, |writer| writer.take_over(&mut owners))?;
+        let ids = self.transact(|writer| writer.take_over(&mut owners))?;
         if !ids.is_empty() {
+            self.sync()?;
             crash::point("after_record", "adopted");
         }
         for owner in self.instances.others() {

@@ -15,6 +15,8 @@ pub(super) enum Trouble {
     Sqlite(rusqlite::Error),
     /// A row does not say what we wrote.
     Row(String),
+    /// The log could not be brought to the disk.
+    Sync(String),
     /// The file could not be opened again.
     Reopen(DbError),
 }
@@ -37,7 +39,7 @@ impl Trouble {
                 Some(ErrorCode::DiskFull | ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked)
             ),
             Self::Row(_) => false,
-            Self::Reopen(_) => true,
+            Self::Sync(_) | Self::Reopen(_) => true,
         }
     }
 
@@ -46,6 +48,13 @@ impl Trouble {
         match self {
             Self::Sqlite(error) => from_sqlite(path, error),
             Self::Row(found) => damaged(path, found),
+            Self::Sync(words) => {
+                let reason = format!(
+                    "its log could not be brought to the disk ({words}); check the disk, then \
+                     start the service again: what is recorded is finished then"
+                );
+                JournalError::Unavailable { path: path.to_owned(), reason }
+            }
             Self::Reopen(error) => error.clone().into(),
         }
     }

@@ -22,6 +22,7 @@ use super::trouble::{Outcome, Trouble};
 use super::view::View;
 use crate::crash;
 use crate::db::sqlite::{self, Place};
+use crate::db::wal::WriteAheadLog;
 use crate::journal::{Answer, Durability, JournalError};
 use crate::model::record::Record;
 
@@ -54,7 +55,7 @@ pub(super) struct Writer {
     pub(super) sweeps: VecDeque<Sweep>,
     pub(super) projection_paused_until: Option<Instant>,
     is_connected: bool,
-    is_forcing: bool,
+    wal: Option<WriteAheadLog>,
     /// What is being written, or waits to be tried again.
     batch: Vec<Pending>,
     backoff: Option<Backoff>,
@@ -80,14 +81,17 @@ impl Writer {
             queue: parts.queue,
             options: parts.options,
             path: parts.place.describe(),
-            place: parts.place,
             instances: parts.instances,
             reader: parts.reader,
             reads: VecDeque::new(),
             sweeps: VecDeque::new(),
             projection_paused_until: None,
             is_connected: true,
-            is_forcing: true,
+            wal: match &parts.place {
+                Place::File(file) => Some(WriteAheadLog::of(file)),
+                Place::Memory => None,
+            },
+            place: parts.place,
             batch: Vec::new(),
             backoff: None,
             worked_at: Instant::now(),
@@ -158,32 +162,83 @@ impl Writer {
         }
     }
 
-    /// Tries to write the batch. Answers what may be answered now that it stands.
+    /// Tries to write the batch, and what its first answers lead to. Gives the answers that may be
+    /// given now that it stands.
     fn attempt(&mut self) -> Outcome<Answers> {
-        let is_forced = self.batch.iter().any(|p| p.append.durability == Durability::Forced);
-        let mut forced = Vec::new();
-        let kinds = self.transact(is_forced, |writer| {
-            let (rows, early) = writer.judge_batch(&mut forced)?;
-            let kinds = kinds_of(&rows);
-            pass_points("before_record", &kinds);
-            log::insert(&writer.connection, writer.instances.own(), &rows)?;
-            if writer.batch.is_empty() {
-                writer.probe()?;
-            }
-            writer.answer_early(early);
-            pass_points("before_sync", &kinds);
-            Ok(kinds)
-        })?;
+        let mut late = Vec::new();
+        let kinds = self.transact(|writer| writer.fill(&mut late))?;
+        if !late.is_empty() {
+            self.sync()?;
+        }
         pass_points("after_record", &kinds);
-        Ok(forced)
+        Ok(late)
     }
 
-    /// Answers for accepted records come back, those for forced ones go into `forced`.
-    fn judge_batch(&mut self, forced: &mut Answers) -> Outcome<(Vec<log::Row>, Answers)> {
-        let mut rows = Vec::with_capacity(self.batch.len());
+    /// Inserts the batch, answers what is answered under the write lock, and lets whatever comes
+    /// in return into the same commit: a decision then costs no second one.
+    fn fill(&mut self, late: &mut Answers) -> Outcome<Vec<&'static str>> {
+        let mut kinds = Vec::new();
+        let mut judged = 0;
+        loop {
+            let (rows, early) = self.judge_batch(judged, late)?;
+            judged = self.batch.len();
+            let mut here = Vec::new();
+            note_kinds(&rows, &mut here);
+            note_kinds(&rows, &mut kinds);
+            pass_points("before_record", &here);
+            log::insert(&self.connection, self.instances.own(), &rows)?;
+            if self.batch.is_empty() {
+                self.probe()?;
+            }
+            let answered = !early.is_empty();
+            self.answer_early(early);
+            if !self.has_company(answered, !late.is_empty()) {
+                break;
+            }
+        }
+        pass_points("before_sync", &kinds);
+        Ok(kinds)
+    }
+
+    /// Takes what has come meanwhile into the batch. Waits for it only where answers were given
+    /// and nobody waits for this commit yet.
+    fn has_company(&mut self, answered: bool, is_awaited: bool) -> bool {
+        let room = self.options.batch_size_max.saturating_sub(self.batch.len());
+        if room == 0 {
+            return false;
+        }
+        let wait =
+            if answered && !is_awaited { self.options.open_wait_max } else { Duration::ZERO };
+        let company = self.queue.take_records(wait, room);
+        let came = !company.is_empty();
+        self.batch.extend(company);
+        came
+    }
+
+    /// Brings what is committed to the disk. A failure ends the journal: what of it stands is not
+    /// known, and only a process that reads the file anew can find out.
+    pub(super) fn sync(&mut self) -> Outcome<()> {
+        let Some(wal) = &mut self.wal else { return Ok(()) };
+        let synced = wal.sync();
+        synced.map_err(|error| {
+            let trouble = Trouble::Sync(error.to_string());
+            self.queue.shut(trouble.at(&self.path));
+            trouble
+        })
+    }
+
+    /// Judges what is new in the batch. Answers for accepted records come back, those for forced
+    /// ones go into `late`; so do refusals that tell of other records, which may not be on the
+    /// disk yet.
+    fn judge_batch(
+        &mut self,
+        judged: usize,
+        late: &mut Answers,
+    ) -> Outcome<(Vec<log::Row>, Answers)> {
+        let mut rows = Vec::with_capacity(self.batch.len() - judged);
         let mut early = Vec::new();
         let place = judge::Place { path: &self.path, own: self.instances.own() };
-        for pending in &mut self.batch {
+        for pending in &mut self.batch[judged..] {
             let verdict = judge::judge(&self.connection, &mut self.view, pending, &place)?;
             let append = &pending.append;
             pending.refused = matches!(verdict, Verdict::Refuse(_));
@@ -201,21 +256,20 @@ impl Writer {
             match append.durability {
                 _ if pending.answered => {}
                 Durability::Lazy => {}
-                Durability::Accepted => early.push((append.token, answer)),
-                Durability::Forced => forced.push((append.token, answer)),
+                Durability::Accepted if !pending.refused => {
+                    pending.answered = true;
+                    early.push((append.token, answer));
+                }
+                Durability::Accepted | Durability::Forced => late.push((append.token, answer)),
             }
         }
         Ok((rows, early))
     }
 
     fn answer_early(&mut self, answers: Answers) {
-        if answers.is_empty() {
-            return;
+        if !answers.is_empty() {
+            self.queue.answer(answers);
         }
-        for pending in &mut self.batch {
-            pending.answered |= pending.append.durability == Durability::Accepted;
-        }
-        self.queue.answer(answers);
     }
 
     /// A write that changes nothing, to see whether writing works again.
@@ -253,12 +307,8 @@ impl Writer {
 
     /// Runs `work` under the write lock, after taking in what others wrote, and commits. Whatever
     /// fails, nothing of it stands afterwards, or it is not known whether it does.
-    pub(super) fn transact<T>(
-        &mut self,
-        is_forced: bool,
-        work: impl FnOnce(&mut Self) -> Outcome<T>,
-    ) -> Outcome<T> {
-        let done = self.try_transact(is_forced, work);
+    pub(super) fn transact<T>(&mut self, work: impl FnOnce(&mut Self) -> Outcome<T>) -> Outcome<T> {
+        let done = self.try_transact(work);
         if let Err(trouble) = &done {
             self.view.distrust();
             if !self.connection.is_autocommit() {
@@ -272,30 +322,15 @@ impl Writer {
         done
     }
 
-    fn try_transact<T>(
-        &mut self,
-        is_forced: bool,
-        work: impl FnOnce(&mut Self) -> Outcome<T>,
-    ) -> Outcome<T> {
+    fn try_transact<T>(&mut self, work: impl FnOnce(&mut Self) -> Outcome<T>) -> Outcome<T> {
         if !self.is_connected {
             self.reconnect()?;
         }
-        self.force(is_forced)?;
         self.connection.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
         self.view.refresh(&self.connection)?;
         let done = work(self)?;
         self.connection.prepare_cached("COMMIT")?.execute([])?;
         Ok(done)
-    }
-
-    /// Whether the next commit waits for the disk. Only outside of a transaction.
-    fn force(&mut self, is_forced: bool) -> Outcome<()> {
-        if self.is_forcing != is_forced && self.place != Place::Memory {
-            let mode = if is_forced { "FULL" } else { "NORMAL" };
-            self.connection.execute_batch(&format!("PRAGMA synchronous={mode}"))?;
-            self.is_forcing = is_forced;
-        }
-        Ok(())
     }
 
     fn reconnect(&mut self) -> Outcome<()> {
@@ -306,7 +341,10 @@ impl Writer {
         self.connection =
             sqlite::open_writer(&self.place, &self.options.opening()).map_err(Trouble::Reopen)?;
         self.is_connected = true;
-        self.is_forcing = true;
+        // The last connection may have removed the log; the new one has made another.
+        if let Some(wal) = &mut self.wal {
+            wal.reopen();
+        }
         Ok(())
     }
 
@@ -334,14 +372,12 @@ impl Writer {
     }
 }
 
-fn kinds_of(rows: &[log::Row]) -> Vec<&'static str> {
-    let mut kinds = Vec::new();
+fn note_kinds(rows: &[log::Row], kinds: &mut Vec<&'static str>) {
     for row in rows {
         if !kinds.contains(&row.kind) {
             kinds.push(row.kind);
         }
     }
-    kinds
 }
 
 fn pass_points(stage: &str, kinds: &[&'static str]) {

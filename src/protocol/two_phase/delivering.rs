@@ -20,7 +20,11 @@ impl TwoPhase {
         effects: &mut Vec<Effect>,
     ) {
         self.decision = Some(decision);
-        let wait_until = now + self.plan.commit_timeout;
+        let wait_until = now
+            + match decision {
+                Decision::Commit => self.plan.commit_timeout,
+                Decision::Abort => self.plan.abort_wait.min(self.plan.commit_timeout),
+            };
         self.answer_at = self.answer_at.map(|at| at.min(wait_until));
         if self.plan.request.consistency == ConsistencyLevel::Eventual {
             self.answer(effects);

@@ -118,6 +118,8 @@ pub struct Plan {
     pub prepare_timeout: Duration,
     /// The longest that a caller waits for deliveries, and one delivery for its answer.
     pub commit_timeout: Duration,
+    /// The longest that a caller waits for stores to roll back: the outcome is certain by then.
+    pub abort_wait: Duration,
     /// How deliveries are repeated.
     pub backoff: Backoff,
 }

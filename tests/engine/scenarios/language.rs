@@ -155,6 +155,7 @@ impl Stage {
             consensus: self.consensus,
             prepare_timeout: Duration::from_secs(30),
             commit_timeout: Duration::from_secs(10),
+            abort_wait: Duration::from_secs(1),
             backoff: Backoff { base: Duration::from_secs(1), cap: Duration::from_secs(8), seed: 7 },
         }
     }

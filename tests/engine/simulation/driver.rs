@@ -63,6 +63,7 @@ impl World {
             consensus: self.climate.has_consensus,
             prepare_timeout: Duration::from_secs(5),
             commit_timeout: Duration::from_secs(5),
+            abort_wait: Duration::from_secs(1),
             backoff: Backoff {
                 base: Duration::from_millis(50),
                 cap: Duration::from_secs(5),
