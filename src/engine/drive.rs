@@ -218,7 +218,12 @@ impl State {
 
     fn closed(&mut self, core: &Core, key: SlotKey) {
         self.give_up_place(core, key);
-        self.table.remove(key);
+        if let Some(mut entry) = self.table.remove(key) {
+            // Its end came behind a record, such as an operator's: they have not been told yet.
+            let settled = std::mem::take(&mut entry.settled_waiters);
+            let outcome = entry.machine.view().outcome;
+            entry.tell(core, settled, &outcome);
+        }
         self.tell_reports(key);
         self.close_when_idle(core);
     }
