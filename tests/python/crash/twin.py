@@ -58,7 +58,7 @@ class Twin:
                 await self.service.recover()
             left = await prepared(self.stores)
             rows = await self.service.history(
-                state=["initiated", "preparing", "prepared", "committing", "aborting"]
+                state=["initiated", "preparing", "prepared", "committing", "aborting", "failed"]
             )
             left["open"] = [row.coordination_id for row in rows]
             left = {name: ids for name, ids in left.items() if ids}
