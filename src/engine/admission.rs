@@ -262,11 +262,13 @@ impl Core {
         epoch: u32,
     ) -> Plan {
         let parties = request.stores.iter().map(|store| {
-            let abilities = self.ports.store(store).map(|found| found.abilities());
-            let abilities = abilities.unwrap_or_default();
+            let found = self.ports.stores.iter().find(|(known, ..)| known == store);
+            let abilities = found.map(|(_, found, _)| found.abilities()).unwrap_or_default();
             PartyPlan {
                 store: store.clone(),
-                lists_prepared: abilities.lists_prepared,
+                // A list with other journals' work in it cannot be swept at once: of what is on it
+                // the journal must know beforehand.
+                lists_prepared: abilities.lists_prepared && found.is_some_and(|(.., own)| *own),
                 single_writer: abilities.single_writer,
             }
         });

@@ -152,8 +152,10 @@ impl Core {
 
     fn arm(&self, next: Option<Timestamp>) {
         let at = next.map_or(i64::MAX, |next| next.0);
-        // The timer task needs waking only when it would sleep too long.
-        if self.armed.swap(at, Ordering::SeqCst) > at {
+        // The timer task needs waking only when it would sleep too long; one that wakes too early
+        // costs less than a wake with every coordination.
+        if self.armed.load(Ordering::SeqCst) > at {
+            self.armed.store(at, Ordering::SeqCst);
             self.timer.notify_one();
         }
     }

@@ -221,12 +221,10 @@ impl State {
     fn closed(&mut self, core: &Core, key: SlotKey) {
         self.give_up_place(core, key);
         if let Some(mut entry) = self.table.remove(key) {
-            // Whoever resolved it is told how it stands after his word, and that is the end.
+            // Its end came behind a record, such as an operator's: they have not been told yet.
             let settled = std::mem::take(&mut entry.settled_waiters);
-            if !settled.is_empty() {
-                let outcome = entry.machine.view().outcome;
-                entry.tell(core, settled, &outcome);
-            }
+            let outcome = entry.machine.view().outcome;
+            entry.tell(core, settled, &outcome);
         }
         self.tell_reports(key);
         self.close_when_idle(core);

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ledger import Ledger
+from postgres_cluster import PostgresCluster
 from unanimity import CoordinationService
 
 
@@ -16,6 +17,13 @@ from unanimity import CoordinationService
 def ledgers() -> dict[str, Ledger]:
     """Two Python stores."""
     return {"left": Ledger("left"), "right": Ledger("right")}
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresCluster]:
+    """One real server for all tests that do not stop it; each makes its own database."""
+    with PostgresCluster() as cluster:
+        yield cluster
 
 
 @pytest.fixture

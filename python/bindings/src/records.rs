@@ -92,7 +92,9 @@ pub(crate) fn stored(py: Python<'_>, stored: &StoredCoordination) -> PyResult<Py
     });
     dict.set_item("reason", reason.transpose()?)?;
     dict.set_item("outcome", stored.outcome.as_ref().map(|o| outcome(py, o)).transpose()?)?;
-    let message = stored.outcome.as_ref().and_then(|outcome| outcome.message.clone());
+    // Before the end, what the records say of it: a contrary word, the reason of an abort.
+    let ended = stored.outcome.as_ref().map(|outcome| outcome.message.clone());
+    let message = ended.unwrap_or_else(|| stored.reason.as_ref().map(|r| r.message.clone()));
     dict.set_item("error_message", message)?;
     let stores = PyList::empty(py);
     for store in &stored.stores {

@@ -5,7 +5,7 @@
 
 use crate::journal::StoredCoordination;
 use crate::model::outcome::{Decision, TransactionState};
-use crate::model::record::Record;
+use crate::model::record::{Reason, Record};
 use crate::model::time::Timestamp;
 
 /// The coordination that a begin record makes; `None` for any other record.
@@ -46,11 +46,19 @@ pub(super) fn apply(stored: &mut StoredCoordination, at: Timestamp, record: &Rec
                 }
             }
         }
-        // It waits for an operator, whose word ends it.
-        Record::Heuristic { .. } if stored.completed_at.is_none() => {
-            stored.state = TransactionState::Failed;
+        Record::Heuristic { store, expected, message } => {
+            if stored.completed_at.is_none() {
+                // Whatever the others do, only an operator ends it now.
+                stored.state = TransactionState::Failed;
+                let decided = expected.as_str();
+                let message = format!(
+                    "manual intervention required: {decided} was decided, but store '{store}' \
+                     gave a contrary final word: {message}; repair it, then resolve the \
+                     coordination"
+                );
+                stored.reason = Some(Reason::new("transaction.heuristic", message));
+            }
         }
-        Record::Heuristic { .. } => {}
         Record::End { outcome, stores } => {
             stored.state = outcome.state;
             stored.outcome = Some(outcome.clone());

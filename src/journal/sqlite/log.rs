@@ -151,16 +151,12 @@ pub(super) fn delete(connection: &Connection, positions: &[i64]) -> Outcome<()> 
     Ok(())
 }
 
-/// The highest position ever given.
+/// The highest position ever given: rows go only when the watermark has passed them.
 pub(super) fn tail(connection: &Connection) -> Outcome<i64> {
-    let tail = connection
-        .prepare_cached("SELECT seq FROM sqlite_sequence WHERE name = 'journal_log'")?
-        .query_row([], |row| row.get(0));
-    match tail {
-        Ok(tail) => Ok(tail),
-        Err(rusqlite::Error::QueryReturnedNoRows) => Ok(0),
-        Err(error) => Err(error.into()),
-    }
+    let last: Option<i64> = connection
+        .prepare_cached("SELECT max(position) FROM journal_log")?
+        .query_row([], |row| row.get(0))?;
+    Ok(last.unwrap_or(0).max(watermark(connection)?))
 }
 
 /// Up to which position the tables are complete.

@@ -19,17 +19,23 @@ from unanimity import CoordinationService
 PATIENCE = 20.0
 
 
+async def prepared(stores: dict[str, Any]) -> dict[str, list[str]]:
+    """What each store that can tell has prepared."""
+    found = {}
+    for name, store in stores.items():
+        if store.list_prepared_transactions is not None:
+            answer = store.list_prepared_transactions()
+            found[name] = list(await answer if asyncio.iscoroutine(answer) else answer)
+    return found
+
+
 async def settle(service: CoordinationService, stores: dict[str, Any]) -> dict[str, list[str]]:
     """Recover until nothing is under way or prepared; what is left when patience ends."""
     deadline = time.monotonic() + PATIENCE
     while True:
         await service.recover()
-        left = {"active": await service.list_active_coordinations()}
-        for name, store in stores.items():
-            listing = store.list_prepared_transactions
-            if listing is not None:
-                found = listing()
-                left[name] = list(await found if asyncio.iscoroutine(found) else found)
+        left = await prepared(stores)
+        left["active"] = await service.list_active_coordinations()
         left = {name: ids for name, ids in left.items() if ids}
         if not left or time.monotonic() > deadline:
             return left

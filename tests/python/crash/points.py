@@ -67,7 +67,7 @@ class Case:
     @property
     def name(self) -> str:
         """Short and unique."""
-        return f"{self.path} {self.index} {self.point}"
+        return f"{self.path} {self.index} {self.point} {self.count}"
 
     @property
     def refuser(self) -> str:
@@ -130,7 +130,9 @@ def _of_recovery() -> list[Case]:
         Case(f"store_aborted:{store}", path, count=1, first="before_record:decision#3")
         for store in STORES
     ]
-    return decided + undecided
+    # A store that lists, of which another journal's work may be a part, and that is fast.
+    hasty = [Case("store_staged:index", "forward, a hasty store", "hasty", n) for n in range(1, 7)]
+    return decided + undecided + hasty
 
 
 CASES = [*_of_records(), *_of_stores(), *_of_recovery()]

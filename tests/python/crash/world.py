@@ -8,16 +8,24 @@ from __future__ import annotations
 
 import os
 import sqlite3
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from crash.index import ArmedIndex, BlindIndex, RefusingIndex
+from crash.index import ArmedIndex, BlindIndex, HastyIndex, RefusingIndex
+from crash.shared import SharedIndex
 from unanimity import CoordinationRequest, CoordinationService, CoordinationType
 from unanimity.stores import FileStore, PostgresStore, SqliteStore
 
 STORES = ("rows", "files", "postgres", "index")
-INDEXES = {"index": ArmedIndex, "blind": BlindIndex, "refusing": RefusingIndex}
+INDEXES: dict[str, Callable[[Path], Any]] = {
+    "index": ArmedIndex,
+    "blind": BlindIndex,
+    "hasty": HastyIndex,
+    "refusing": RefusingIndex,
+    "shared": SharedIndex,
+}
 TIMEOUTS = {"prepare_phase_timeout_seconds": 20, "commit_phase_timeout_seconds": 20}
 
 
@@ -68,8 +76,8 @@ class World:
 
     def service(self, stores: dict[str, Any], **more: Any) -> CoordinationService:
         """Make a service on the journal."""
-        config = {"timeouts": TIMEOUTS}
-        return CoordinationService(stores, journal=self.journal, config=config, **more)
+        more.setdefault("config", {"timeouts": TIMEOUTS})
+        return CoordinationService(stores, journal=self.journal, **more)
 
     def request(self, name: str, refuser: str = "") -> CoordinationRequest:
         """Add the fact `name` to every store; `refuser` finds something wrong and votes ABORT."""

@@ -1,6 +1,7 @@
 -- The journal, version 1. Rows of journal_log are the truth, in one total order; the tables of
 -- coordinations and operations are a projection of them, complete up to the 'watermark' of
--- journal_meta. journal_log has no second index on purpose: it is the hot path of every commit.
+-- journal_meta. journal_log has no second index on purpose: it is the hot path of every commit;
+-- positions are given by the writer and never again, which AUTOINCREMENT would pay a page a commit for.
 
 CREATE TABLE journal_meta (
     key TEXT NOT NULL PRIMARY KEY,
@@ -10,7 +11,7 @@ CREATE TABLE journal_meta (
 INSERT INTO journal_meta (key, value) VALUES ('watermark', '0');
 
 CREATE TABLE journal_log (
-    position INTEGER PRIMARY KEY AUTOINCREMENT,
+    position INTEGER PRIMARY KEY,
     coordination_id VARCHAR(128) NOT NULL,
     kind VARCHAR(20) NOT NULL,
     owner VARCHAR(128) NOT NULL,
