@@ -3,26 +3,25 @@
 //! Converts and passes on. Invariant: whatever becomes of a call, its future is completed, unless
 //! the loop is closed before.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, mpsc};
 use std::thread;
 use std::time::Duration;
 
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyList, PyString};
+use pyo3::types::PyDict;
 use unanimity::engine::{self, EngineError, Found, Options, Ports, RecoveryReport, Waiter};
 use unanimity::journal::{Journal, JournalOptions, SqliteJournal, StoredCoordination};
 use unanimity::model::ids::{CoordinationId, StoreName};
 use unanimity::model::outcome::{CoordinationResult, Decision, Outcome};
-use unanimity::model::request::RequestParts;
-use unanimity::model::value::Value;
 use unanimity::participants::{Attachment, Participant};
 use unanimity::reply::{Lost, Reply};
 
 use crate::bridge::{Bridge, Shared};
-use crate::convert::{BadValue, to_value};
 use crate::ports::{PythonAlerting, PythonConsensus, PythonListeners};
 use crate::python_store::{Caller, PythonStore};
-use crate::{errors, records, runtime, stores};
+use crate::runtime::Engine;
+use crate::{errors, records, request, runtime, stores};
 
 /// What a start needs, taken by it.
 struct Parts {
@@ -40,7 +39,7 @@ struct Parts {
 pub(crate) struct Coordinator {
     bridge: Arc<Shared>,
     parts: Mutex<Option<Parts>>,
-    engine: Arc<OnceLock<Arc<engine::Coordinator>>>,
+    engine: Arc<OnceLock<Arc<Engine>>>,
     workers: Option<usize>,
 }
 
@@ -84,7 +83,6 @@ impl Coordinator {
     #[pyo3(signature = (bridge, *, journal, stores, config, consensus, event_bus, metrics, alerting))]
     #[expect(clippy::too_many_arguments, reason = "keywords, as the Python constructor has them")]
     fn new(
-        py: Python<'_>,
         bridge: &Bound<'_, Bridge>,
         journal: String,
         stores: &Bound<'_, PyDict>,
@@ -109,7 +107,6 @@ impl Coordinator {
             listeners: PythonListeners::adapt(&shared, event_bus.as_ref(), metrics.as_ref())?,
             alerting: alerting.map(|a| PythonAlerting::adapt(&shared, &a)).transpose()?,
         };
-        let _ = py;
         Ok(Self {
             bridge: shared,
             parts: Mutex::new(Some(parts)),
@@ -125,9 +122,16 @@ impl Coordinator {
         let runtime = runtime::handle(self.workers)?;
         let engine = Arc::clone(&self.engine);
         let reply = answer_to(&self.bridge, future, |py, ()| Ok(py.None()));
+        let bridge = Arc::clone(&self.bridge);
         thread::Builder::new()
             .name("unanimity-start".to_owned())
-            .spawn(move || reply.send(start_engine(parts, runtime, &engine)))
+            .spawn(move || {
+                let work = AssertUnwindSafe(|| start_engine(parts, runtime, &bridge, &engine));
+                reply.send(catch_unwind(work).unwrap_or_else(|panic| {
+                    let message = errors::panic_words(panic.as_ref()).to_owned();
+                    Err(EngineError::Internal { message })
+                }));
+            })
             .map(drop)
             .map_err(Into::into)
     }
@@ -140,28 +144,11 @@ impl Coordinator {
         context: Py<PyAny>,
         future: Py<PyAny>,
     ) -> PyResult<()> {
-        let engine = self.engine(py)?;
-        match request_parts(request) {
-            Ok((parts, operations)) => {
-                let caller = Caller { context, operations, cause: Mutex::new(None) };
-                let attachment: Attachment = Arc::new(caller);
-                let waiter = result_to(&self.bridge, future, Some(Arc::clone(&attachment)));
-                engine.coordinate(parts, Some(attachment), waiter);
-            }
-            Err((id, message)) => {
-                let waiter = result_to(&self.bridge, future, None);
-                let id = CoordinationId::new(&id).or_else(|_| CoordinationId::new("(no id)"));
-                let Ok(id) = id else { return Ok(()) };
-                let outcome = Outcome::refused("request.invalid", message, 0);
-                let stores = Vec::new();
-                waiter.send(Ok(CoordinationResult { id, outcome, duration_ms: 0, stores }));
-            }
-        }
-        Ok(())
+        errors::guarded(py, || self.submit(py, request, context, future))
     }
 
     fn status(&self, py: Python<'_>, id: &str, future: Py<PyAny>) -> PyResult<()> {
-        let Some(id) = self.known_id(py, id, &future)? else { return Ok(()) };
+        let Some(id) = self.known_id(py, id, &future) else { return Ok(()) };
         let reply = answer_to(&self.bridge, future, |py, found: Option<CoordinationResult>| {
             found.map_or_else(|| Ok(py.None()), |result| records::result(py, &result, None))
         });
@@ -170,13 +157,13 @@ impl Coordinator {
     }
 
     fn wait_for(&self, py: Python<'_>, id: &str, future: Py<PyAny>) -> PyResult<()> {
-        let id = self.id(py, id)?;
+        let id = usable_id(py, id)?;
         self.engine(py)?.wait_for(id, result_to(&self.bridge, future, None));
         Ok(())
     }
 
     fn abort(&self, py: Python<'_>, id: &str, reason: String, future: Py<PyAny>) -> PyResult<()> {
-        let id = self.id(py, id)?;
+        let id = usable_id(py, id)?;
         let reply = answer_to(&self.bridge, future, |py, aborted: bool| {
             Ok(aborted.into_pyobject(py)?.to_owned().into_any().unbind())
         });
@@ -212,7 +199,7 @@ impl Coordinator {
         reason: String,
         future: Py<PyAny>,
     ) -> PyResult<()> {
-        let id = self.id(py, id)?;
+        let id = usable_id(py, id)?;
         let decision = decision(py, outcome)?;
         let waiter = result_to(&self.bridge, future, None);
         self.engine(py)?.resolve(id, decision, reason, waiter);
@@ -234,7 +221,7 @@ impl Coordinator {
     }
 
     fn describe(&self, py: Python<'_>, id: &str, future: Py<PyAny>) -> PyResult<()> {
-        let Some(id) = self.known_id(py, id, &future)? else { return Ok(()) };
+        let Some(id) = self.known_id(py, id, &future) else { return Ok(()) };
         let reply = answer_to(&self.bridge, future, |py, found: Option<Found>| {
             found.map_or_else(|| Ok(py.None()), |found| records::stored(py, &found.stored))
         });
@@ -272,32 +259,61 @@ impl Coordinator {
 }
 
 impl Coordinator {
-    fn engine(&self, py: Python<'_>) -> PyResult<&Arc<engine::Coordinator>> {
+    fn submit(
+        &self,
+        py: Python<'_>,
+        request: &Bound<'_, PyAny>,
+        context: Py<PyAny>,
+        future: Py<PyAny>,
+    ) -> PyResult<()> {
+        let engine = self.engine(py)?;
+        match request::parts(request) {
+            Ok((parts, operations)) => {
+                let caller = Caller { context, operations, cause: Mutex::new(None) };
+                let attachment: Attachment = Arc::new(caller);
+                let waiter = result_to(&self.bridge, future, Some(Arc::clone(&attachment)));
+                engine.coordinate(parts, Some(attachment), waiter);
+            }
+            Err((id, message)) => {
+                let waiter = result_to(&self.bridge, future, None);
+                let id = CoordinationId::new(&id).or_else(|_| CoordinationId::new("(no id)"));
+                let Ok(id) = id else { return Ok(()) };
+                let outcome = Outcome::refused("request.invalid", message, 0);
+                let stores = Vec::new();
+                waiter.send(Ok(CoordinationResult { id, outcome, duration_ms: 0, stores }));
+            }
+        }
+        Ok(())
+    }
+
+    fn engine(&self, py: Python<'_>) -> PyResult<&Arc<Engine>> {
         self.engine.get().ok_or_else(|| {
             errors::exception(py, "ServiceClosed", "the service is not started", &[])
         })
     }
 
-    fn id(&self, py: Python<'_>, id: &str) -> PyResult<CoordinationId> {
-        CoordinationId::new(id).map_err(|error| {
-            let message = format!("coordination_id cannot be used: {error}");
-            errors::exception(py, "InvalidRequest", &message, &[])
-        })
-    }
-
     /// An id that cannot exist is answered at once: there is nothing under it.
-    fn known_id(
-        &self,
-        py: Python<'_>,
-        id: &str,
-        future: &Py<PyAny>,
-    ) -> PyResult<Option<CoordinationId>> {
-        match CoordinationId::new(id) {
-            Ok(id) => Ok(Some(id)),
-            Err(_) => {
-                self.bridge.complete(future.clone_ref(py), Box::new(|py| Ok(py.None())));
-                Ok(None)
-            }
+    fn known_id(&self, py: Python<'_>, id: &str, future: &Py<PyAny>) -> Option<CoordinationId> {
+        let known = CoordinationId::new(id).ok();
+        if known.is_none() {
+            self.bridge.complete(future.clone_ref(py), Box::new(|py| Ok(py.None())));
+        }
+        known
+    }
+}
+
+fn usable_id(py: Python<'_>, id: &str) -> PyResult<CoordinationId> {
+    CoordinationId::new(id).map_err(|error| {
+        let message = format!("coordination_id cannot be used: {error}");
+        errors::exception(py, "InvalidRequest", &message, &[])
+    })
+}
+
+impl Drop for Coordinator {
+    fn drop(&mut self) {
+        // In a forked child, closing would wait for threads that are not there.
+        if let Some(engine) = self.engine.get().filter(|engine| !engine.is_ours()) {
+            std::mem::forget(Arc::clone(engine));
         }
     }
 }
@@ -312,7 +328,8 @@ pub(crate) fn decision(py: Python<'_>, outcome: &str) -> PyResult<Decision> {
 fn start_engine(
     parts: Parts,
     runtime: tokio::runtime::Handle,
-    slot: &OnceLock<Arc<engine::Coordinator>>,
+    bridge: &Shared,
+    slot: &OnceLock<Arc<Engine>>,
 ) -> Result<(), EngineError> {
     let journal: Arc<dyn Journal> =
         Arc::new(SqliteJournal::open(&parts.journal, parts.journal_options)?);
@@ -331,14 +348,16 @@ fn start_engine(
         let _ = sender.send(report);
     });
     let engine = match engine::Coordinator::start(ports, reply) {
-        Ok(engine) => Arc::new(engine),
+        Ok(coordinator) => Engine::started(coordinator),
         Err(error) => {
             closing.close();
             return Err(error);
         }
     };
-    runtime::remember(Arc::downgrade(&engine));
-    let _ = slot.set(engine);
+    let _ = slot.set(Arc::clone(&engine));
+    if !bridge.remember(Arc::downgrade(&engine)) {
+        engine.shut_down();
+    }
     recovered.recv().unwrap_or(Err(EngineError::Closed)).map(drop)
 }
 
@@ -352,7 +371,7 @@ fn named_store(
         let message = format!("{text:?} cannot name a store: {error}");
         errors::exception(store.py(), "ConfigError", &message, &[])
     })?;
-    Ok(match stores::participant(store) {
+    Ok(match stores::participant(store)? {
         Some(native) => (name, native, true),
         None => {
             let adapted: Arc<dyn Participant> = Arc::new(PythonStore::adapt(bridge, store)?);
@@ -396,105 +415,4 @@ fn journal_options(config: &Bound<'_, PyDict>) -> PyResult<JournalOptions> {
         options.batch_size_max = batch;
     }
     Ok(options)
-}
-
-type Refusal = (String, String);
-
-/// The request's fields; on trouble, whatever id there is and what is wrong.
-fn request_parts(request: &Bound<'_, PyAny>) -> Result<(RequestParts, Vec<Py<PyAny>>), Refusal> {
-    let py = request.py();
-    let mut id = String::new();
-    let read = || -> Result<(RequestParts, Vec<Py<PyAny>>), BadField> {
-        id = text(&request.getattr(pyo3::intern!(py, "coordination_id"))?, "coordination_id")?;
-        let kind =
-            named(&request.getattr(pyo3::intern!(py, "coordination_type"))?, "coordination_type")?;
-        let consistency =
-            named(&request.getattr(pyo3::intern!(py, "consistency_level"))?, "consistency_level")?;
-        let stores = request.getattr(pyo3::intern!(py, "participating_stores"))?;
-        let stores = texts(&stores, "participating_stores")?;
-        let timeout_seconds = timeout(&request.getattr(pyo3::intern!(py, "timeout_seconds"))?)?;
-        let given = request.getattr(pyo3::intern!(py, "operations"))?;
-        let Ok(list) = given.cast::<PyList>() else {
-            return Err(BadField::kind("operations", &given, "a list of dicts"));
-        };
-        let mut operations = Vec::with_capacity(list.len());
-        let mut originals = Vec::with_capacity(list.len());
-        for (index, operation) in list.iter().enumerate() {
-            let value = to_value(&operation);
-            operations.push(value.map_err(|bad| BadField::value(&bad, "operations", index))?);
-            originals.push(operation.unbind());
-        }
-        let metadata = request.getattr(pyo3::intern!(py, "metadata"))?;
-        let metadata = if metadata.is_none() {
-            Value::Map(Vec::new())
-        } else {
-            to_value(&metadata).map_err(|bad| BadField(bad.describe("metadata")))?
-        };
-        let id = id.clone();
-        let parts =
-            RequestParts { id, kind, stores, operations, timeout_seconds, consistency, metadata };
-        Ok((parts, originals))
-    };
-    let mut read = read;
-    let result = read();
-    result.map_err(|BadField(message)| (id, message))
-}
-
-/// What is wrong with a field, in words.
-struct BadField(String);
-
-impl BadField {
-    fn kind(field: &str, given: &Bound<'_, PyAny>, wanted: &str) -> Self {
-        let kind = given.get_type().name().map_or_else(|_| "?".into(), |name| name.to_string());
-        Self(format!("{field} is a {kind}; give {wanted}"))
-    }
-
-    fn value(bad: &BadValue, field: &str, index: usize) -> Self {
-        Self(bad.describe(&format!("{field}[{index}]")))
-    }
-}
-
-impl From<PyErr> for BadField {
-    fn from(error: PyErr) -> Self {
-        Self(format!("the request cannot be read: {error}"))
-    }
-}
-
-fn text(given: &Bound<'_, PyAny>, field: &str) -> Result<String, BadField> {
-    let Ok(text) = given.cast::<PyString>() else {
-        return Err(BadField::kind(field, given, "a str"));
-    };
-    let text = text.to_str().map_err(|_| BadField(format!("{field} has lone surrogates")))?;
-    Ok(text.to_owned())
-}
-
-/// A member of an enum, or its value.
-fn named(given: &Bound<'_, PyAny>, field: &str) -> Result<String, BadField> {
-    if given.cast::<PyString>().is_ok() {
-        return text(given, field);
-    }
-    match given.getattr(pyo3::intern!(given.py(), "value")) {
-        Ok(value) => text(&value, field),
-        Err(_) => Err(BadField::kind(field, given, "a member of its enum, or a str")),
-    }
-}
-
-fn texts(given: &Bound<'_, PyAny>, field: &str) -> Result<Vec<String>, BadField> {
-    if given.cast::<PyString>().is_ok() {
-        return Err(BadField::kind(field, given, "a list of str"));
-    }
-    let Ok(items) = given.try_iter() else {
-        return Err(BadField::kind(field, given, "a list of str"));
-    };
-    let items = items.enumerate();
-    items.map(|(index, item)| text(&item?, &format!("{field}[{index}]"))).collect()
-}
-
-fn timeout(given: &Bound<'_, PyAny>) -> Result<f64, BadField> {
-    use pyo3::types::{PyBool, PyFloat, PyInt};
-    let is_number = given.cast::<PyInt>().is_ok() || given.cast::<PyFloat>().is_ok();
-    if !is_number || given.cast::<PyBool>().is_ok() {
-        return Err(BadField::kind("timeout_seconds", given, "a number of seconds"));
-    }
-    given.extract().map_err(BadField::from)
 }

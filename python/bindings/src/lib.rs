@@ -13,8 +13,10 @@ mod ports;
 mod python_store;
 mod reader;
 mod records;
+mod request;
 mod runtime;
 mod stores;
+mod wake;
 
 use pyo3::prelude::*;
 
@@ -26,6 +28,7 @@ fn version() -> &'static str {
 
 #[pymodule]
 fn _engine(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    logging::start();
     module.add_function(wrap_pyfunction!(version, module)?)?;
     module.add_class::<bridge::Bridge>()?;
     module.add_class::<coordinator::Coordinator>()?;

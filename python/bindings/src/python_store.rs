@@ -23,6 +23,7 @@ use unanimity::reply::Reply;
 
 use crate::bridge::{Item, Shared};
 use crate::convert::{Class, from_value};
+use crate::errors;
 
 /// What travels with a request from its caller to its stores.
 pub(crate) struct Caller {
@@ -99,6 +100,12 @@ pub(crate) struct Started {
 }
 
 impl Expected {
+    fn put(&mut self, started: Started) -> u64 {
+        self.token += 1;
+        self.calls.insert(self.token, started);
+        self.token
+    }
+
     pub(crate) fn take(&mut self, token: u64) -> Option<Started> {
         self.calls.remove(&token)
     }
@@ -110,7 +117,7 @@ impl Call {
     pub(crate) fn start<'py>(
         self,
         py: Python<'py>,
-        expected: &mut Expected,
+        expected: &Mutex<Expected>,
     ) -> PyResult<Option<Bound<'py, PyTuple>>> {
         let context = Caller::of(self.attachment.as_ref()).map(|caller| caller.context.bind(py));
         let context = context.cloned().unwrap_or_else(|| py.None().into_bound(py));
@@ -119,14 +126,13 @@ impl Call {
             Started { method: self.method, attachment: self.attachment, answers: self.answers };
         match arguments {
             Err(error) => {
-                started.raised(py, error.value(py).as_any());
-                Ok(None)
+                started.raised(error.value(py).as_any());
+                if errors::ends_the_program(py, &error) { Err(error) } else { Ok(None) }
             }
             Ok((arguments, keywords)) => {
-                expected.token += 1;
-                let token = expected.token;
                 let method = Arc::clone(&started.method);
-                expected.calls.insert(token, started);
+                // Not held while Python code runs: that may end anywhere.
+                let token = expected.lock().unwrap_or_else(PoisonError::into_inner).put(started);
                 let timeout = self.timeout.as_secs_f64();
                 let callable = method.callable.bind(py);
                 let ready =
@@ -203,7 +209,7 @@ impl Started {
         }
     }
 
-    pub(crate) fn raised(self, py: Python<'_>, error: &Bound<'_, PyAny>) {
+    pub(crate) fn raised(self, error: &Bound<'_, PyAny>) {
         let kind = error.get_type().name().map_or_else(|_| "error".into(), |n| n.to_string());
         let words = error.str().map_or_else(|_| String::new(), |words| words.to_string());
         let message = format!("{} raised {kind}: {words}", self.place());
@@ -219,7 +225,6 @@ impl Started {
             Answers::Standing(reply) => reply.send(Standing::Unknown),
             Answers::Nobody => tracing::warn!("{message}"),
         }
-        let _ = py;
     }
 }
 

@@ -4,7 +4,10 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList};
 use unanimity::engine::RecoveryReport;
 use unanimity::journal::{HistoryFilter, JournalStatus, StoredCoordination};
-use unanimity::model::outcome::{CoordinationResult, Outcome, OutcomeKind, StoreSummary, TransactionState};
+use unanimity::model::ids::{InstanceId, StoreName};
+use unanimity::model::outcome::{
+    CoordinationResult, Decision, Outcome, OutcomeKind, StoreSummary, TransactionState,
+};
 use unanimity::model::request::CoordinationType;
 use unanimity::model::time::Timestamp;
 
@@ -17,7 +20,7 @@ pub(crate) fn result(
     cause: Option<&Py<PyAny>>,
 ) -> PyResult<Py<PyAny>> {
     static CLASS: Class = Class::new("unanimity._types", "CoordinationResult");
-    let stores: Vec<&str> = result.stores.iter().map(|store| store.as_str()).collect();
+    let stores: Vec<&str> = result.stores.iter().map(StoreName::as_str).collect();
     let outcome = &result.outcome;
     let made = CLASS.get(py)?.call1((
         result.id.as_str(),
@@ -66,7 +69,7 @@ pub(crate) fn stored(py: Python<'_>, stored: &StoredCoordination) -> PyResult<Py
     dict.set_item("coordination_id", request.id.as_str())?;
     dict.set_item("coordination_type", request.kind.as_str())?;
     dict.set_item("state", stored.state.as_str())?;
-    let names: Vec<&str> = request.stores.iter().map(|store| store.as_str()).collect();
+    let names: Vec<&str> = request.stores.iter().map(StoreName::as_str).collect();
     dict.set_item("participating_stores", names)?;
     let operations = PyList::empty(py);
     for operation in &request.operations {
@@ -80,7 +83,7 @@ pub(crate) fn stored(py: Python<'_>, stored: &StoredCoordination) -> PyResult<Py
     dict.set_item("metadata", from_value(py, &request.metadata)?)?;
     dict.set_item("owner", stored.owner.as_str())?;
     dict.set_item("epoch", stored.epoch)?;
-    dict.set_item("decision", stored.decision.map(|decision| decision.as_str()))?;
+    dict.set_item("decision", stored.decision.map(Decision::as_str))?;
     let reason = stored.reason.as_ref().map(|reason| {
         let shown = PyDict::new(py);
         shown.set_item("code", &reason.code)?;
@@ -156,7 +159,7 @@ pub(crate) fn status(py: Python<'_>, status: &JournalStatus) -> PyResult<Py<PyAn
         states.set_item(state.as_str(), status.states.get(&state).copied().unwrap_or(0))?;
     }
     dict.set_item("states", states)?;
-    let alive: Vec<&str> = status.instances_alive.iter().map(|id| id.as_str()).collect();
+    let alive: Vec<&str> = status.instances_alive.iter().map(InstanceId::as_str).collect();
     dict.set_item("instances_alive", alive)?;
     Ok(dict.into_any().unbind())
 }
