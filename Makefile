@@ -7,14 +7,19 @@ PYTHON ?= $(shell for name in python3.11 python3; do \
 	&& { command -v $$name; break; }; done)
 VENV := $(CURDIR)/target/venv
 BIN := $(VENV)/bin
-# One interpreter for cargo, clippy and maturin: else pyo3 is built again at each change of hands.
 export PYO3_PYTHON := $(BIN)/python
 export VIRTUAL_ENV := $(VENV)
+TARGET := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)
+# Clippy sees what maturin sees: else each of them builds pyo3 anew after the other.
+AS_MATURIN = PYTHON_SYS_EXECUTABLE=$(BIN)/python PYO3_BUILD_EXTENSION_MODULE=1 \
+	PYO3_CONFIG_FILE=$$(ls $(TARGET)/maturin/pyo3-config-*.txt | head -n 1) \
+	PYO3_ENVIRONMENT_SIGNATURE=$$($(BIN)/python -c 'import platform, sys; print("cpython-%d.%d-%s" % \
+	(*sys.version_info[:2], platform.architecture()[0]))')
 
 RELEASE ?=
 SEED ?=
 SEEDS ?=
-FOLDER ?=
+FOLDER ?= docs
 PROTOCOL_TESTS := test(/^(protocol|model|scenarios|coverage|protocols_page|simulation|tidy)/)
 NEXTEST := cargo nextest run --no-fail-fast
 # What only some later commits have is skipped until it is there.
@@ -28,10 +33,10 @@ help:
 # make verify           the gate: changes nothing, exits 0 when everything holds
 verify: verify-rust verify-python
 
-verify-rust: $(VENV)/ready
+verify-rust: python
 	cargo fmt --all --check
-	cargo clippy --workspace --all-targets -- -D warnings
-	$(NEXTEST) --workspace
+	$(AS_MATURIN) cargo clippy --workspace --all-targets -- -D warnings
+	$(NEXTEST) -p unanimity
 
 verify-python: python
 	$(BIN)/python -m mypy.stubtest unanimity._engine --ignore-disjoint-bases
@@ -41,8 +46,8 @@ verify-python: python
 	$(BIN)/pytest tests/python
 
 # make fix              formats, and mends what the linters can mend
-fix: $(VENV)/ready
-	cargo clippy --workspace --all-targets --fix --allow-dirty --allow-staged
+fix: python
+	$(AS_MATURIN) cargo clippy --workspace --all-targets --fix --allow-dirty --allow-staged
 	cargo fmt --all
 	$(BIN)/ruff check --fix $(PYTHON_SOURCES)
 	$(BIN)/ruff format $(PYTHON_SOURCES)

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ._exceptions import ConfigError
-from ._stores import IStorageStore, PythonStore, own_method
+from ._stores import IStorageStore, PythonStore
 
 
 def checked_stores(stores: Mapping[str, Any]) -> dict[str, Any]:
@@ -42,17 +42,6 @@ def _is_unchanged(store: IStorageStore) -> bool:
     methods = ("prepare_transaction", "commit_transaction", "abort_transaction")
     own = type(store)
     return all(getattr(own, name) is getattr(NativeStore, name) for name in methods)
-
-
-def lacking_methods(stores: dict[str, Any]) -> dict[str, str]:
-    """The first method of two-phase commit that a store does not have, by the store's name."""
-    needed = ("prepare_transaction", "commit_transaction", "abort_transaction")
-    lacking: dict[str, str] = {}
-    for name, store in stores.items():
-        missing = [method for method in needed if own_method(store, method) is None]
-        if missing:
-            lacking[name] = missing[0]
-    return lacking
 
 
 def checked_journal(journal: object) -> str:

@@ -131,7 +131,8 @@ class CoordinationRecord:
 
     def timeline(self) -> list[TimelineEntry]:
         """What happened, in order of time."""
-        entries = [TimelineEntry(self.created_at, None, "began")]
+        began = TimelineEntry(self.created_at, None, "began")
+        entries: list[TimelineEntry] = []
         verb = (self.decision or "delivery").lower()
         for store in self.stores:
             vote = f"voted {store.vote}" + (f": {store.note}" if store.note else "")
@@ -142,11 +143,13 @@ class CoordinationRecord:
                 (store.acknowledged_at, f"acknowledged {verb}"),
             )
             entries += [TimelineEntry(at, store.store, what) for at, what in steps if at]
+        # Sorting is stable, so what happened in one microsecond stays in the order of the protocol.
+        # The ends stay at the ends, though a record is stamped a little beside what it records.
+        entries = [began, *sorted(entries, key=lambda entry: entry.at)]
         if self.completed_at is not None:
             word = self.outcome.value if self.outcome else self.state.value
             entries.append(TimelineEntry(self.completed_at, None, f"ended: {word}"))
-        # Sorting is stable, so what happened in one microsecond stays in the order of the protocol.
-        return sorted(entries, key=lambda entry: entry.at)
+        return entries
 
     def __str__(self) -> str:
         return _display.record_text(self)

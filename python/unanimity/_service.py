@@ -21,7 +21,6 @@ from ._arguments import (
     checked_stores,
     checked_text,
     for_engine,
-    lacking_methods,
 )
 from ._bridge import bridge_for_running_loop
 from ._config import settings_of
@@ -103,7 +102,6 @@ class CoordinationService(ICoordinationService):
         self._loop: asyncio.AbstractEventLoop | None = None
         self._pid = os.getpid()
         self._closed = False
-        self._lacking = lacking_methods(self.stores)
         self._under_way: dict[str, tuple[CoordinationRequest, datetime]] = {}
 
     # ---- life -------------------------------------------------------------------------------
@@ -220,8 +218,6 @@ class CoordinationService(ICoordinationService):
         coordinator = await self._ready()
         loop = self._loop
         assert loop is not None
-        if self._lacking and (refused := self._refusal(request)) is not None:
-            return refused
         future: asyncio.Future[CoordinationResult] = loop.create_future()
         coordination_id = request.coordination_id
         coordinator.coordinate(request, copy_context(), future)
@@ -233,33 +229,6 @@ class CoordinationService(ICoordinationService):
             return await future
         finally:
             del under_way[coordination_id]
-
-    def _refusal(self, request: CoordinationRequest) -> CoordinationResult | None:
-        """Refuse what needs a store to do what it has no method for."""
-        # What a caller put there is not checked yet.
-        stores: Any = request.participating_stores
-        operations: Any = request.operations
-        if not isinstance(stores, (list, tuple)) or not isinstance(operations, (list, tuple)):
-            return None
-        missing = [
-            f"the store '{name}' has no {method}(), which {CoordinationType.TWO_PHASE_COMMIT.value}"
-            " needs; add the method, or leave the store out"
-            for name, method in self._lacking.items()
-            if name in stores
-        ]
-        if not missing:
-            return None
-        return CoordinationResult(
-            str(request.coordination_id),
-            False,
-            TransactionState.FAILED,
-            missing[0],
-            0,
-            list(stores),
-            0,
-            len(operations),
-            "request.missing_method",
-        )
 
     def transaction(
         self,

@@ -103,10 +103,7 @@ class CoordinationResult:
         return Outcome.UNKNOWN
 
     def raise_for_state(self) -> CoordinationResult:
-        """Return self if the commit stands, raise what fits if not.
-
-        What a store raised on the way is the `__cause__`, with its own traceback.
-        """
+        """Return self if the commit stands, raise what fits if not."""
         outcome = self.outcome
         if outcome is Outcome.COMMITTED:
             return self
@@ -118,12 +115,12 @@ class CoordinationResult:
             )
         error = _ERRORS[outcome]
         message = self.error_message or f"{self.coordination_id} is {self.final_state.value}"
-        # Not a field: it is set by the engine alone, and takes no part in comparing results.
+        # What a store raised on the way, with its traceback, if one did in this process.
         raise error(message, result=self) from self.__dict__.get("_cause")
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave out what a store raised: it need not be picklable, and loses its traceback."""
-        return {key: value for key, value in self.__dict__.items() if key != "_cause"}
+        # A store's exception need not survive pickling; what it said is in the message.
+        return {name: value for name, value in self.__dict__.items() if name != "_cause"}
 
     def _repr_html_(self) -> str:
         from ._display import result_html

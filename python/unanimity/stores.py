@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from . import _engine
 from ._bridge import bridge_for_running_loop
-from ._exceptions import ConfigError
+from ._exceptions import ConfigError, StoreError
 from ._stores import AbortResult, CommitResult, IStorageStore, PrepareRequest, PrepareResult
 
 __all__ = ["FileStore", "MemoryStore", "PostgresStore", "SqliteStore"]
@@ -57,25 +57,32 @@ class NativeStore(IStorageStore):
                 bridge, future, request.transaction_id, request.operations, request.timeout_seconds
             )
         )
-        return PrepareResult(self.store_name, *answer)
+        return PrepareResult(self.store_name, *self._known(answer))
 
     async def commit_transaction(self, transaction_id: str) -> CommitResult:
         """Make what was prepared visible."""
         answer: tuple[str, str | None] = await _ask(
             lambda bridge, future: self._native.commit(bridge, future, transaction_id)
         )
-        return CommitResult(self.store_name, *answer)
+        return CommitResult(self.store_name, *self._known(answer))
 
     async def abort_transaction(self, transaction_id: str) -> AbortResult:
         """Undo what was prepared."""
         answer: tuple[str, str | None] = await _ask(
             lambda bridge, future: self._native.abort(bridge, future, transaction_id)
         )
-        return AbortResult(self.store_name, *answer)
+        return AbortResult(self.store_name, *self._known(answer))
 
     async def list_prepared_transactions(self) -> list[str]:
         """Name what is prepared and undecided."""
         return await _ask(self._native.list_prepared)
+
+    def _known(self, answer: tuple[str, str | None]) -> tuple[str, str | None]:
+        if answer[0] == "UNKNOWN":
+            # No word of the vocabulary says this, and no other may be put in its place.
+            message = answer[1] or f"whether the store '{self.store_name}' did it is not known"
+            raise StoreError(message, store=self.store_name, code="store.unknown", retryable=True)
+        return answer
 
     async def close(self) -> None:
         """Let go of files and connections. What is prepared stays prepared."""

@@ -139,7 +139,7 @@ impl Core {
         self.broken.store(true, Ordering::SeqCst);
         let words = panic.downcast_ref::<String>().map(String::as_str);
         let message = words.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("a panic");
-        tracing::error!(message, "the engine broke down and stops deciding");
+        tracing::error!(panic = message, "the engine broke down and stops deciding");
         let error = EngineError::Internal { message: message.to_owned() };
         for waiter in state.everybody() {
             waiter.send(Err(error.clone()));

@@ -4,22 +4,14 @@
 //! in an entry's list of effects is not looked at until the journal has answered the record.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::Arc;
-use std::time::Duration;
 
-use crate::crash;
 use crate::journal::{Answer, Append};
 use crate::model::ids::CoordinationId;
-use crate::model::outcome::{
-    Acknowledgement, CoordinationResult, Outcome, OutcomeKind, TransactionState, Vote,
-};
+use crate::model::outcome::{CoordinationResult, Outcome, OutcomeKind, TransactionState};
 use crate::model::record::{Durability, Record};
 use crate::model::time::Timestamp;
-use crate::model::value::Value;
-use crate::observe::{Alert, Severity};
-use crate::participants::{DeliveryAsk, PrepareAsk};
 use crate::protocol::two_phase::Input;
-use crate::protocol::{Ask, Effect, Machine};
+use crate::protocol::{Effect, Machine};
 use crate::reply::Reply;
 
 use super::Waiter;
@@ -210,82 +202,6 @@ impl State {
         }
     }
 
-    fn ask(&mut self, core: &Core, key: SlotKey, party: usize, ask: Ask, timeout: Duration) {
-        let Some(entry) = self.table.get(key) else { return };
-        let request = entry.machine.request();
-        let store = request.stores[party].clone();
-        crash::point("before_ask", &format_point(ask, store.as_str()));
-        let Some(participant) = core.ports.store(&store) else {
-            let message = format!("this service has no store named '{store}'");
-            let fact =
-                Fact::Acknowledged { key, party, answer: Acknowledgement::Unknown { message } };
-            core.post(fact);
-            return;
-        };
-        let this = core.this.clone();
-        let send = move |fact: Fact| {
-            if let Some(core) = this.upgrade() {
-                core.post(fact);
-            }
-        };
-        let attachment = entry.attachment.clone();
-        if ask == Ask::Prepare {
-            let request = Arc::clone(request);
-            let point = store.clone();
-            let reply = Reply::new(move |vote: Vote| {
-                crash::point("after_ask", &format_point(ask, point.as_str()));
-                send(Fact::Voted { key, party, vote });
-            });
-            participant.prepare(PrepareAsk { request, store, timeout, attachment }, reply);
-            return;
-        }
-        let delivery = DeliveryAsk { id: request.id.clone(), timeout, attachment };
-        let reply = Reply::new(move |answer: Acknowledgement| {
-            crash::point("after_ask", &format_point(ask, store.as_str()));
-            send(Fact::Acknowledged { key, party, answer });
-        });
-        match ask {
-            Ask::Commit => participant.commit(delivery, reply),
-            _ => participant.abort(delivery, reply),
-        }
-    }
-
-    fn ask_consensus(&mut self, core: &Core, key: SlotKey, effect: Effect) {
-        let (Some(entry), Some(consensus)) = (self.table.get(key), &core.ports.consensus) else {
-            return;
-        };
-        let this = core.this.clone();
-        let send = move |fact: Fact| {
-            if let Some(core) = this.upgrade() {
-                core.post(fact);
-            }
-        };
-        if let Effect::Propose { decision } = effect {
-            let evidence = evidence(entry);
-            let reply = Reply::new(move |answer| {
-                let taken = answer == crate::consensus::Proposal::Taken;
-                send(Fact::Proposed { key, taken });
-            });
-            consensus.propose(entry.id(), decision, evidence, reply);
-        } else {
-            let reply = Reply::new(move |standing| send(Fact::DecisionRead { key, standing }));
-            consensus.read(entry.id(), reply);
-        }
-    }
-
-    fn alert(&mut self, core: &Core, key: SlotKey, message: String) {
-        let Some(entry) = self.table.get(key) else { return };
-        tracing::error!(coordination = %entry.id(), message, "manual intervention required");
-        if let Some(alerting) = &core.ports.alerting {
-            alerting.raise(Alert {
-                severity: Severity::High,
-                title: "Manual intervention required".to_owned(),
-                message,
-                coordination: entry.id().clone(),
-            });
-        }
-    }
-
     fn answer(&mut self, core: &Core, key: SlotKey, outcome: &Outcome, finished: bool) {
         let Some(entry) = self.table.get(key) else { return };
         let mut waiters = std::mem::take(&mut entry.waiters);
@@ -302,7 +218,14 @@ impl State {
 
     fn closed(&mut self, core: &Core, key: SlotKey) {
         self.give_up_place(core, key);
-        self.table.remove(key);
+        if let Some(mut entry) = self.table.remove(key) {
+            // Whoever resolved it is told how it stands after his word, and that is the end.
+            let settled = std::mem::take(&mut entry.settled_waiters);
+            if !settled.is_empty() {
+                let outcome = entry.machine.view().outcome;
+                entry.tell(core, settled, &outcome);
+            }
+        }
         self.tell_reports(key);
         self.close_when_idle(core);
     }
@@ -395,19 +318,4 @@ fn result_of(core: &Core, entry: &Entry, outcome: Outcome, began: Timestamp) -> 
         duration_ms: u64::try_from(core.clock.now().since(began).as_millis()).unwrap_or(u64::MAX),
         stores: request.stores.clone(),
     }
-}
-
-/// `prepare:payments`, only put together when somebody looks.
-fn format_point(ask: Ask, store: &str) -> String {
-    if crash::is_armed() { format!("{}:{store}", ask.as_str()) } else { String::new() }
-}
-
-/// What a consensus service is told besides the decision.
-fn evidence(entry: &Entry) -> Value {
-    let view = entry.machine.view();
-    let votes = view.stores.iter().map(|store| {
-        let vote = store.vote.as_deref().map_or(Value::Null, Value::from);
-        (store.store.as_str().to_owned(), vote)
-    });
-    Value::Map(vec![("votes".to_owned(), Value::Map(votes.collect()))])
 }

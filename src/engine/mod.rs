@@ -8,6 +8,7 @@
 //! Invariant: every waiter is told exactly once.
 
 mod admission;
+mod asks;
 mod background;
 mod clock;
 mod core;

@@ -57,6 +57,8 @@ pub struct SqliteJournal {
     queue: Arc<Queue>,
     instances: Arc<Instances>,
     writer: Mutex<Option<JoinHandle<()>>>,
+    /// The process that opened it. A forked child has a copy without the threads.
+    process: u32,
 }
 
 impl SqliteJournal {
@@ -95,7 +97,14 @@ impl SqliteJournal {
             .name("unanimity-journal".to_owned())
             .spawn(move || run(writer, &path))
             .map_err(|error| cannot_start(&place.describe(), &error))?;
-        Ok(Self { cluster, place, queue, instances, writer: Mutex::new(Some(thread)) })
+        Ok(Self {
+            cluster,
+            place,
+            queue,
+            instances,
+            writer: Mutex::new(Some(thread)),
+            process: std::process::id(),
+        })
     }
 }
 
@@ -213,6 +222,11 @@ impl Journal for SqliteJournal {
     }
 
     fn close(&self) {
+        // In a forked child there is no writer to wait for, a mutex may be held for ever by a
+        // thread that was not copied, and the instance's file is the parent's.
+        if std::process::id() != self.process {
+            return;
+        }
         self.queue.shut(JournalError::Closed);
         let thread = self.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some(thread) = thread else { return };

@@ -213,11 +213,32 @@ impl Area {
         // Under the lock a folder that is there already was left by a prepare that never ended.
         remove_folder(&folder)?;
         let staged =
-            stage_into(&folder, manifest, contents).and_then(|()| sync_folder(&self.staged));
+            self.stage_into(&folder, manifest, contents).and_then(|()| sync_folder(&self.staged));
         if staged.is_err() {
             remove_folder(&folder)?;
         }
         staged
+    }
+
+    fn stage_into(
+        &self,
+        folder: &Path,
+        manifest: &Manifest,
+        contents: &[Option<&[u8]>],
+    ) -> io::Result<()> {
+        fs::create_dir(folder)?;
+        for (index, content) in contents.iter().enumerate() {
+            if let Some(content) = content {
+                write_file(&folder.join(index.to_string()), content)?;
+                crash::point("store_content", self.store.as_str());
+            }
+        }
+        let unmarked = folder.join("manifest.new");
+        write_file(&unmarked, manifest.encode().as_bytes())?;
+        crash::point("store_unmarked", self.store.as_str());
+        // One sync of the folder is enough for contents and mark: nobody relies on the mark before.
+        fs::rename(unmarked, folder.join(MANIFEST))?;
+        sync_folder(folder)
     }
 
     /// Makes the change visible and marks it. Every step may have been done before.
@@ -240,6 +261,7 @@ impl Area {
         for folder in &touched {
             sync_folder(folder)?;
         }
+        crash::point("store_renamed", self.store.as_str());
         fs::rename(folder.join(MANIFEST), self.marker(id))?;
         sync_folder(&self.applied)?;
         crash::point("store_committed", self.store.as_str());
@@ -279,9 +301,13 @@ impl Area {
     /// Takes away what is staged: the mark first, so that half of it is never taken for prepared.
     pub(super) fn discard(&self, id: &CoordinationId) -> io::Result<()> {
         let folder = self.staging(id);
+        crash::point("store_abort", self.store.as_str());
         ignore_missing(fs::remove_file(folder.join(MANIFEST)))?;
+        crash::point("store_discard", self.store.as_str());
         remove_folder(&folder)?;
-        sync_folder(&self.staged)
+        sync_folder(&self.staged)?;
+        crash::point("store_aborted", self.store.as_str());
+        Ok(())
     }
 
     /// The ids that are prepared and not over.
@@ -299,23 +325,10 @@ impl Area {
     /// Removes markers. A marker too many is harmless, so nothing is made durable here.
     pub(super) fn forget(&self, ids: &[CoordinationId]) {
         for id in ids {
+            crash::point("store_forget", self.store.as_str());
             let _ = fs::remove_file(self.marker(id));
         }
     }
-}
-
-fn stage_into(folder: &Path, manifest: &Manifest, contents: &[Option<&[u8]>]) -> io::Result<()> {
-    fs::create_dir(folder)?;
-    for (index, content) in contents.iter().enumerate() {
-        if let Some(content) = content {
-            write_file(&folder.join(index.to_string()), content)?;
-        }
-    }
-    let unmarked = folder.join("manifest.new");
-    write_file(&unmarked, manifest.encode().as_bytes())?;
-    // One sync of the folder is enough for contents and mark: nobody relies on the mark before it.
-    fs::rename(unmarked, folder.join(MANIFEST))?;
-    sync_folder(folder)
 }
 
 fn write_file(path: &Path, content: &[u8]) -> io::Result<()> {

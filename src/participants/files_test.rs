@@ -1,4 +1,6 @@
 //! Tests of the file store, through the port, over real folders.
+//!
+//! Not deaths of the process: those are in `kill_test.rs`.
 
 use std::collections::BTreeMap;
 use std::fs;

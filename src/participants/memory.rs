@@ -44,6 +44,8 @@ struct State {
     committed: HashSet<CoordinationId>,
     committed_order: VecDeque<CoordinationId>,
     cluster: Option<ClusterId>,
+    /// The name under which the service knows this store.
+    attached_as: Option<StoreName>,
 }
 
 /// A key-value store in memory.
@@ -199,6 +201,11 @@ impl State {
         Acknowledgement::Done
     }
 
+    /// What points of death are told apart by.
+    fn attached_name(&self) -> &str {
+        self.attached_as.as_ref().map_or("", StoreName::as_str)
+    }
+
     fn forget(&mut self, ids: &[CoordinationId]) {
         for id in ids {
             self.committed.remove(id);
@@ -215,8 +222,11 @@ impl Participant for MemoryStore {
         Abilities { lists_prepared: true, single_writer: false }
     }
 
-    fn attach(&self, cluster: &ClusterId, _name: &StoreName) -> Result<(), ParticipantError> {
-        self.with(|state| state.cluster = Some(cluster.clone()));
+    fn attach(&self, cluster: &ClusterId, name: &StoreName) -> Result<(), ParticipantError> {
+        self.with(|state| {
+            state.cluster = Some(cluster.clone());
+            state.attached_as = Some(name.clone());
+        });
         Ok(())
     }
 
@@ -228,9 +238,12 @@ impl Participant for MemoryStore {
     }
 
     fn commit(&self, ask: DeliveryAsk, reply: Reply<Acknowledgement>) {
-        crash::point("store_commit", &self.name);
-        let acknowledgement = self.with(|state| state.commit(&ask.id));
-        crash::point("store_committed", &self.name);
+        let acknowledgement = self.with(|state| {
+            crash::point("store_commit", state.attached_name());
+            let acknowledgement = state.commit(&ask.id);
+            crash::point("store_committed", state.attached_name());
+            acknowledgement
+        });
         reply.send(acknowledgement);
     }
 

@@ -1,4 +1,6 @@
 //! Tests of the store in memory, through the port.
+//!
+//! Not of its speed. Invariant: nothing here waits, because the store answers inline.
 
 use std::collections::BTreeMap;
 

@@ -28,6 +28,7 @@ mod key_value;
 pub mod memory;
 pub mod postgres;
 pub mod sqlite;
+mod sqlite_guard;
 mod sqlite_lock;
 mod sqlite_queue;
 mod sqlite_schema;
@@ -37,6 +38,8 @@ mod worker;
 
 #[cfg(test)]
 mod files_test;
+#[cfg(test)]
+mod kill_test;
 #[cfg(test)]
 mod memory_test;
 #[cfg(test)]

@@ -3,12 +3,7 @@
 //! Not the journal, which is another file and ours alone. A prepared transaction is staged (its
 //! statements, durable in a table of the same file) and held open with them applied, so there is
 //! one at a time and others queue; after a crash the staged statements are applied again. Therefore
-//! statements should mean the same when they run again: give times and random numbers as parameters.
-//!
-//! Two hazards: between a crash and the next start a writer that is none of ours can change what
-//! the staged statements meet. And Python's own `sqlite3` is another copy of SQLite: when it closes
-//! this file in the same process, the system drops every lock that our copy has on it. Our own
-//! writers exclude each other by a lock file that survives this; use [`SqliteStore::fetch`] to read.
+//! they should mean the same when they run again: give times and random numbers as parameters.
 //!
 //! Invariant: data and the marker that they were applied are one commit of SQLite.
 
@@ -20,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, OpenFlags};
 
+use super::sqlite_guard::Guard;
 use super::sqlite_lock::PlaceLock;
 use super::sqlite_queue::{Ask, Running};
 use super::sqlite_schema::{self as schema, Owner};
@@ -45,6 +41,13 @@ struct Attached {
 }
 
 /// A store over one SQLite file.
+///
+/// What an outside writer can do: between a crash and the next start it can change what the staged
+/// statements meet. And another copy of SQLite in this process (Python's own `sqlite3`) does not
+/// see our locks: to read there does not endanger the file (`sqlite_guard.rs`), though a read that
+/// lasts while we commit may see both sides; to write there while something is prepared here does.
+/// Use [`SqliteStore::fetch`] to read, and operations of a coordination to write.
+/// The file is switched to a write-ahead log, and its `-wal` file stays while this process lives.
 pub struct SqliteStore {
     path: PathBuf,
     name: String,
@@ -95,10 +98,18 @@ impl SqliteStore {
     }
 
     fn open(&self, owner: Owner) -> Result<Attached, String> {
+        let guard = Guard::open(&self.path).map_err(|error| error.to_string())?;
         let connection = open_writer(&self.path).map_err(|error| error.to_string())?;
+        // Not before the write-ahead log is chosen, for which SQLite wants the file alone.
+        guard.keep_open().map_err(|error| format!("its guard: {error}"))?;
         // One file has one lock file, by whatever way the file was found.
         let path = self.path.canonicalize().map_err(|error| error.to_string())?;
-        let lock = PlaceLock::open(&path).map_err(|error| format!("its lock file: {error}"))?;
+        let mut shared_memory = path.clone().into_os_string();
+        shared_memory.push("-shm");
+        let shared_memory = Guard::open(Path::new(&shared_memory))
+            .map_err(|error| format!("its shared memory: {error}"))?;
+        let lock = PlaceLock::open(&path, shared_memory)
+            .map_err(|error| format!("its lock file: {error}"))?;
         let running = Arc::new(Running::new(connection.get_interrupt_handle()));
         let mut writer = Writer::new(connection, lock, owner, path, Arc::clone(&running));
         writer.recover()?;

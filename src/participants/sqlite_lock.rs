@@ -9,19 +9,22 @@ use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::sqlite_guard::Guard;
+
 /// The writer's place of one SQLite file, as seen by one store.
 pub(super) struct PlaceLock {
     place: File,
     want: File,
+    shared_memory: Guard,
     is_held: bool,
 }
 
 impl PlaceLock {
     /// Opens the lock files of this SQLite file.
-    pub(super) fn open(database: &Path) -> io::Result<Self> {
+    pub(super) fn open(database: &Path, shared_memory: Guard) -> io::Result<Self> {
         let place = open(&beside(database, "-unanimity.lock"))?;
         let want = open(&beside(database, "-unanimity.want"))?;
-        Ok(Self { place, want, is_held: false })
+        Ok(Self { place, want, shared_memory, is_held: false })
     }
 
     /// Takes the place if it is free or ours.
@@ -40,6 +43,12 @@ impl PlaceLock {
     pub(super) fn release(&mut self) {
         self.is_held = false;
         let _ = self.place.unlock();
+    }
+
+    /// Whether a writer that is none of ours is at work, also one that SQLite would not see because
+    /// it is another copy of SQLite in this process.
+    pub(super) fn is_overrun(&self) -> bool {
+        self.shared_memory.is_written()
     }
 
     /// Says, or no longer says, that what was prepared by a process that died must be ended here.

@@ -1,4 +1,6 @@
 //! Tests of the SQLite store, through the port, over real files.
+//!
+//! The file is long because each claim of the store is a test of its own.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -293,12 +295,13 @@ fn an_abort_cuts_the_prepare_short_that_runs() {
                    SELECT i, i FROM n WHERE i < 0";
     let running = send(|reply| store.prepare(ask("t", vec![execute(endless, vec![])]), reply));
     // The row is staged by another connection's eyes, so the statement runs or is about to.
+    let began = Instant::now();
     while place.rows("unanimity_staged") == 0 {
+        assert!(began.elapsed() < Duration::from_secs(30), "nothing is staged");
         std::thread::yield_now();
     }
     // An abort that comes between staging and running is taken after a run that nobody cuts
     // short, so it is repeated, as the engine does.
-    let began = Instant::now();
     while running.try_recv().is_err() {
         drop(send(|reply| store.abort(delivery("t"), reply)));
         assert!(began.elapsed() < Duration::from_secs(30), "the prepare was not cut short");

@@ -327,6 +327,10 @@ impl Writer {
     }
 
     fn stage_and_apply(&mut self, id: &CoordinationId, statements: &[Statement]) -> Option<Vote> {
+        if self.lock.is_overrun() {
+            self.blame_outsider();
+            return None;
+        }
         let store = self.owner.store.clone();
         crash::point("store_prepare", store.as_str());
         let json = statement::encode(statements);
@@ -385,6 +389,9 @@ impl Writer {
         let json = schema::staged(&self.connection, &self.owner, id).map_err(|e| passing(&e))?;
         let json = json.ok_or_else(|| Trouble::Passing("the staged row is gone".to_owned()))?;
         let statements = statement::decode(&json).map_err(Trouble::Final)?;
+        if self.lock.is_overrun() {
+            return Err(Trouble::Passing("a writer that is none of ours is at work".to_owned()));
+        }
         self.connection.execute_batch("BEGIN IMMEDIATE").map_err(|e| passing(&e))?;
         if let Err(message) = self.apply(id, &statements) {
             self.roll_back();
@@ -425,7 +432,7 @@ impl Writer {
             Ok(Standing::Applied) => return Some(committed_before(id)),
             Ok(Standing::None | Standing::Staged) => {}
         }
-        match schema::unstage(&self.connection, &self.owner, id) {
+        match self.unstage(id) {
             Ok(()) => Some(Acknowledgement::Done),
             Err(error) => {
                 self.blocker = self.describe(&error);
@@ -472,13 +479,21 @@ impl Writer {
     fn abort_held(&mut self) -> Acknowledgement {
         let Some(Held { id, .. }) = self.held.take() else { return Acknowledgement::Done };
         self.roll_back();
-        let unstaged = schema::unstage(&self.connection, &self.owner, &id);
+        let unstaged = self.unstage(&id);
         self.release_if_free();
         match unstaged {
             Ok(()) => Acknowledgement::Done,
             // The row is still staged and no longer held; the next abort finds it so.
             Err(error) => Acknowledgement::Unknown { message: self.describe(&error) },
         }
+    }
+
+    /// Undoes a prepare: the staged row is all that is left of it on the disk.
+    fn unstage(&self, id: &CoordinationId) -> rusqlite::Result<()> {
+        crash::point("store_abort", self.owner.store.as_str());
+        schema::unstage(&self.connection, &self.owner, id)?;
+        crash::point("store_aborted", self.owner.store.as_str());
+        Ok(())
     }
 
     /// Lets go of a recovered transaction that another store was told to end.

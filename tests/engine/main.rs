@@ -4,8 +4,11 @@
 
 #![allow(missing_docs)]
 
+mod coverage;
 mod postgres;
 mod postgres_rate;
+mod protocols_page;
+mod scenarios;
 mod simulation;
 mod support;
 mod tidy;

@@ -1,5 +1,6 @@
 //! The PostgreSQL participant against real servers: every duty of a participant, and what is
 //! PostgreSQL's own. Each test has a database of its own, and must leave nothing prepared in it.
+//! It is long because one server serves all of them.
 
 use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, OnceLock};

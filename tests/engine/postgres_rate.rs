@@ -104,14 +104,12 @@ async fn coordinate(stores: &[(&'static str, PostgresStore); 2], id: String, acc
 }
 
 async fn bare(clients: &[Client; 2], id: &str, account: u32) {
-    let prepare = |client: usize| {
-        clients[client].batch_execute(Box::leak(
-            format!(
-                "BEGIN;UPDATE account SET balance = balance + 1 WHERE id = {account};\
-                 PREPARE TRANSACTION '{id}:{client}'"
-            )
-            .into_boxed_str(),
-        ))
+    let prepare = async |client: usize| {
+        let text = format!(
+            "BEGIN;UPDATE account SET balance = balance + 1 WHERE id = {account};\
+             PREPARE TRANSACTION '{id}:{client}'"
+        );
+        clients[client].batch_execute(&text).await
     };
     let (one, two) = tokio::join!(prepare(0), prepare(1));
     one.and(two).unwrap();
@@ -153,7 +151,8 @@ fn rate_of_two_databases_beside_the_bare_driver() {
         let stores = stores.clone();
         let ours = runtime.block_on(rate(width, move |worker, count| {
             let stores = stores.clone();
-            async move { coordinate(&stores, format!("c{width}-{count:08}-{worker}"), worker).await }
+            let id = format!("c{width}-{count:08}-{worker}");
+            async move { coordinate(&stores, id, worker).await }
         }));
         let floor = runtime.block_on(async {
             let mut clients = Vec::new();

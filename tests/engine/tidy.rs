@@ -93,6 +93,8 @@ const FILE_LINES_MAX: usize = 600;
 const TEST_FILE_LINES_MAX: usize = 800;
 const FUNCTION_LINES_MAX: usize = 70;
 const LINE_COLUMNS_MAX: usize = 100;
+/// Tables of which each row is two lines.
+const WIDE_TABLES: &[&str] = &["src/protocol/two_phase/rules.rs"];
 
 fn fail_on(offences: &[String]) {
     assert!(offences.is_empty(), "\n{}\n", offences.join("\n"));
@@ -227,7 +229,9 @@ fn tasks_are_spawned_only_by_the_engine_and_by_adapters() {
     let mut offences = Vec::new();
     for source in engine_sources() {
         let (module, _) = module_of(&source.path);
-        let is_port = source.path.ends_with("/mod.rs") && module != "engine";
+        // A port's own file is `src/<port>/mod.rs`; deeper ones belong to an adapter.
+        let depth = source.path.matches('/').count();
+        let is_port = source.path.ends_with("/mod.rs") && module != "engine" && depth == 2;
         let may = adapters.contains(&module.as_str()) && !is_port;
         for spawn in ["tokio::spawn", "thread::spawn", ".spawn("] {
             if !may && source.shipped_code().contains(spawn) {
@@ -269,7 +273,7 @@ fn files_are_short_and_say_why_when_they_are_not() {
         }
         let says_why =
             ["long", "lines", "length"].iter().any(|word| source.header().contains(word));
-        if lines > FILE_LINES_SOFT && !says_why {
+        if lines > FILE_LINES_SOFT && !says_why && !source.is_test() {
             offences.push(format!("{}: {lines} lines, and the header says not why", source.path));
         }
     }
@@ -280,6 +284,11 @@ fn files_are_short_and_say_why_when_they_are_not() {
 fn lines_fit_into_100_columns() {
     let mut offences = Vec::new();
     for source in sources() {
+        // Python's lines are ruff's.
+        let is_python = source.language == Language::Python;
+        if is_python || WIDE_TABLES.contains(&source.path.as_str()) {
+            continue;
+        }
         for (index, line) in source.text.lines().enumerate() {
             if line.chars().count() > LINE_COLUMNS_MAX {
                 offences.push(format!("{}:{}: over 100 columns", source.path, index + 1));

@@ -42,6 +42,7 @@ def row(**changes: Any) -> dict[str, Any]:
         "reason": None,
         "outcome": {
             "kind": "committed",
+            "success": True,
             "state": "committed",
             "code": None,
             "message": None,

@@ -23,7 +23,7 @@ _START_SECONDS = 60.0
 _WATCH = """
 folder=$1; shift
 "$@" >>"$folder/log" 2>&1 &
-pid=$!
+pid=$!; exec 2>/dev/null
 read -r verb signal
 if [ "$verb" = keep ]; then kill "-$signal" $pid; wait $pid; exit 0; fi
 kill -QUIT $pid; wait $pid; rm -rf "$folder"

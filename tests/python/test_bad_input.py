@@ -120,7 +120,7 @@ def test_a_bad_request_is_refused_and_nothing_happens(
 BAD_VOTES: dict[str, tuple[Any, list[str]]] = {
     "a word outside the vocabulary": (PrepareResult("left", "MAYBE"), ["left", "MAYBE", "COMMIT"]),
     "lower case": (PrepareResult("left", "commit"), ["left", "commit", "COMMIT"]),
-    "another type": ("COMMIT", ["left", "prepare_transaction", "str"]),
+    "another type": ("COMMIT", ["left", "prepare_transaction", "PrepareResult"]),
     "the answer to another question": (CommitResult("left", "SUCCESS"), ["left", "CommitResult"]),
     "an exception": (ValueError("broken pipe"), ["left", "ValueError", "broken pipe"]),
     "a refusal": (PrepareResult("left", "ABORT", "no room"), ["left", "no room"]),
@@ -198,7 +198,7 @@ STORE_CASES: dict[str, tuple[dict[str, Any], list[str]]] = {
     ),
     "other number of rows": (
         {"store": "rows", "type": "execute", "statement": "DELETE FROM t", "expect_rows": 3},
-        ["3", "0"],
+        ["expect_rows", "3", "1"],
     ),
     "no such table": (
         {"store": "rows", "type": "execute", "statement": "DELETE FROM missing"},

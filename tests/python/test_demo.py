@@ -33,7 +33,7 @@ def test_the_demo_proves_that_all_three_stores_agree(tmp_path: Path) -> None:
 def test_the_demo_runs_on_a_single_document_and_tells_it_in_words(tmp_path: Path) -> None:
     done = run("demo", str(documents(tmp_path, 1)), "--into", str(tmp_path / "kept"))
     assert (done.returncode, done.stderr) == (0, "")
-    assert "All three stores agree on 1 documents" in done.stdout
+    assert "All three stores agree: 1 of 1" in done.stdout
     assert (tmp_path / "kept" / "killed" / "journal.db").is_file()
     again = run("demo", str(tmp_path / "documents"), "--into", str(tmp_path / "kept"))
     assert again.returncode == 1
@@ -49,6 +49,7 @@ def test_hidden_files_links_and_empty_files_are_no_documents(tmp_path: Path) -> 
     source = documents(tmp_path, 2)
     (source / ".hidden").write_text("x")
     (source / "empty").write_text("")
+    (source / "new\nline").write_text("x")
     (source / "link").symlink_to(source / "part 0" / "0.md")
     assert [d.key for d in find_documents(source, 10)] == ["part 0/0.md", "part 1/1.md"]
     assert len(find_documents(source, 1)) == 1

@@ -37,6 +37,7 @@ def test_a_record_tells_state_outcome_and_reason() -> None:
             reason={"code": "vote.abort", "message": "left voted ABORT"},
             outcome={
                 "kind": "aborted",
+                "success": False,
                 "state": "aborted",
                 "code": "vote.abort",
                 "message": "left voted ABORT",

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import os
+import pickle
 import signal
+import traceback
 from collections.abc import Callable
 from datetime import datetime, timezone
 from pathlib import Path
@@ -292,11 +294,12 @@ def test_an_abort_before_the_decision_wins_and_after_it_does_not(
                 await asyncio.sleep(0)
             assert set(service.active_coordinations) == {"t1"}
             assert await service.abort_coordination("t1", "changed my mind") is True
+            ledgers["left"].gate.set()
             result = await waiting
             assert result.outcome is Outcome.ABORTED
             assert "changed my mind" in str(result.error_message)
-            ledgers["left"].gate.set()
             await service.wait_for("t1", timeout=10)
+            assert ledgers["left"].staged == {}
 
             await service.coordinate_transaction(request("t2"))
             assert await service.abort_coordination("t2", "too late") is False
@@ -556,3 +559,22 @@ def test_use_in_a_forked_child_names_both_processes(make_service: Make, ledgers:
     child = asyncio.run(scenario())
     _, status = os.waitpid(child, 0)
     assert os.waitstatus_to_exitcode(status) == 0
+
+
+def test_what_a_store_raised_is_the_cause_with_its_traceback(
+    make_service: Make, ledgers: Ledgers
+) -> None:
+    ledgers["left"].answer = LookupError("no such drawer")
+
+    async def scenario() -> None:
+        async with make_service(ledgers) as service:
+            with pytest.raises(TransactionAborted, match="no such drawer") as caught:
+                async with service.transaction() as tx:
+                    tx.add("left", "put", key="a", value=1)
+            cause = caught.value.__cause__
+            assert cause is ledgers["left"].answer
+            names = [frame.name for frame in traceback.extract_tb(cause.__traceback__)]
+            assert names[-1] == "prepare_transaction"
+            assert pickle.loads(pickle.dumps(tx.result)) == tx.result
+
+    asyncio.run(scenario())

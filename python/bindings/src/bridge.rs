@@ -17,7 +17,7 @@ use pyo3::exceptions::PyOSError;
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
-use crate::python_store::{Call, Expected, Started};
+use crate::call::{Call, Expected, Started};
 use crate::runtime::Engine;
 use crate::wake::Bell;
 use crate::{errors, logging};

@@ -10,29 +10,20 @@ use std::time::Duration;
 
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
-use unanimity::engine::{self, EngineError, Found, Options, Ports, RecoveryReport, Waiter};
-use unanimity::journal::{Journal, JournalOptions, SqliteJournal, StoredCoordination};
-use unanimity::model::ids::{CoordinationId, StoreName};
+use unanimity::engine::{self, EngineError, Found, RecoveryReport, Waiter};
+use unanimity::journal::StoredCoordination;
+use unanimity::model::ids::CoordinationId;
 use unanimity::model::outcome::{CoordinationResult, Decision, Outcome};
-use unanimity::participants::{Attachment, Participant};
+use unanimity::participants::Attachment;
 use unanimity::reply::{Lost, Reply};
 
 use crate::bridge::{Bridge, Shared};
+use crate::call::Caller;
 use crate::ports::{PythonAlerting, PythonConsensus, PythonListeners};
-use crate::python_store::{Caller, PythonStore};
+use crate::request::request_parts;
 use crate::runtime::Engine;
-use crate::{errors, records, request, runtime, stores};
-
-/// What a start needs, taken by it.
-struct Parts {
-    journal: String,
-    journal_options: JournalOptions,
-    options: Options,
-    stores: Vec<engine::NamedStore>,
-    consensus: Option<PythonConsensus>,
-    listeners: Option<PythonListeners>,
-    alerting: Option<PythonAlerting>,
-}
+use crate::start::{self, Parts};
+use crate::{errors, records, runtime};
 
 /// A coordinator that belongs to one event loop.
 #[pyclass(frozen)]
@@ -80,7 +71,9 @@ fn result_to(bridge: &Arc<Shared>, future: Py<PyAny>, attachment: Option<Attachm
 #[pymethods]
 impl Coordinator {
     #[new]
-    #[pyo3(signature = (bridge, *, journal, stores, config, consensus, event_bus, metrics, alerting))]
+    #[pyo3(signature = (
+        bridge, *, journal, stores, config, consensus, event_bus, metrics, alerting
+    ))]
     #[expect(clippy::too_many_arguments, reason = "keywords, as the Python constructor has them")]
     fn new(
         bridge: &Bound<'_, Bridge>,
@@ -95,13 +88,13 @@ impl Coordinator {
         let shared = Arc::clone(&bridge.get().shared);
         let mut named = Vec::new();
         for (name, store) in stores {
-            named.push(named_store(&shared, &name, &store)?);
+            named.push(start::named_store(&shared, &name, &store)?);
         }
-        let workers: Option<usize> = number(config, "coordination_worker_threads")?;
+        let workers: Option<usize> = start::number(config, "coordination_worker_threads")?;
         let parts = Parts {
             journal,
-            journal_options: journal_options(config)?,
-            options: options(config)?,
+            journal_options: start::journal_options(config)?,
+            options: start::options(config)?,
             stores: named,
             consensus: consensus.map(|c| PythonConsensus::adapt(&shared, &c)).transpose()?,
             listeners: PythonListeners::adapt(&shared, event_bus.as_ref(), metrics.as_ref())?,
@@ -126,8 +119,8 @@ impl Coordinator {
         thread::Builder::new()
             .name("unanimity-start".to_owned())
             .spawn(move || {
-                let work = AssertUnwindSafe(|| start_engine(parts, runtime, &bridge, &engine));
-                reply.send(catch_unwind(work).unwrap_or_else(|panic| {
+                let start = || start::start_engine(parts, runtime, &bridge, &engine);
+                reply.send(catch_unwind(AssertUnwindSafe(start)).unwrap_or_else(|panic| {
                     let message = errors::panic_words(panic.as_ref()).to_owned();
                     Err(EngineError::Internal { message })
                 }));
@@ -157,13 +150,13 @@ impl Coordinator {
     }
 
     fn wait_for(&self, py: Python<'_>, id: &str, future: Py<PyAny>) -> PyResult<()> {
-        let id = usable_id(py, id)?;
+        let id = checked_id(py, id)?;
         self.engine(py)?.wait_for(id, result_to(&self.bridge, future, None));
         Ok(())
     }
 
     fn abort(&self, py: Python<'_>, id: &str, reason: String, future: Py<PyAny>) -> PyResult<()> {
-        let id = usable_id(py, id)?;
+        let id = checked_id(py, id)?;
         let reply = answer_to(&self.bridge, future, |py, aborted: bool| {
             Ok(aborted.into_pyobject(py)?.to_owned().into_any().unbind())
         });
@@ -199,7 +192,7 @@ impl Coordinator {
         reason: String,
         future: Py<PyAny>,
     ) -> PyResult<()> {
-        let id = usable_id(py, id)?;
+        let id = checked_id(py, id)?;
         let decision = decision(py, outcome)?;
         let waiter = result_to(&self.bridge, future, None);
         self.engine(py)?.resolve(id, decision, reason, waiter);
@@ -267,7 +260,7 @@ impl Coordinator {
         future: Py<PyAny>,
     ) -> PyResult<()> {
         let engine = self.engine(py)?;
-        match request::parts(request) {
+        match request_parts(request) {
             Ok((parts, operations)) => {
                 let caller = Caller { context, operations, cause: Mutex::new(None) };
                 let attachment: Attachment = Arc::new(caller);
@@ -302,7 +295,7 @@ impl Coordinator {
     }
 }
 
-fn usable_id(py: Python<'_>, id: &str) -> PyResult<CoordinationId> {
+fn checked_id(py: Python<'_>, id: &str) -> PyResult<CoordinationId> {
     CoordinationId::new(id).map_err(|error| {
         let message = format!("coordination_id cannot be used: {error}");
         errors::exception(py, "InvalidRequest", &message, &[])
@@ -323,96 +316,4 @@ pub(crate) fn decision(py: Python<'_>, outcome: &str) -> PyResult<Decision> {
         let message = format!("outcome is {outcome:?}; use \"commit\" or \"abort\"");
         errors::exception(py, "InvalidRequest", &message, &[])
     })
-}
-
-fn start_engine(
-    parts: Parts,
-    runtime: tokio::runtime::Handle,
-    bridge: &Shared,
-    slot: &OnceLock<Arc<Engine>>,
-) -> Result<(), EngineError> {
-    let journal: Arc<dyn Journal> =
-        Arc::new(SqliteJournal::open(&parts.journal, parts.journal_options)?);
-    let closing = Arc::clone(&journal);
-    let ports = Ports {
-        journal,
-        stores: parts.stores,
-        consensus: parts.consensus.map(|consensus| Arc::new(consensus) as _),
-        bus: parts.listeners.map(|listeners| Arc::new(listeners) as _),
-        alerting: parts.alerting.map(|alerting| Arc::new(alerting) as _),
-        options: parts.options,
-        runtime,
-    };
-    let (sender, recovered) = mpsc::channel();
-    let reply = Reply::new(move |report: Result<RecoveryReport, EngineError>| {
-        let _ = sender.send(report);
-    });
-    let engine = match engine::Coordinator::start(ports, reply) {
-        Ok(coordinator) => Engine::started(coordinator),
-        Err(error) => {
-            closing.close();
-            return Err(error);
-        }
-    };
-    let _ = slot.set(Arc::clone(&engine));
-    if !bridge.remember(Arc::downgrade(&engine)) {
-        engine.shut_down();
-    }
-    recovered.recv().unwrap_or(Err(EngineError::Closed)).map(drop)
-}
-
-fn named_store(
-    bridge: &Arc<Shared>,
-    name: &Bound<'_, PyAny>,
-    store: &Bound<'_, PyAny>,
-) -> PyResult<engine::NamedStore> {
-    let text: String = name.extract()?;
-    let name = StoreName::new(&text).map_err(|error| {
-        let message = format!("{text:?} cannot name a store: {error}");
-        errors::exception(store.py(), "ConfigError", &message, &[])
-    })?;
-    Ok(match stores::participant(store)? {
-        Some(native) => (name, native, true),
-        None => {
-            let adapted: Arc<dyn Participant> = Arc::new(PythonStore::adapt(bridge, store)?);
-            (name, adapted, false)
-        }
-    })
-}
-
-fn number<'py, T>(config: &Bound<'py, PyDict>, key: &str) -> PyResult<Option<T>>
-where
-    T: FromPyObjectOwned<'py>,
-{
-    match config.get_item(key)? {
-        Some(value) if !value.is_none() => value.extract().map(Some).map_err(Into::into),
-        _ => Ok(None),
-    }
-}
-
-fn seconds(config: &Bound<'_, PyDict>, key: &str, default: Duration) -> PyResult<Duration> {
-    let given: Option<f64> = number(config, key)?;
-    Ok(given.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()).unwrap_or(default))
-}
-
-fn options(config: &Bound<'_, PyDict>) -> PyResult<Options> {
-    let default = Options::default();
-    Ok(Options {
-        prepare_timeout: seconds(config, "prepare_phase_timeout_seconds", default.prepare_timeout)?,
-        commit_timeout: seconds(config, "commit_phase_timeout_seconds", default.commit_timeout)?,
-        concurrent_max: number(config, "max_concurrent_coordinations")?
-            .unwrap_or(default.concurrent_max),
-        queued_max: number(config, "max_queued_coordinations")?.unwrap_or(default.queued_max),
-        recovery_interval: seconds(config, "recovery_interval_seconds", default.recovery_interval)?,
-        orphan_interval: seconds(config, "orphan_interval_seconds", default.orphan_interval)?,
-        ..default
-    })
-}
-
-fn journal_options(config: &Bound<'_, PyDict>) -> PyResult<JournalOptions> {
-    let mut options = JournalOptions::default();
-    if let Some(batch) = number(config, "batch_size")? {
-        options.batch_size_max = batch;
-    }
-    Ok(options)
 }

@@ -4,7 +4,9 @@
 //! of ours ever attaches to the interpreter; completions and calls to Python wait in a queue, and
 //! the loop's own thread takes them (`bridge`).
 
+mod answers;
 mod bridge;
+mod call;
 mod convert;
 mod coordinator;
 mod errors;
@@ -15,10 +17,17 @@ mod reader;
 mod records;
 mod request;
 mod runtime;
+mod start;
 mod stores;
 mod wake;
 
+use mimalloc::MiMalloc;
 use pyo3::prelude::*;
+
+/// Requests are made on the loop's thread and dropped on the journal's: an allocator that is good
+/// at frees from another thread saves a third of the journal's time.
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
 
 /// The version of the package.
 #[pyfunction]

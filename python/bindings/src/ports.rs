@@ -19,7 +19,7 @@ use unanimity::observe::{Alert, Alerting};
 use unanimity::reply::Reply;
 
 use crate::bridge::{Item, Shared};
-use crate::python_store::{Answers, Argument, Call, Method};
+use crate::call::{Answers, Argument, Call, Method};
 
 /// How long a consensus service may take for an answer before it counts as lost.
 const CONSENSUS_WAIT: Duration = Duration::from_secs(10);

@@ -1,10 +1,10 @@
-//! A request object's fields as the engine takes them: their shapes, not their sense.
+//! A request object, read field by field. What cannot be read is said in words, with its place.
 //!
-//! What is wrong is said in words for the result, with the field's name and path; the checks of
-//! values are the engine's.
+//! Not the request's own check: that is the engine's. Invariant: the caller's objects are read and
+//! kept, never changed.
 
 use pyo3::prelude::*;
-use pyo3::types::{PyBool, PyFloat, PyInt, PyList, PyString};
+use pyo3::types::{PyList, PyString};
 use unanimity::model::request::RequestParts;
 use unanimity::model::value::Value;
 
@@ -12,51 +12,46 @@ use crate::convert::{BadValue, to_value};
 
 type Refusal = (String, String);
 
-/// The request's fields, and its operations as they were given; on trouble, whatever id there is
-/// and what is wrong.
-pub(crate) fn parts(request: &Bound<'_, PyAny>) -> Result<(RequestParts, Vec<Py<PyAny>>), Refusal> {
-    let mut id = String::new();
-    read(request, &mut id).map_err(|BadField(message)| (id, message))
-}
-
-fn read(
+/// The request's fields; on trouble, whatever id there is and what is wrong.
+pub(crate) fn request_parts(
     request: &Bound<'_, PyAny>,
-    id: &mut String,
-) -> Result<(RequestParts, Vec<Py<PyAny>>), BadField> {
+) -> Result<(RequestParts, Vec<Py<PyAny>>), Refusal> {
     let py = request.py();
-    *id = text(&request.getattr(pyo3::intern!(py, "coordination_id"))?, "coordination_id")?;
-    let kind =
-        named(&request.getattr(pyo3::intern!(py, "coordination_type"))?, "coordination_type")?;
-    let consistency =
-        named(&request.getattr(pyo3::intern!(py, "consistency_level"))?, "consistency_level")?;
-    let stores = request.getattr(pyo3::intern!(py, "participating_stores"))?;
-    let stores = texts(&stores, "participating_stores")?;
-    let timeout_seconds = timeout(&request.getattr(pyo3::intern!(py, "timeout_seconds"))?)?;
-    let (operations, originals) = operations(&request.getattr(pyo3::intern!(py, "operations"))?)?;
-    let metadata = request.getattr(pyo3::intern!(py, "metadata"))?;
-    let metadata = if metadata.is_none() {
-        Value::Map(Vec::new())
-    } else {
-        to_value(&metadata).map_err(|bad| BadField(bad.describe("metadata")))?
+    let mut id = String::new();
+    let read = || -> Result<(RequestParts, Vec<Py<PyAny>>), BadField> {
+        id = text(&request.getattr(pyo3::intern!(py, "coordination_id"))?, "coordination_id")?;
+        let kind =
+            named(&request.getattr(pyo3::intern!(py, "coordination_type"))?, "coordination_type")?;
+        let consistency =
+            named(&request.getattr(pyo3::intern!(py, "consistency_level"))?, "consistency_level")?;
+        let stores = request.getattr(pyo3::intern!(py, "participating_stores"))?;
+        let stores = texts(&stores, "participating_stores")?;
+        let timeout_seconds = timeout(&request.getattr(pyo3::intern!(py, "timeout_seconds"))?)?;
+        let given = request.getattr(pyo3::intern!(py, "operations"))?;
+        let Ok(list) = given.cast::<PyList>() else {
+            return Err(BadField::kind("operations", &given, "a list of dicts"));
+        };
+        let mut operations = Vec::with_capacity(list.len());
+        let mut originals = Vec::with_capacity(list.len());
+        for (index, operation) in list.iter().enumerate() {
+            let value = to_value(&operation);
+            operations.push(value.map_err(|bad| BadField::value(&bad, "operations", index))?);
+            originals.push(operation.unbind());
+        }
+        let metadata = request.getattr(pyo3::intern!(py, "metadata"))?;
+        let metadata = if metadata.is_none() {
+            Value::Map(Vec::new())
+        } else {
+            to_value(&metadata).map_err(|bad| BadField(bad.describe("metadata")))?
+        };
+        let id = id.clone();
+        let parts =
+            RequestParts { id, kind, stores, operations, timeout_seconds, consistency, metadata };
+        Ok((parts, originals))
     };
-    let id = id.clone();
-    let parts =
-        RequestParts { id, kind, stores, operations, timeout_seconds, consistency, metadata };
-    Ok((parts, originals))
-}
-
-fn operations(given: &Bound<'_, PyAny>) -> Result<(Vec<Value>, Vec<Py<PyAny>>), BadField> {
-    let Ok(list) = given.cast::<PyList>() else {
-        return Err(BadField::kind("operations", given, "a list of dicts"));
-    };
-    let mut operations = Vec::with_capacity(list.len());
-    let mut originals = Vec::with_capacity(list.len());
-    for (index, operation) in list.iter().enumerate() {
-        let value = to_value(&operation);
-        operations.push(value.map_err(|bad| BadField::value(&bad, "operations", index))?);
-        originals.push(operation.unbind());
-    }
-    Ok((operations, originals))
+    let mut read = read;
+    let result = read();
+    result.map_err(|BadField(message)| (id, message))
 }
 
 /// What is wrong with a field, in words.
@@ -110,6 +105,7 @@ fn texts(given: &Bound<'_, PyAny>, field: &str) -> Result<Vec<String>, BadField>
 }
 
 fn timeout(given: &Bound<'_, PyAny>) -> Result<f64, BadField> {
+    use pyo3::types::{PyBool, PyFloat, PyInt};
     let is_number = given.cast::<PyInt>().is_ok() || given.cast::<PyFloat>().is_ok();
     if !is_number || given.cast::<PyBool>().is_ok() {
         return Err(BadField::kind("timeout_seconds", given, "a number of seconds"));

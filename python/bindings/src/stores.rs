@@ -229,7 +229,7 @@ macro_rules! store_class {
         impl $name {
             $($own)*
 
-            #[expect(clippy::too_many_arguments, reason = "the fields of a request, one by one")]
+            #[expect(clippy::too_many_arguments, reason = "the Python method's parameters")]
             fn prepare(
                 &self,
                 py: Python<'_>,

@@ -41,7 +41,7 @@ class Document:
 
 
 def find_documents(folder: Path, limit: int) -> list[Document]:
-    """List the folder's files, sorted, without hidden ones, links and giants."""
+    """List the folder's files, sorted, without hidden ones, links, giants and unprintable names."""
     if not folder.is_dir():
         raise ConfigError(f"{folder} is not a folder; give one that has documents in it")
     documents: list[Document] = []
@@ -49,8 +49,9 @@ def find_documents(folder: Path, limit: int) -> list[Document]:
         folders[:] = sorted(n for n in folders if not n.startswith((".", "__pycache__")))
         for name in sorted(names):
             path = Path(parent, name)
-            if _is_document(path):
-                documents.append(Document(path.relative_to(folder).as_posix(), path))
+            key = path.relative_to(folder).as_posix()
+            if key.isprintable() and _is_document(path):
+                documents.append(Document(key, path))
     if not documents:
         raise ConfigError(f"{folder} has no documents; give a folder that has some")
     return documents[:limit]
@@ -132,10 +133,14 @@ class Archive:
         }
 
     async def prepared(self) -> dict[str, int]:
-        """Count what each store holds prepared and undecided."""
+        """Count what each store has staged and not resolved, as it lies there."""
+        # Read from the files, because a store answers for the journal that has it open, and before
+        # recovery none has.
+        staged = self.folder.glob("blobs/.unanimity/*/*/staged/*")
+        rows = await self.metadata.fetch("SELECT count(*) AS n FROM unanimity_staged")
         return {
-            "blobs": len(await self.blobs.list_prepared_transactions()),
-            "metadata": len(await self.metadata.list_prepared_transactions()),
+            "blobs": sum(1 for _ in staged),
+            "metadata": rows[0]["n"],
             "index": len(self.index.list_prepared_transactions()),
         }
 

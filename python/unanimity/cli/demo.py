@@ -25,11 +25,12 @@ from typing import Any
 from .._display import text_table
 from .._exceptions import ConfigError, StoreError
 from .archive import Archive, Document, Holdings, digest_of, find_documents, torn
-from .journal import open_reader
+from .journal import reading
 from .output import print_json
 from .progress import Progress
 
 _CHILD_SECONDS_MAX = 300
+_OPEN = frozenset({"initiated", "preparing", "prepared", "committing", "aborting"})
 
 
 @dataclass
@@ -196,12 +197,9 @@ async def _recover(folder: Path) -> tuple[Seen, Seen]:
 
 
 async def _look(archive: Archive) -> Seen:
-    open_states: dict[str, int] = {}
-    for state in ("initiated", "preparing", "prepared", "committing", "aborting"):
-        chosen = {"states": [state], "coordination_type": None, "store": None, "since": None}
-        rows = open_reader(str(archive.journal)).history({**chosen, "limit": 10_000})
-        if rows:
-            open_states[state] = len(rows)
+    with reading(str(archive.journal)) as reader:
+        states: dict[str, int] = reader.status()["states"]
+    open_states = {state: count for state, count in states.items() if count and state in _OPEN}
     return Seen(await archive.holdings(), await archive.prepared(), open_states)
 
 
@@ -229,6 +227,6 @@ def _open_words(seen: Seen) -> str:
 def _verdict(after: Seen, killed: Killed) -> str:
     count = len(after.holdings["blobs"])
     return (
-        f"All three stores agree on {count} documents; each of the {len(killed.acknowledged)} "
-        "acknowledged is there, and nothing is left prepared."
+        f"All three stores agree: {count} of {count} documents are the same in each. None of the "
+        f"{len(killed.acknowledged)} acknowledged is missing, and nothing is left prepared."
     )

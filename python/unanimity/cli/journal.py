@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import platform
 from argparse import Namespace
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,11 +21,16 @@ if TYPE_CHECKING:
     from .._engine import JournalReader
 
 
-def open_reader(path: str) -> JournalReader:
-    """Open an existing journal for looking."""
+@contextmanager
+def reading(path: str) -> Iterator[JournalReader]:
+    """Open an existing journal for looking, and let go of it."""
     from .._engine import JournalReader
 
-    return JournalReader(existing_journal(path))
+    reader = JournalReader(existing_journal(path))
+    try:
+        yield reader
+    finally:
+        reader.close()
 
 
 def existing_journal(path: str) -> str:
@@ -39,10 +46,10 @@ def existing_journal(path: str) -> str:
 
 def status_verb(arguments: Namespace) -> int:
     """Count what stands where."""
-    reader = open_reader(arguments.journal)
-    status = reader.status()
-    # Failed without an end is what waits for an operator; with one it is history.
-    failed = reader.history(history_filter("failed", None, None, None, 10_000))
+    with reading(arguments.journal) as reader:
+        status = reader.status()
+        # Failed without an end is what waits for an operator; with one it is history.
+        failed = reader.history(history_filter("failed", None, None, None, 10_000))
     waiting = [row["coordination_id"] for row in failed if row["completed_at"] is None]
     status["needs_operator"] = waiting
     if arguments.json:
@@ -74,7 +81,8 @@ def list_verb(arguments: Namespace) -> int:
     chosen = history_filter(
         arguments.state, arguments.type, arguments.store, _since(arguments.since), arguments.limit
     )
-    rows = open_reader(arguments.journal).history(chosen)
+    with reading(arguments.journal) as reader:
+        rows = reader.history(chosen)
     records = [CoordinationRecord.from_engine(row) for row in rows]
     if arguments.json:
         print_json(records)
@@ -98,7 +106,8 @@ def _since(text: str | None) -> datetime | None:
 
 def show_verb(arguments: Namespace) -> int:
     """Show everything about one coordination."""
-    row = open_reader(arguments.journal).describe(arguments.id)
+    with reading(arguments.journal) as reader:
+        row = reader.describe(arguments.id)
     if row is None:
         raise InvalidRequest(
             f"the journal {arguments.journal} knows no coordination {arguments.id}; "
@@ -114,22 +123,25 @@ def show_verb(arguments: Namespace) -> int:
 
 def resolve_verb(arguments: Namespace) -> int:
     """Put an operator's decision into the journal."""
-    reader = open_reader(arguments.journal)
-    answer = reader.resolve(arguments.id, arguments.outcome, arguments.reason)
+    with reading(arguments.journal) as reader:
+        row = reader.resolve(arguments.id, arguments.outcome, arguments.reason)
+    record = CoordinationRecord.from_engine(row)
     if arguments.json:
-        print_json(answer)
+        print_json(record)
     else:
-        print(pairs(answer))
+        print(record)
     return 0
 
 
 def migrate_verb(arguments: Namespace) -> int:
     """Bring the journal's tables to this version."""
-    answer = open_reader(arguments.journal).migrate()
+    with reading(arguments.journal) as reader:
+        status = reader.migrate()
+    facts = {"journal": status["location"], "schema": status["schema"]}
     if arguments.json:
-        print_json(answer)
+        print_json(facts)
     else:
-        print(pairs(answer))
+        print(pairs(facts))
     return 0
 
 

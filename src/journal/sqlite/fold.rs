@@ -46,6 +46,10 @@ pub(super) fn apply(stored: &mut StoredCoordination, at: Timestamp, record: &Rec
                 }
             }
         }
+        // It waits for an operator, whose word ends it.
+        Record::Heuristic { .. } if stored.completed_at.is_none() => {
+            stored.state = TransactionState::Failed;
+        }
         Record::Heuristic { .. } => {}
         Record::End { outcome, stores } => {
             stored.state = outcome.state;

@@ -8,7 +8,6 @@ use crate::db::sqlite::OpenOptions;
 
 /// Settings of one journal.
 #[derive(Clone, Debug)]
-#[non_exhaustive]
 pub struct JournalOptions {
     /// The most records of one commit. Default 1024: a commit that stays under a few milliseconds.
     pub batch_size_max: usize,

@@ -55,7 +55,13 @@ fn commit_from(mark: Mark) -> Acknowledgement {
 }
 
 /// Rolls back what is prepared under the gid; where nothing is, nothing can be afterwards.
-pub(super) async fn abort(lease: &mut Lease, gid: &Gid, id: &CoordinationId) -> Acknowledgement {
+pub(super) async fn abort(
+    lease: &mut Lease,
+    scope: &Scope,
+    gid: &Gid,
+    id: &CoordinationId,
+) -> Acknowledgement {
+    crash::point("store_abort", scope.store.as_str());
     let client = &lease.session().client;
     let text = format!("ROLLBACK PREPARED {}", literal(&gid.text));
     let answer = match client.batch_execute(&text).await {
@@ -69,6 +75,7 @@ pub(super) async fn abort(lease: &mut Lease, gid: &Gid, id: &CoordinationId) -> 
         }
         Err(error) => unknown(&error),
     };
+    crash::point("store_aborted", scope.store.as_str());
     lease.clean();
     answer
 }

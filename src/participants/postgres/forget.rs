@@ -9,6 +9,9 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 
+use crate::crash;
+use crate::model::ids::StoreName;
+
 use super::gid::Gid;
 use super::marker;
 use super::pool::{Pool, Purpose};
@@ -43,13 +46,13 @@ impl Forgetter {
     }
 
     /// Deletes until nothing waits.
-    pub(super) async fn run(&self, pool: &Arc<Pool>) {
+    pub(super) async fn run(&self, pool: &Arc<Pool>, store: &StoreName) {
         loop {
             // A permit that was left over makes one batch early, which is harmless.
             let _ = tokio::time::timeout(LINGER, self.full.notified()).await;
             loop {
                 let Some(batch) = self.take() else { return };
-                if let Err(error) = delete(pool, &batch).await {
+                if let Err(error) = delete(pool, store, &batch).await {
                     tracing::debug!(error, "markers could not be deleted, and will be later");
                     self.give_back(batch);
                     break;
@@ -85,10 +88,12 @@ impl Forgetter {
     }
 }
 
-async fn delete(pool: &Arc<Pool>, batch: &[Gid]) -> Result<(), String> {
+async fn delete(pool: &Arc<Pool>, store: &StoreName, batch: &[Gid]) -> Result<(), String> {
     let mut lease = pool.lease(Purpose::Work).await?;
+    crash::point("store_forget", store.as_str());
     let answer = marker::delete(&lease.session().client, batch).await;
     answer.map_err(|error| super::server::describe(&error))?;
+    crash::point("store_forgotten", store.as_str());
     lease.clean();
     Ok(())
 }

@@ -32,7 +32,6 @@ CREATE TABLE IF NOT EXISTS unanimity_prepared (
     prepared_at timestamptz NOT NULL DEFAULT now()
 ) WITH (
     autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 10000,
-    autovacuum_vacuum_insert_scale_factor = 0, autovacuum_vacuum_insert_threshold = 100000,
     autovacuum_vacuum_cost_delay = 0
 );
 CREATE TABLE IF NOT EXISTS unanimity_gids (

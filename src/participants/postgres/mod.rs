@@ -163,8 +163,8 @@ impl Inner {
             let message = "its prepare runs and does not stop".to_owned();
             return Acknowledgement::Unknown { message };
         }
-        self.deliver(ask, async |lease: &mut Lease, _: &Scope, gid: &Gid| {
-            delivery::abort(lease, gid, &ask.id).await
+        self.deliver(ask, async |lease: &mut Lease, scope: &Scope, gid: &Gid| {
+            delivery::abort(lease, scope, gid, &ask.id).await
         })
         .await
     }
@@ -219,7 +219,7 @@ impl Participant for PostgresStore {
         let inner = self.inner.clone();
         let Some(scope) = inner.scope() else { return };
         if inner.forgetter.add(ids.iter().map(|id| scope.gid(id))) {
-            self.handle.spawn(async move { inner.forgetter.run(&inner.pool).await });
+            self.handle.spawn(async move { inner.forgetter.run(&inner.pool, &scope.store).await });
         }
     }
 

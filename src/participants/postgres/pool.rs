@@ -71,7 +71,7 @@ impl Pool {
             session: Some(session),
             is_clean: false,
             is_spoilt: false,
-            permits,
+            _permits: permits,
         })
     }
 
@@ -148,8 +148,7 @@ pub(super) struct Lease {
     is_clean: bool,
     is_spoilt: bool,
     // Held for its drop, after the connection went back.
-    #[allow(dead_code)]
-    permits: Vec<OwnedSemaphorePermit>,
+    _permits: Vec<OwnedSemaphorePermit>,
 }
 
 impl Lease {

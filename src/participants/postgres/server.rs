@@ -140,7 +140,9 @@ mod tests {
 
     #[test]
     fn an_unreadable_dsn_is_refused_without_a_piece_of_it() {
-        for dsn in ["postgresql://ann:se/cret@db/x", "host=db pass_word=secret", "user='secret"] {
+        for dsn in
+            ["postgresql://ann:secret@db:secret/x", "host=db pass_word=secret", "user='secret"]
+        {
             let message = refusal(dsn);
             assert!(!message.contains("cret"), "{message}");
             assert!(message.contains("postgresql://user:password@host"), "{message}");

@@ -71,10 +71,17 @@ impl TwoPhase {
         answer: Acknowledgement,
     ) -> Vec<Effect> {
         let mut effects = Vec::new();
-        let (Some(decision), Delivery::Asked) = (self.decision, self.parties[party].delivery)
-        else {
-            self.take(Rule::Ignored);
-            return effects;
+        let decision = match (self.decision, self.parties[party].delivery) {
+            (Some(decision), Delivery::Asked) => decision,
+            (Some(decision), Delivery::AskedEarly) => {
+                self.take(Rule::ToldEarly);
+                self.ask_delivery(now, party, decision, &mut effects);
+                return effects;
+            }
+            _ => {
+                self.take(Rule::Ignored);
+                return effects;
+            }
         };
         match answer {
             Acknowledgement::Done => {

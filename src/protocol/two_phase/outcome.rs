@@ -58,7 +58,8 @@ impl TwoPhase {
     pub(super) fn alert(&self, store: &StoreName, expected: Decision, message: &str) -> String {
         format!(
             "manual intervention required: coordination '{}' was decided {}, but store '{store}' \
-             gave a contrary final word: {message}. Repair the store, then resolve the coordination.",
+             gave a contrary final word: {message}. Repair the store, then resolve the \
+             coordination.",
             self.plan.request.id,
             expected.as_str(),
         )

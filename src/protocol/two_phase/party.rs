@@ -47,6 +47,8 @@ pub(super) enum Delivery {
     AfterVote,
     /// Told; the answer is out.
     Asked,
+    /// Told before its vote came; the answer is out, and says nothing of what came with the vote.
+    AskedEarly,
     /// The answer was lost; told again then.
     RetryAt(Timestamp),
     /// It acknowledged, or needs not to be told.
@@ -127,7 +129,7 @@ impl Party {
     }
 
     pub(super) fn is_asked(&self) -> bool {
-        self.is_preparing() || self.delivery == Delivery::Asked
+        self.is_preparing() || matches!(self.delivery, Delivery::Asked | Delivery::AskedEarly)
     }
 
     pub(super) fn is_read_only(&self) -> bool {

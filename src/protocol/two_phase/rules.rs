@@ -136,6 +136,8 @@ table! {
         "record END (lazy); publish; finish as aborted";
     DeliveryUnknown: [Committing, Aborting, Heuristic] "Acknowledged", "no answer" => same,
         "ask again after a capped backoff, for ever";
+    ToldEarly: [Aborting] "Acknowledged", "the answer to an abort that was asked before a late vote came" => same,
+        "ask abort again: the answer does not count";
     AskDeliveryAgain: [Committing, Aborting, Heuristic] "TimeReached", "a store's backoff passed" => same,
         "ask commit or abort again";
     StoreRefused: [Committing, Aborting, Heuristic] "Acknowledged", "the store's final word is contrary, others are missing" => same,

@@ -121,6 +121,10 @@ impl TwoPhase {
             (Some(_), Ballot::ReadOnly) => self.parties[party].acknowledged(now),
             // It kept nothing, and was told to keep nothing.
             (Some(Decision::Abort), Ballot::Abort) if told_before => {}
+            // One question at a time: else the answer to the first would be taken for the second's.
+            (Some(_), _) if self.parties[party].delivery == Delivery::Asked => {
+                self.parties[party].delivery = Delivery::AskedEarly;
+            }
             (Some(decision), _) => self.deliver_to(now, party, decision, &mut effects),
         }
         self.end_if_settled(now, &mut effects);

@@ -1,6 +1,6 @@
 //! A simulated process: it drives machines exactly as `unanimity::protocol` tells a caller to.
 //!
-//! Effects wait behind the record that they stand behind; answers go back to the machine that asked.
+//! Effects wait behind the record that they stand behind; answers go back to who asked.
 //! Not the engine: there are no threads, and no real store. The duties are the same.
 
 use std::collections::{BTreeMap, VecDeque};

@@ -80,7 +80,7 @@ impl World {
     ) {
         let id = self.requests[request].id.clone();
         if in_journal {
-            self.operator_writes(&id, decision);
+            self.operator_writes_abort(&id);
             return;
         }
         for node in 0..self.nodes.len() {
@@ -99,8 +99,10 @@ impl World {
         }
     }
 
-    /// By another process's command line, under the epoch that stands.
-    fn operator_writes(&mut self, id: &CoordinationId, decision: Decision) {
+    /// From another process, under the epoch that stands. Never commit: without a decision in the
+    /// journal abort is presumed, and somebody may have been told so.
+    fn operator_writes_abort(&mut self, id: &CoordinationId) {
+        let decision = Decision::Abort;
         let Some(row) = self.disk.rows.get(id) else { return };
         if row.decision.is_some() || row.outcome.is_some() || self.is_on_its_way(id) {
             return;
@@ -171,6 +173,7 @@ impl World {
         for request in self.requests.clone() {
             self.check_stores_agree(&request);
             self.check_what_was_told(&request);
+            self.check_consensus_agrees(&request);
         }
     }
 
@@ -199,6 +202,17 @@ impl World {
         }
         if !broken.is_empty() {
             self.fail(broken.join("; "));
+        }
+    }
+
+    /// What was decided is what the consensus service holds, unless an operator stepped in.
+    fn check_consensus_agrees(&mut self, request: &CoordinationRequest) {
+        let id = &request.id;
+        let agreed = self.consensus.get(id).map(|(decision, _)| *decision);
+        let standing = self.disk.decision(id);
+        let is_free = !self.climate.has_consensus || self.resolved.contains(id);
+        if !is_free && standing.is_some() && standing != agreed {
+            self.fail(format!("{id}: {standing:?} stands, the consensus service has {agreed:?}"));
         }
     }
 

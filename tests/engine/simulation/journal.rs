@@ -119,8 +119,11 @@ impl Disk {
         answer
     }
 
-    /// The decision that stands.
+    /// The decision that stands: the first.
     pub(super) fn decision(&self, id: &CoordinationId) -> Option<Decision> {
-        self.rows.get(id)?.decision
+        self.rows.get(id)?.records.iter().find_map(|(_, record)| match record {
+            Record::Decision { decision, .. } => Some(*decision),
+            _ => None,
+        })
     }
 }

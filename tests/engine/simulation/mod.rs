@@ -49,10 +49,10 @@ fn trace(seed: u64) -> String {
 pub(crate) fn run_all(seeds: impl Iterator<Item = u64>) -> BTreeSet<u8> {
     let mut rules = BTreeSet::new();
     for seed in seeds {
-        match catch_unwind(|| run(seed, None)) {
-            Ok(Ok(taken)) => rules.extend(taken),
-            Ok(Err(broken)) => panic!("{}\nseed {seed}: {broken}", trace(seed)),
-            Err(_) => panic!("{}\nseed {seed}: the machine panicked", trace(seed)),
+        let ended = catch_unwind(|| run(seed, None));
+        match ended.unwrap_or_else(|_| Err("the machine panicked".to_owned())) {
+            Ok(taken) => rules.extend(taken),
+            Err(broken) => panic!("{}\nseed {seed}: {broken}", trace(seed)),
         }
     }
     rules
@@ -86,7 +86,8 @@ fn every_planted_bug_is_caught() {
         let is_caught = |seed: &u64| !matches!(catch_unwind(|| run(*seed, Some(bug))), Ok(Ok(_)));
         match (0..SEEDS).find(is_caught) {
             Some(seed) => {
-                println!("{bug:?}: seed {seed}: {:?}", catch_unwind(|| run(seed, Some(bug))))
+                let broken = catch_unwind(|| run(seed, Some(bug)));
+                println!("{bug:?}: seed {seed}: {broken:?}");
             }
             None => missed.push(bug),
         }

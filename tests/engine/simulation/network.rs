@@ -40,13 +40,18 @@ impl World {
         let question = Question {
             to,
             life: self.stores[to].life,
+            asker: (of.node, self.nodes[of.node].life),
             party,
             ask,
             of_use_until: self.now + timeout,
             from: Some(of.clone()),
             id: of.id.clone(),
         };
-        let delay = self.delay();
+        let slow_prepares = self.climate.slow_prepares;
+        let delay = match ask {
+            Ask::Prepare if self.chance(slow_prepares) => self.random.millis(100, 6_000),
+            _ => self.delay(),
+        };
         if ask != Ask::Prepare && self.chance(4) {
             let echo = Question { from: None, ..question.clone() };
             self.schedule(delay + Duration::from_millis(3), Happening::Arrives(echo));
@@ -57,11 +62,14 @@ impl World {
     pub(super) fn arrives(&mut self, question: Question) {
         let (to, party) = (question.to, question.party);
         let calm = self.is_calm();
-        let refuses = self.chance(1);
+        let (asker, life) = question.asker;
+        if self.stores[to].is_inside && self.nodes[asker].life != life {
+            return;
+        }
+        let is_over = self.disk.rows.get(&question.id).is_some_and(|row| row.outcome.is_some());
+        let refuses = self.chance(1) && !is_over;
         let (now, store) = (self.now, &mut self.stores[to]);
-        let input = if store.life != question.life {
-            Self::lost(question.ask, party)
-        } else {
+        let input = if store.life == question.life {
             match question.ask {
                 Ask::Prepare if store.is_busy_for(&question.id) => {
                     if now < question.of_use_until {
@@ -84,6 +92,8 @@ impl World {
                     Input::Acknowledged { party, answer }
                 }
             }
+        } else {
+            Self::lost(question.ask, party)
         };
         let (ask, id) = (question.ask, question.id);
         self.note(|| format!("   s{to} {id} {ask:?}: {input:?}"));
@@ -157,11 +167,14 @@ impl World {
         let mut on_their_way = process.committing.iter().chain(&process.queue);
         // What follows an own begin that the disk does not have yet follows nobody else's.
         let answer = match on_their_way.any(|earlier| earlier.id == append.id) {
+            true if matches!(append.record, Record::Begin { .. }) => Answer::Exists,
             true if !self.disk.rows.contains_key(&append.id) => Answer::Recorded,
             _ => self.disk.judge(&append),
         };
-        self.nodes[node].queue.push(append);
-        self.plan_commit(node);
+        if !(at_once && answer == Answer::Exists) {
+            self.nodes[node].queue.push(append);
+            self.plan_commit(node);
+        }
         if at_once {
             self.recorded(&of, answer);
         }
@@ -292,7 +305,11 @@ impl World {
             .map(|(id, row)| (id.clone(), row.epoch + 1, living.contains(&row.owner)))
             .collect();
         for (id, epoch, is_alive) in open {
-            if is_alive && !self.chance(3) || self.nodes[node].instance.as_ref() != Some(&owner) {
+            // A living process goes on with the stores inside of it, whoever owns the coordination.
+            let can_be_far = self.stores.iter().all(|store| !store.is_inside);
+            if is_alive && !(can_be_far && self.chance(3))
+                || self.nodes[node].instance.as_ref() != Some(&owner)
+            {
                 continue;
             }
             self.note(|| format!("n{node} adopts {id}, epoch {epoch}, owner lives: {is_alive}"));

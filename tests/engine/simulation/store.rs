@@ -1,4 +1,4 @@
-//! A simulated store: a participant that keeps its duties, on a network and a disk that do not help.
+//! A simulated store: a participant that keeps its duties while nothing round it helps.
 //!
 //! What it has prepared or committed survives every crash; what was on its way to it does not.
 //! Invariant: it changes nothing that it has prepared unless it is told, or declares that it did.
@@ -19,13 +19,16 @@ pub(super) enum Kept {
 }
 
 /// The store.
+#[allow(clippy::struct_excessive_bools, reason = "they are drawn apart from each other")]
 pub(super) struct Store {
     pub(super) name: StoreName,
     pub(super) lists_prepared: bool,
     pub(super) single_writer: bool,
-    /// It remembers an abort, so a prepare that comes after it leaves nothing behind. Stores that
-    /// cannot list what they prepared have to.
+    /// It remembers an abort, so a prepare that comes after it leaves nothing behind. A store far
+    /// away that cannot list what it prepared has to.
     pub(super) remembers_aborts: bool,
+    /// It runs inside of the process that asks: questions of a dead process never reach it.
+    pub(super) is_inside: bool,
     /// Grows with every crash of the store; what was on its way before is lost.
     pub(super) life: u64,
     pub(super) kept: BTreeMap<CoordinationId, Kept>,
@@ -40,12 +43,14 @@ pub(super) struct Store {
 
 impl Store {
     pub(super) fn new(name: StoreName, random: &mut Random) -> Self {
-        let lists_prepared = random.chance(60);
+        let lists_prepared = random.chance(50);
+        let is_inside = random.chance(40);
         Self {
             name,
             lists_prepared,
             single_writer: random.chance(25),
-            remembers_aborts: !lists_prepared || random.chance(50),
+            remembers_aborts: !lists_prepared && !is_inside || random.chance(40),
+            is_inside,
             life: 0,
             kept: BTreeMap::new(),
             aborted: BTreeSet::new(),

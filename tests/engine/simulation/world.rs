@@ -43,8 +43,9 @@ pub(super) struct Address {
 #[derive(Clone, Debug)]
 pub(super) struct Question {
     pub(super) to: usize,
-    /// The store's life when it was asked.
+    /// The store's life when it was asked, and the asking process's.
     pub(super) life: u64,
+    pub(super) asker: (usize, u64),
     pub(super) party: usize,
     pub(super) ask: Ask,
     pub(super) of_use_until: Timestamp,
@@ -107,6 +108,8 @@ pub(super) struct Climate {
     pub(super) deaths_per_mille: usize,
     /// How many questions of 100 hang for long.
     pub(super) hangs: usize,
+    /// How many prepares of 100 take about as long as they are waited for.
+    pub(super) slow_prepares: usize,
 }
 
 /// The world.
@@ -135,7 +138,7 @@ pub(super) struct World {
 impl World {
     pub(super) fn new(seed: u64, bug: Option<Bug>, is_traced: bool) -> Self {
         let mut random = Random::new(seed);
-        let names = (0..1 + random.below(5)).map(|index| name(&format!("s{index}")));
+        let names = (0..=random.below(5)).map(|index| name(&format!("s{index}")));
         let mut draws = random.clone();
         let stores: Vec<Store> = names.map(|name| Store::new(name, &mut draws)).collect();
         let climate = Climate {
@@ -143,8 +146,9 @@ impl World {
             loss: [0, 2, 10][draws.below(3)],
             deaths_per_mille: [0, 5, 20][draws.below(3)],
             hangs: [0, 1, 5][draws.below(3)],
+            slow_prepares: [0, 10, 40][draws.below(3)],
         };
-        let nodes = (0..1 + draws.below(3)).map(|_| Node::default()).collect();
+        let nodes = (0..=draws.below(3)).map(|_| Node::default()).collect();
         let mut world = Self {
             random: draws,
             now: Timestamp(0),
@@ -229,8 +233,8 @@ impl World {
             self.schedule(CALM_AT, Happening::NodeStarts { node });
         }
         for store in 0..self.stores.len() {
-            for _ in 0..self.random.below(3) {
-                let at = self.random.millis(100, 40_000);
+            for _ in 0..self.random.below(6) {
+                let at = self.random.millis(100, 30_000);
                 self.schedule(at, Happening::StoreDies { store });
             }
         }

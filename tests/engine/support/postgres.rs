@@ -24,7 +24,7 @@ const SETTINGS: &[&str] =
 const WATCH: &str = r#"
 folder=$1; shift
 "$@" >>"$folder/log" 2>&1 &
-pid=$!
+pid=$!; exec 2>/dev/null
 read -r verb signal
 if [ "$verb" = keep ]; then kill "-$signal" $pid; wait $pid; exit 0; fi
 kill -QUIT $pid; wait $pid; rm -rf "$folder"

@@ -38,9 +38,13 @@ impl Source {
         Self { path, language, text, code, comments }
     }
 
-    /// Whether the file is part of the tests, or a benchmark.
+    /// Whether the file is part of the tests, wherever it stands, or a benchmark.
     pub(super) fn is_test(&self) -> bool {
-        self.path.starts_with("tests/") || self.path.starts_with("benches/")
+        let beside = ["_test.rs", "/tests.rs", "/test_kit.rs"];
+        self.path.starts_with("tests/")
+            || self.path.starts_with("benches/")
+            || self.path.contains("/tests/")
+            || beside.iter().any(|end| self.path.ends_with(end))
     }
 
     /// The code up to the file's own unit tests.

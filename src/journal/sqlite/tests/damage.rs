@@ -124,6 +124,61 @@ fn a_full_disk_fails_begins_and_loses_nothing_that_was_acknowledged() {
     assert!(matches!(again.put(forced("new", 1, begin(&again.journal, "new"))), Answer::Recorded));
 }
 
+/// The files as a crash at this moment would leave them; its instance's lock is not among them.
+fn as_after_a_crash(path: &str) -> (tempfile::TempDir, String) {
+    let (folder, copy) = folder();
+    for ending in ["", "-wal"] {
+        fs::copy(format!("{path}{ending}"), format!("{copy}{ending}")).unwrap();
+    }
+    (folder, copy)
+}
+
+#[test]
+fn what_was_acknowledged_is_there_after_a_crash_before_and_after_projection() {
+    let (_folder, path) = folder();
+    let projection_idle = Duration::from_secs(3_600);
+    let options = JournalOptions { projection_idle, ..JournalOptions::default() };
+    let desk = Desk::with(&path, options);
+    desk.whole("finished", 1, Decision::Commit);
+    desk.put(forced("decided", 2, begin(&desk.journal, "decided")));
+    desk.put(forced("decided", 3, decide(Decision::Commit)));
+    for projected in [false, true] {
+        if projected {
+            assert_eq!(desk.history(everything()).len(), 2);
+        }
+        let (_copied, copy) = as_after_a_crash(&path);
+        let heir = Desk::open(&copy);
+        assert_eq!(heir.journal.cluster(), desk.journal.cluster());
+        assert_eq!(heir.find("finished"), desk.find("finished"));
+        assert_eq!(heir.find("decided"), desk.find("decided"));
+        let adopted = heir.adopt();
+        assert_eq!(adopted.len(), 1, "projected: {projected}");
+        assert_eq!(adopted[0].records[1].1, decide(Decision::Commit));
+        assert_eq!(adopted[0].records.len(), 3);
+        assert_eq!(heir.history(everything()), ["decided", "finished"]);
+    }
+}
+
+#[test]
+fn what_a_late_record_adds_to_a_finished_coordination_is_kept() {
+    let (_folder, path) = folder();
+    let desk = Desk::open(&path);
+    desk.whole("a", 1, Decision::Commit);
+    assert_eq!(desk.history(everything()).len(), 1);
+    let late = Record::Heuristic {
+        store: crate::model::ids::StoreName::new("left").unwrap(),
+        expected: Decision::Commit,
+        message: "it was thrown away".to_owned(),
+    };
+    assert!(matches!(desk.put(forced("a", 7, late)), Answer::Recorded));
+    let (_copied, copy) = as_after_a_crash(&path);
+    for desk in [&desk, &Desk::open(&copy)] {
+        assert_eq!(desk.history(everything()), ["a"]);
+        let stored = desk.find("a").unwrap();
+        assert_eq!((stored.updated_at, stored.completed_at), (Timestamp(7), Some(Timestamp(1))));
+    }
+}
+
 #[test]
 fn while_another_holds_the_file_begins_fail_and_decisions_wait() {
     let (_folder, path) = folder();

@@ -1,0 +1,225 @@
+//! One call of a method of a user's object: made on the loop, answered exactly once.
+//!
+//! Not its running: that is a lane's, in Python. Invariants: whoever waits is told what the method
+//! returned, that it raised, or that the answer is lost; a raised exception is kept for the caller
+//! of the coordination, traceback and all.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyList, PyTuple};
+use unanimity::consensus::{Proposal, Standing};
+use unanimity::model::ids::CoordinationId;
+use unanimity::model::outcome::{Acknowledgement, Decision, Vote};
+use unanimity::model::value::Value;
+use unanimity::participants::{Attachment, ParticipantError, PrepareAsk};
+use unanimity::reply::Reply;
+
+use crate::answers::{acknowledgement_of, ids_of, standing_of, vote_of};
+use crate::convert::{Class, from_value};
+use crate::errors;
+
+/// What travels with a request from its caller to its stores.
+pub(crate) struct Caller {
+    /// The context in which the caller asked.
+    pub(crate) context: Py<PyAny>,
+    /// The operations as he gave them.
+    pub(crate) operations: Vec<Py<PyAny>>,
+    /// The first exception that a store raised on the way.
+    pub(crate) cause: Mutex<Option<Py<PyAny>>>,
+}
+
+impl Caller {
+    pub(crate) fn of(attachment: Option<&Attachment>) -> Option<&Self> {
+        attachment?.downcast_ref::<Self>()
+    }
+}
+
+/// How the call's argument is made, on the loop's thread.
+pub(crate) enum Argument {
+    Prepare(Box<PrepareAsk>),
+    Id(CoordinationId),
+    Nothing,
+    Proposal {
+        id: CoordinationId,
+        decision: Decision,
+        evidence: Value,
+    },
+    Map(Value),
+    /// Keyword arguments.
+    Keywords(Value),
+}
+
+/// Who waits for the answer of a call.
+pub(crate) enum Answers {
+    Vote(Reply<Vote>),
+    Acknowledgement(Reply<Acknowledgement>),
+    List(Reply<Result<Vec<CoordinationId>, ParticipantError>>),
+    Proposal(Reply<Proposal>),
+    Standing(Reply<Standing>),
+    Nobody,
+}
+
+/// A method to be called on the loop.
+pub(crate) struct Call {
+    pub(crate) method: Arc<Method>,
+    pub(crate) argument: Argument,
+    pub(crate) attachment: Option<Attachment>,
+    pub(crate) timeout: Duration,
+    pub(crate) answers: Answers,
+}
+
+/// A bound method of a user's object.
+pub(crate) struct Method {
+    pub(crate) callable: Py<PyAny>,
+    pub(crate) is_async: bool,
+    /// For messages: "store 'payments'".
+    pub(crate) owner: String,
+    /// For messages: `prepare_transaction`.
+    pub(crate) name: &'static str,
+}
+
+/// Calls that were started and not answered, by token.
+#[derive(Default)]
+pub(crate) struct Expected {
+    calls: HashMap<u64, Started>,
+    token: u64,
+}
+
+/// A call under way.
+pub(crate) struct Started {
+    method: Arc<Method>,
+    attachment: Option<Attachment>,
+    answers: Answers,
+}
+
+impl Expected {
+    fn put(&mut self, started: Started) -> u64 {
+        self.token += 1;
+        self.calls.insert(self.token, started);
+        self.token
+    }
+
+    pub(crate) fn take(&mut self, token: u64) -> Option<Started> {
+        self.calls.remove(&token)
+    }
+}
+
+impl Call {
+    /// Makes the argument and remembers who waits. `None` when the argument cannot be made: then
+    /// the answer is given already.
+    pub(crate) fn start<'py>(
+        self,
+        py: Python<'py>,
+        expected: &Mutex<Expected>,
+    ) -> PyResult<Option<Bound<'py, PyTuple>>> {
+        let context = Caller::of(self.attachment.as_ref()).map(|caller| caller.context.bind(py));
+        let context = context.cloned().unwrap_or_else(|| py.None().into_bound(py));
+        let arguments = self.argument.make(py, self.attachment.as_ref());
+        let started =
+            Started { method: self.method, attachment: self.attachment, answers: self.answers };
+        match arguments {
+            Err(error) => {
+                started.raised(error.value(py).as_any());
+                if errors::ends_the_program(py, &error) { Err(error) } else { Ok(None) }
+            }
+            Ok((arguments, keywords)) => {
+                let method = Arc::clone(&started.method);
+                // Not held while Python code runs: that may end anywhere.
+                let token = expected.lock().unwrap_or_else(PoisonError::into_inner).put(started);
+                let timeout = self.timeout.as_secs_f64();
+                let callable = method.callable.bind(py);
+                let ready =
+                    (token, callable, arguments, keywords, context, method.is_async, timeout);
+                ready.into_pyobject(py).map(Some)
+            }
+        }
+    }
+}
+
+type Arguments<'py> = (Bound<'py, PyTuple>, Option<Bound<'py, PyDict>>);
+
+impl Argument {
+    fn make<'py>(
+        self,
+        py: Python<'py>,
+        attachment: Option<&Attachment>,
+    ) -> PyResult<Arguments<'py>> {
+        let arguments = match self {
+            Self::Prepare(ask) => (prepare_request(py, &ask, attachment)?,).into_pyobject(py)?,
+            Self::Id(id) => (id.as_str(),).into_pyobject(py)?,
+            Self::Nothing => PyTuple::empty(py),
+            Self::Proposal { id, decision, evidence } => {
+                (id.as_str(), decision.as_str(), from_value(py, &evidence)?).into_pyobject(py)?
+            }
+            Self::Map(map) => (from_value(py, &map)?,).into_pyobject(py)?,
+            Self::Keywords(map) => {
+                let keywords = from_value(py, &map)?.into_bound(py).cast_into::<PyDict>()?;
+                return Ok((PyTuple::empty(py), Some(keywords)));
+            }
+        };
+        Ok((arguments, None))
+    }
+}
+
+fn prepare_request<'py>(
+    py: Python<'py>,
+    ask: &PrepareAsk,
+    attachment: Option<&Attachment>,
+) -> PyResult<Bound<'py, PyAny>> {
+    static CLASS: Class = Class::new("unanimity._stores", "PrepareRequest");
+    let given = Caller::of(attachment).map(|caller| caller.operations.as_slice());
+    let operations = PyList::empty(py);
+    for (index, operation) in ask.request.operations.iter().enumerate() {
+        if operation.store != ask.store {
+            continue;
+        }
+        match given.and_then(|given| given.get(index)) {
+            Some(original) => operations.append(original)?,
+            None => operations.append(from_value(py, &operation.body)?)?,
+        }
+    }
+    CLASS.get(py)?.call1((ask.id().as_str(), operations, ask.timeout.as_secs_f64()))
+}
+
+impl Started {
+    /// "store 'payments': `prepare_transaction()`".
+    fn place(&self) -> String {
+        format!("{}: {}()", self.method.owner, self.method.name)
+    }
+
+    pub(crate) fn returned(self, answer: &Bound<'_, PyAny>) {
+        let place = || format!("{}: {}()", self.method.owner, self.method.name);
+        match self.answers {
+            Answers::Vote(reply) => reply.send(vote_of(answer, place)),
+            Answers::Acknowledgement(reply) => reply.send(acknowledgement_of(answer, place)),
+            Answers::List(reply) => reply.send(ids_of(answer, &place())),
+            Answers::Proposal(reply) => {
+                let taken = answer.is_truthy().unwrap_or(false);
+                reply.send(if taken { Proposal::Taken } else { Proposal::NotTaken });
+            }
+            Answers::Standing(reply) => reply.send(standing_of(answer)),
+            Answers::Nobody => {}
+        }
+    }
+
+    pub(crate) fn raised(self, error: &Bound<'_, PyAny>) {
+        let kind = error.get_type().name().map_or_else(|_| "error".into(), |n| n.to_string());
+        let words = error.str().map_or_else(|_| String::new(), |words| words.to_string());
+        let message = format!("{} raised {kind}: {words}", self.place());
+        if let Some(caller) = Caller::of(self.attachment.as_ref()) {
+            let mut cause = caller.cause.lock().unwrap_or_else(PoisonError::into_inner);
+            cause.get_or_insert_with(|| error.clone().unbind());
+        }
+        match self.answers {
+            Answers::Vote(reply) => reply.send(Vote::Unknown { reason: message }),
+            Answers::Acknowledgement(reply) => reply.send(Acknowledgement::Unknown { message }),
+            Answers::List(reply) => reply.send(Err(ParticipantError::new(message))),
+            Answers::Proposal(reply) => reply.send(Proposal::NotTaken),
+            Answers::Standing(reply) => reply.send(Standing::Unknown),
+            Answers::Nobody => tracing::warn!("{message}"),
+        }
+    }
+}

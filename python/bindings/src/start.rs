@@ -1,0 +1,123 @@
+//! What a service is started with, and the start itself, on a thread of its own.
+//!
+//! Conversion and wiring. Invariant: a start that fails closes the journal that it opened.
+
+use std::sync::{Arc, OnceLock, mpsc};
+use std::time::Duration;
+
+use pyo3::prelude::*;
+use pyo3::types::PyDict;
+use unanimity::engine::{self, EngineError, Options, Ports, RecoveryReport};
+use unanimity::journal::{Journal, JournalOptions, SqliteJournal};
+use unanimity::model::ids::StoreName;
+use unanimity::participants::Participant;
+use unanimity::reply::Reply;
+
+use crate::bridge::Shared;
+use crate::ports::{PythonAlerting, PythonConsensus, PythonListeners};
+use crate::python_store::PythonStore;
+use crate::runtime::Engine;
+use crate::{errors, stores};
+
+/// What a start needs, taken by it.
+pub(crate) struct Parts {
+    pub(crate) journal: String,
+    pub(crate) journal_options: JournalOptions,
+    pub(crate) options: Options,
+    pub(crate) stores: Vec<engine::NamedStore>,
+    pub(crate) consensus: Option<PythonConsensus>,
+    pub(crate) listeners: Option<PythonListeners>,
+    pub(crate) alerting: Option<PythonAlerting>,
+}
+
+pub(crate) fn start_engine(
+    parts: Parts,
+    runtime: tokio::runtime::Handle,
+    bridge: &Shared,
+    slot: &OnceLock<Arc<Engine>>,
+) -> Result<(), EngineError> {
+    let journal: Arc<dyn Journal> =
+        Arc::new(SqliteJournal::open(&parts.journal, parts.journal_options)?);
+    let closing = Arc::clone(&journal);
+    let ports = Ports {
+        journal,
+        stores: parts.stores,
+        consensus: parts.consensus.map(|consensus| Arc::new(consensus) as _),
+        bus: parts.listeners.map(|listeners| Arc::new(listeners) as _),
+        alerting: parts.alerting.map(|alerting| Arc::new(alerting) as _),
+        options: parts.options,
+        runtime,
+    };
+    let (sender, recovered) = mpsc::channel();
+    let reply = Reply::new(move |report: Result<RecoveryReport, EngineError>| {
+        let _ = sender.send(report);
+    });
+    let engine = match engine::Coordinator::start(ports, reply) {
+        Ok(coordinator) => Engine::started(coordinator),
+        Err(error) => {
+            closing.close();
+            return Err(error);
+        }
+    };
+    let _ = slot.set(Arc::clone(&engine));
+    if !bridge.remember(Arc::downgrade(&engine)) {
+        engine.shut_down();
+    }
+    recovered.recv().unwrap_or(Err(EngineError::Closed)).map(drop)
+}
+
+pub(crate) fn named_store(
+    bridge: &Arc<Shared>,
+    name: &Bound<'_, PyAny>,
+    store: &Bound<'_, PyAny>,
+) -> PyResult<engine::NamedStore> {
+    let text: String = name.extract()?;
+    let name = StoreName::new(&text).map_err(|error| {
+        let message = format!("{text:?} cannot name a store: {error}");
+        errors::exception(store.py(), "ConfigError", &message, &[])
+    })?;
+    Ok(match stores::participant(store)? {
+        Some(native) => (name, native, true),
+        None => {
+            let adapted: Arc<dyn Participant> = Arc::new(PythonStore::adapt(bridge, store)?);
+            (name, adapted, false)
+        }
+    })
+}
+
+pub(crate) fn number<'py, T>(config: &Bound<'py, PyDict>, key: &str) -> PyResult<Option<T>>
+where
+    T: FromPyObjectOwned<'py>,
+{
+    match config.get_item(key)? {
+        Some(value) if !value.is_none() => value.extract().map(Some).map_err(Into::into),
+        _ => Ok(None),
+    }
+}
+
+fn seconds(config: &Bound<'_, PyDict>, key: &str, default: Duration) -> PyResult<Duration> {
+    let given: Option<f64> = number(config, key)?;
+    Ok(given.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()).unwrap_or(default))
+}
+
+pub(crate) fn options(config: &Bound<'_, PyDict>) -> PyResult<Options> {
+    let default = Options::default();
+    Ok(Options {
+        prepare_timeout: seconds(config, "prepare_phase_timeout_seconds", default.prepare_timeout)?,
+        commit_timeout: seconds(config, "commit_phase_timeout_seconds", default.commit_timeout)?,
+        concurrent_max: number(config, "max_concurrent_coordinations")?
+            .unwrap_or(default.concurrent_max),
+        queued_max: number(config, "max_queued_coordinations")?.unwrap_or(default.queued_max),
+        recovery_interval: seconds(config, "recovery_interval_seconds", default.recovery_interval)?,
+        orphan_interval: seconds(config, "orphan_interval_seconds", default.orphan_interval)?,
+        ..default
+    })
+}
+
+pub(crate) fn journal_options(config: &Bound<'_, PyDict>) -> PyResult<JournalOptions> {
+    let mut options = JournalOptions::default();
+    if let Some(batch) = number(config, "batch_size")? {
+        options.batch_size_max = batch;
+    }
+    Ok(options)
+}

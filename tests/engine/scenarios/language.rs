@@ -1,0 +1,363 @@
+//! The language of scenarios: commands in, what the machine asked for out, as text.
+//!
+//! Commands: `stores a b/lists c/single` `consensus` `timeout 30s` `eventual` (before `begin`);
+//! `begin` (or `build` alone) `vote a commit|read_only|abort|unknown "why"`
+//! `ack a done|failed|unknown|never_prepared "why"` `advance 30s` `abort "why"`
+//! `resolve commit "why"` `proposed taken|lost`
+//! `read commit|abort|open|unknown [read_only a b]`; `recorded` and `overruled commit` answer the
+//! record that everything else waits behind; `crash` loses what was not on disk, `crash later` only
+//! what the journal had not accepted; `resume` continues from the records that are left.
+//!
+//! Invariant: nothing that stands behind a record is shown before the record is answered.
+
+use std::collections::VecDeque;
+use std::fmt::Write as _;
+use std::sync::Arc;
+use std::time::Duration;
+
+use unanimity::model::ids::{InstanceId, StoreName};
+use unanimity::model::outcome::{Acknowledgement, Decision, Outcome, Vote};
+use unanimity::model::record::{Durability, Record};
+use unanimity::model::request::{CoordinationRequest, RequestParts};
+use unanimity::model::time::Timestamp;
+use unanimity::model::value::Value;
+use unanimity::protocol::retry::Backoff;
+use unanimity::protocol::two_phase::{Input, PartyPlan, Plan, Rule, Standing, TwoPhase};
+use unanimity::protocol::{Effect, Machine};
+
+/// One scenario while it runs.
+pub(super) struct Stage {
+    now: Timestamp,
+    parties: Vec<PartyPlan>,
+    consensus: bool,
+    timeout_seconds: f64,
+    consistency: &'static str,
+    epoch: u32,
+    machine: Option<TwoPhase>,
+    held: VecDeque<Effect>,
+    /// The durability of the record that is not answered yet.
+    waits_for: Option<Durability>,
+    /// Everything that was handed to the journal, and how many of it are certain and on disk.
+    records: Vec<(Timestamp, Record)>,
+    accepted: usize,
+    durable: usize,
+    pub(super) rules: Vec<Rule>,
+    output: String,
+}
+
+impl Stage {
+    pub(super) fn new() -> Self {
+        Self {
+            now: Timestamp(0),
+            parties: Vec::new(),
+            consensus: false,
+            timeout_seconds: 300.0,
+            consistency: "session",
+            epoch: 0,
+            machine: None,
+            held: VecDeque::new(),
+            waits_for: None,
+            records: Vec::new(),
+            accepted: 0,
+            durable: 0,
+            rules: Vec::new(),
+            output: String::new(),
+        }
+    }
+
+    /// Runs one command; gives back what is to be seen.
+    pub(super) fn run(&mut self, command: &str) -> String {
+        let words = split(command);
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        self.output.clear();
+        self.perform(&words);
+        if self.output.is_empty() { "nothing\n".to_owned() } else { self.output.clone() }
+    }
+
+    fn perform(&mut self, words: &[&str]) {
+        match words {
+            ["stores", names @ ..] => {
+                self.parties = names.iter().map(|name| party_plan(name)).collect();
+                self.say("ready");
+            }
+            ["consensus"] => {
+                self.consensus = true;
+                self.say("ready");
+            }
+            ["eventual"] => {
+                self.consistency = "eventual";
+                self.say("ready");
+            }
+            ["timeout", time] => {
+                self.timeout_seconds = duration(time).as_secs_f64();
+                self.say("ready");
+            }
+            ["build"] => self.build(),
+            ["begin"] => {
+                if self.machine.is_none() {
+                    self.build();
+                }
+                self.step(Input::Started);
+            }
+            ["vote", store, vote @ ..] => {
+                let (party, vote) = (self.party(store), vote_of(vote));
+                self.step(Input::Voted { party, vote });
+            }
+            ["ack", store, answer @ ..] => {
+                let (party, answer) = (self.party(store), answer_of(answer));
+                self.step(Input::Acknowledged { party, answer });
+            }
+            ["abort", reason] => self.step(Input::AbortRequested { reason: (*reason).to_owned() }),
+            ["resolve", decision, reason] => {
+                let (decision, reason) = (decision_of(decision), (*reason).to_owned());
+                self.step(Input::Resolved { decision, reason });
+            }
+            ["proposed", answer] => self.step(Input::Proposed { taken: *answer == "taken" }),
+            ["read", answer, rest @ ..] => self.step(Input::DecisionRead(standing(answer, rest))),
+            ["advance", time] => self.advance(duration(time)),
+            ["recorded"] => self.recorded(),
+            ["overruled", decision] => {
+                assert!(self.waits_for.take().is_some(), "no record waits for an answer");
+                self.held.clear();
+                self.step(Input::Overruled(decision_of(decision)));
+            }
+            ["crash", rest @ ..] => self.crash(rest == ["later"]),
+            ["resume"] => self.resume(),
+            _ => panic!("there is no command {words:?}"),
+        }
+    }
+
+    fn say(&mut self, line: impl AsRef<str>) {
+        let _ = writeln!(self.output, "{}", line.as_ref());
+    }
+
+    fn party(&self, store: &str) -> usize {
+        let found = self.parties.iter().position(|party| party.store.as_str() == store);
+        found.unwrap_or_else(|| panic!("there is no store {store}"))
+    }
+
+    fn plan(&self) -> Plan {
+        let request = CoordinationRequest::check(RequestParts {
+            id: "c1".into(),
+            kind: "two_phase_commit".into(),
+            stores: self.parties.iter().map(|party| party.store.to_string()).collect(),
+            operations: Vec::new(),
+            timeout_seconds: self.timeout_seconds,
+            consistency: self.consistency.into(),
+            metadata: Value::Map(Vec::new()),
+        })
+        .expect("the scenario names its stores");
+        Plan {
+            request: Arc::new(request),
+            owner: InstanceId::new("n1").expect("it is short"),
+            epoch: self.epoch,
+            parties: self.parties.clone(),
+            consensus: self.consensus,
+            prepare_timeout: Duration::from_secs(30),
+            commit_timeout: Duration::from_secs(10),
+            backoff: Backoff { base: Duration::from_secs(1), cap: Duration::from_secs(8), seed: 7 },
+        }
+    }
+
+    fn build(&mut self) {
+        self.machine = Some(TwoPhase::new(self.plan(), self.now));
+        self.say("state New");
+    }
+
+    fn step(&mut self, input: Input) {
+        let machine = self.machine.as_mut().expect("it has begun");
+        let before = machine.state();
+        let result = machine.step(self.now, input);
+        let after = machine.state();
+        self.rules.extend(machine.rules_taken());
+        match result {
+            Ok(effects) => self.held.extend(effects),
+            Err(error) => self.say(format!("error: {error}")),
+        }
+        self.release();
+        if before != after {
+            self.say(format!("state {}", after.as_str()));
+        }
+    }
+
+    /// Shows what no record holds back.
+    fn release(&mut self) {
+        while self.waits_for.is_none() {
+            let Some(effect) = self.held.pop_front() else { return };
+            let line = self.shown(&effect);
+            self.say(line);
+            if let Effect::Record { record, durability } = effect {
+                self.records.push((self.now, record));
+                self.waits_for = (durability != Durability::Lazy).then_some(durability);
+            }
+        }
+    }
+
+    fn recorded(&mut self) {
+        let durability = self.waits_for.take().expect("a record waits for an answer");
+        self.accepted = self.records.len();
+        if durability == Durability::Forced {
+            self.durable = self.records.len();
+        }
+        self.release();
+    }
+
+    /// Time goes on, and each deadline on the way is served.
+    fn advance(&mut self, time: Duration) {
+        let until = self.now + time;
+        loop {
+            let deadline = self.machine.as_ref().and_then(Machine::deadline);
+            let Some(at) = deadline.filter(|at| *at <= until) else { break };
+            self.now = self.now.max(at);
+            self.say(format!("at {:?}", self.now.since(Timestamp(0))));
+            self.step(Input::TimeReached);
+        }
+        self.now = until;
+    }
+
+    fn crash(&mut self, later: bool) {
+        self.machine = None;
+        self.held.clear();
+        self.waits_for = None;
+        self.records.truncate(if later { self.accepted } else { self.durable });
+        let kinds: Vec<_> = self.records.iter().map(|(_, record)| record.kind()).collect();
+        self.say(format!("left on disk: {}", kinds.join(", ")));
+    }
+
+    fn resume(&mut self) {
+        if self.machine.is_none() {
+            self.epoch += 1;
+            self.machine = Some(TwoPhase::from_records(self.plan(), &self.records));
+        }
+        self.accepted = self.records.len();
+        self.durable = self.records.len();
+        self.step(Input::Resumed);
+    }
+
+    fn shown(&self, effect: &Effect) -> String {
+        match effect {
+            Effect::Record { record, durability } => {
+                format!("record {} ({})", shown_record(record), shown_durability(*durability))
+            }
+            Effect::Propose { decision } => format!("propose {}", decision.as_str()),
+            Effect::ReadDecision => "read decision".to_owned(),
+            Effect::Ask { party, ask, timeout } => {
+                let store = &self.parties[*party].store;
+                format!("ask {store} {}, of use for {timeout:?}", ask.as_str())
+            }
+            Effect::Answer(outcome) => format!("answer {}", shown_outcome(outcome)),
+            Effect::Finish(outcome) => format!("finish {}", shown_outcome(outcome)),
+            Effect::Publish(event) => format!("publish {}", event.name()),
+            Effect::Alert { message } => format!("alert: {message}"),
+            Effect::Close => "close".to_owned(),
+        }
+    }
+}
+
+fn shown_durability(durability: Durability) -> &'static str {
+    match durability {
+        Durability::Lazy => "lazy",
+        Durability::Accepted => "accepted",
+        Durability::Forced => "forced",
+    }
+}
+
+fn shown_record(record: &Record) -> String {
+    match record {
+        Record::Begin { owner, epoch, .. } => format!("begin by {owner}, epoch {epoch}"),
+        Record::Decision { decision, reason, read_only } => {
+            let mut line = format!("decision {}", decision.as_str());
+            for store in read_only {
+                let _ = write!(line, ", {store} read-only");
+            }
+            if let Some(reason) = reason {
+                let _ = write!(line, ", {}: {}", reason.code, reason.message);
+            }
+            line
+        }
+        Record::Heuristic { store, expected, message } => {
+            format!("heuristic of {store} against {}: {message}", expected.as_str())
+        }
+        Record::End { outcome, .. } => format!("end as {}", outcome.state.as_str()),
+        other => other.kind().to_owned(),
+    }
+}
+
+fn shown_outcome(outcome: &Outcome) -> String {
+    let mut line = format!("{:?}, {}", outcome.kind, outcome.state.as_str()).to_lowercase();
+    if let Some(code) = &outcome.code {
+        let _ = write!(line, ", {code}");
+    }
+    if let Some(message) = &outcome.message {
+        let _ = write!(line, ": {message}");
+    }
+    line
+}
+
+fn party_plan(name: &str) -> PartyPlan {
+    let (name, traits) = name.split_once('/').unwrap_or((name, ""));
+    PartyPlan {
+        store: StoreName::new(name).expect("a short name"),
+        lists_prepared: traits.contains("lists"),
+        single_writer: traits.contains("single"),
+    }
+}
+
+fn words_of(rest: &[&str]) -> String {
+    rest.first().copied().unwrap_or_default().to_owned()
+}
+
+fn vote_of(words: &[&str]) -> Vote {
+    match words {
+        ["commit"] => Vote::Commit,
+        ["read_only"] => Vote::ReadOnly,
+        ["abort", rest @ ..] => Vote::Abort { reason: words_of(rest) },
+        ["unknown", rest @ ..] => Vote::Unknown { reason: words_of(rest) },
+        _ => panic!("there is no vote {words:?}"),
+    }
+}
+
+fn answer_of(words: &[&str]) -> Acknowledgement {
+    match words {
+        ["done"] => Acknowledgement::Done,
+        ["never_prepared"] => Acknowledgement::NeverPrepared,
+        ["failed", rest @ ..] => Acknowledgement::Failed { message: words_of(rest) },
+        ["unknown", rest @ ..] => Acknowledgement::Unknown { message: words_of(rest) },
+        _ => panic!("there is no acknowledgement {words:?}"),
+    }
+}
+
+fn decision_of(word: &str) -> Decision {
+    Decision::parse(word).unwrap_or_else(|| panic!("{word} is neither commit nor abort"))
+}
+
+fn standing(word: &str, rest: &[&str]) -> Standing {
+    let names = rest.iter().filter(|name| **name != "read_only");
+    let read_only = names.map(|name| StoreName::new(name).expect("a short name")).collect();
+    match word {
+        "open" => Standing::Open,
+        "unknown" => Standing::Unknown,
+        _ => Standing::Decided { decision: decision_of(word), read_only },
+    }
+}
+
+fn duration(text: &str) -> Duration {
+    let (number, unit) = match text.strip_suffix("ms") {
+        Some(number) => (number, 1),
+        None => (text.strip_suffix('s').expect("a time ends in s or ms"), 1_000),
+    };
+    Duration::from_millis(number.parse::<u64>().expect("a time is a whole number") * unit)
+}
+
+/// Words, with what is between double quotes as one.
+fn split(command: &str) -> Vec<String> {
+    let mut words = Vec::new();
+    for (index, part) in command.split('"').enumerate() {
+        if index % 2 == 1 {
+            words.push(part.to_owned());
+        } else {
+            words.extend(part.split_whitespace().map(str::to_owned));
+        }
+    }
+    words
+}

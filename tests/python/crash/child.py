@@ -1,0 +1,34 @@
+"""Works until it is killed: `python -m crash.child FOLDER DSN TABLE INDEX REFUSER LANES COUNT`.
+
+What it is told it writes down, durably, before it goes on. Invariant: it ends by itself only when
+the armed point was never reached.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import Iterator
+
+from crash.world import World
+
+
+async def work(world: World, refuser: str, lanes: int, count: int) -> None:
+    """Run `count` transactions, `lanes` at a time."""
+    told = os.open(world.acknowledged, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    names = iter([f"{os.getpid()}-{number}" for number in range(count)])
+    async with world.service(world.stores()) as service:
+
+        async def lane(names: Iterator[str]) -> None:
+            for name in names:
+                result = await service.coordinate_transaction(world.request(name, refuser))
+                os.write(told, f"{name} {result.outcome.value}\n".encode())
+                os.fsync(told)
+
+        await asyncio.gather(*(lane(names) for _ in range(lanes)))
+
+
+if __name__ == "__main__":
+    refuser, lanes, count = sys.argv[5:]
+    asyncio.run(work(World.from_arguments(sys.argv[1:5]), refuser, int(lanes), int(count)))

@@ -1,0 +1,147 @@
+"""The kill matrix as data: where the process dies, on which path, with which stores.
+
+Every named point of the engine and of the four stores has a row in PLACES; `CASES` multiplies them
+out. Invariant: a case's point is reached by its path, else the test that runs it fails.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from crash.world import STORES
+
+_STEPS = {
+    "store_prepare": "before anything is staged",
+    "store_content": "contents staged, not yet marked",
+    "store_torn_stage": "half of the staging record written",
+    "store_unmarked": "all staged, the mark not in place",
+    "store_staged": "staged, before the vote",
+    "store_commit": "before the commit",
+    "store_torn_apply": "half of the commit's record written",
+    "store_rename": "one file in place, the next not",
+    "store_renamed": "all files in place, not yet marked",
+    "store_committed": "committed, before the answer",
+    "store_forget": "before markers are removed",
+    "store_forgotten": "after markers were removed",
+    "store_abort": "before it is undone",
+    "store_torn_drop": "half of the abort's record written",
+    "store_discard": "the mark gone, the contents not",
+    "store_aborted": "undone, before the answer",
+}
+_BOTH = ("store_prepare", "store_staged")
+_FORWARD = ("store_commit", "store_committed")
+_ABORT = ("store_abort", "store_aborted")
+_OWN = {
+    "rows": {"forward": (), "abort": ()},
+    "files": {
+        "forward": (
+            "store_content",
+            "store_unmarked",
+            "store_rename",
+            "store_renamed",
+            "store_forget",
+        ),
+        "abort": ("store_discard",),
+    },
+    "postgres": {"forward": ("store_forget", "store_forgotten"), "abort": ()},
+    "index": {"forward": ("store_torn_stage", "store_torn_apply"), "abort": ("store_torn_drop",)},
+}
+_RECORDS = {
+    "before_record": "before it is written",
+    "before_sync": "written, not on disk",
+    "after_record": "on disk, before anybody hears",
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One kill: the point, how often it is passed before, the path, the Python store."""
+
+    point: str
+    path: str
+    index: str = "index"
+    count: int = 3
+    first: str = ""
+    """A point at which an earlier process died, so that this one dies while it recovers."""
+
+    @property
+    def name(self) -> str:
+        """Short and unique."""
+        return f"{self.path} {self.index} {self.point}"
+
+    @property
+    def refuser(self) -> str:
+        """Who votes ABORT: never the store whose own point it is, because it keeps nothing."""
+        if self.path != "abort":
+            return ""
+        subject = self.point.rpartition(":")[2]
+        return "files" if subject == "rows" else "rows"
+
+
+def _paths(store: str) -> list[tuple[str, str]]:
+    own = _OWN[store]
+    forward = [*_BOTH, *_FORWARD, *own["forward"]]
+    return [("forward", step) for step in forward] + [
+        ("abort", step) for step in (*_BOTH, *_ABORT, *own["abort"])
+    ]
+
+
+def _of_stores() -> list[Case]:
+    cases = []
+    for store in STORES:
+        cases += [Case(f"{step}:{store}", path) for path, step in _paths(store)]
+        for when in ("before_ask", "after_ask"):
+            cases += [
+                Case(f"{when}:{ask}:{store}", path)
+                for path, ask in (
+                    ("forward", "prepare"),
+                    ("forward", "commit"),
+                    ("abort", "prepare"),
+                    ("abort", "abort"),
+                )
+            ]
+    return cases
+
+
+def _of_records() -> list[Case]:
+    cases = []
+    for when in _RECORDS:
+        for path in ("forward", "abort"):
+            cases += [Case(f"{when}:{kind}", path) for kind in ("begin", "decision", "end")]
+        # A store that cannot list: the begin record must be on disk before it is asked.
+        cases.append(Case(f"{when}:begin", "forward", "blind"))
+        cases.append(Case(f"{when}:decision", "forward", "blind"))
+        cases.append(Case(f"{when}:heuristic", "heuristic", "refusing", 2))
+        for first in ("after_record:decision#3", "after_ask:prepare:postgres#3"):
+            path = "forward, again in recovery"
+            cases.append(Case(f"{when}:adopted", path, count=1, first=first))
+    return cases
+
+
+def _of_recovery() -> list[Case]:
+    """Killed twice: first in the middle, then while the next process finishes it."""
+    path = "forward, again in recovery"
+    decided = [
+        Case(f"{point}:{store}", path, count=1, first="after_record:decision#3")
+        for store in STORES
+        for point in ("store_commit", "store_committed", "before_ask:commit")
+    ]
+    undecided = [
+        Case(f"store_aborted:{store}", path, count=1, first="before_record:decision#3")
+        for store in STORES
+    ]
+    return decided + undecided
+
+
+CASES = [*_of_records(), *_of_stores(), *_of_recovery()]
+
+
+def describe(point: str) -> str:
+    """What has and has not happened when a process dies there, for the printed table."""
+    stage, _, subject = point.partition(":")
+    if stage in _RECORDS:
+        return f"{subject} record: {_RECORDS[stage]}"
+    if stage in ("before_ask", "after_ask"):
+        ask = subject.partition(":")[0]
+        return f"before {ask} is asked" if stage == "before_ask" else f"the answer to {ask} is here"
+    return _STEPS[stage]

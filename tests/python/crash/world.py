@@ -1,0 +1,124 @@
+"""The stores of one run, the change that every transaction makes, and what the stores show of it.
+
+Nothing here decides what is right. Invariant: a transaction's fact has the same name in every
+store, so that "all or none" is an equality of sets.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from crash.index import ArmedIndex, BlindIndex, RefusingIndex
+from unanimity import CoordinationRequest, CoordinationService, CoordinationType
+from unanimity.stores import FileStore, PostgresStore, SqliteStore
+
+STORES = ("rows", "files", "postgres", "index")
+INDEXES = {"index": ArmedIndex, "blind": BlindIndex, "refusing": RefusingIndex}
+TIMEOUTS = {"prepare_phase_timeout_seconds": 20, "commit_phase_timeout_seconds": 20}
+
+
+@dataclass(frozen=True)
+class World:
+    """One run's folder, its table in PostgreSQL, and which Python store it has."""
+
+    folder: Path
+    dsn: str
+    table: str
+    index: str = "index"
+
+    @classmethod
+    def from_arguments(cls, arguments: list[str]) -> World:
+        """As `arguments()` gave it."""
+        folder, dsn, table, index = arguments
+        return cls(Path(folder), dsn, table, index)
+
+    def arguments(self) -> list[str]:
+        """For the command line of a child."""
+        return [str(self.folder), self.dsn, self.table, self.index]
+
+    @property
+    def acknowledged(self) -> Path:
+        """Where a child writes what it was told."""
+        return self.folder / "acknowledged"
+
+    @property
+    def journal(self) -> Path:
+        """The journal of all processes of this run."""
+        return self.folder / "journal.db"
+
+    def make(self) -> None:
+        """Make the folder and the SQLite table; the one in PostgreSQL is the test's to make."""
+        self.folder.mkdir(parents=True)
+        with sqlite3.connect(self.folder / "rows.db") as connection:
+            connection.execute("CREATE TABLE facts (name TEXT PRIMARY KEY)")
+        connection.close()
+
+    def stores(self) -> dict[str, Any]:
+        """Open them."""
+        return {
+            "rows": SqliteStore(self.folder / "rows.db"),
+            "files": FileStore(self.folder / "files"),
+            "postgres": PostgresStore(self.dsn, max_connections=4),
+            "index": INDEXES[self.index](self.folder / "index.log"),
+        }
+
+    def service(self, stores: dict[str, Any], **more: Any) -> CoordinationService:
+        """Make a service on the journal."""
+        config = {"timeouts": TIMEOUTS}
+        return CoordinationService(stores, journal=self.journal, config=config, **more)
+
+    def request(self, name: str, refuser: str = "") -> CoordinationRequest:
+        """Add the fact `name` to every store; `refuser` finds something wrong and votes ABORT."""
+        operations: list[dict[str, Any]] = [
+            {
+                "store": "rows",
+                "type": "execute",
+                "statement": "INSERT INTO facts VALUES (?)",
+                "parameters": [name],
+                "expect_rows": 2 if refuser == "rows" else 1,
+            },
+            {"store": "files", "type": "put", "key": f"a/{name}", "value": name},
+            {"store": "files", "type": "put", "key": f"b/{name}", "value": name * 100},
+            {
+                "store": "postgres",
+                "type": "execute",
+                "statement": f"INSERT INTO {self.table} VALUES ($1)",
+                "parameters": [name],
+                "expect_rows": 2 if refuser == "postgres" else 1,
+            },
+            {"store": "index", "type": "index", "key": name, "entry": {"words": [name]}},
+        ]
+        if refuser == "files":
+            operations.append({"store": "files", "type": "check", "key": "missing", "exists": True})
+        if refuser == "index":
+            operations.append({"store": "index", "type": "refuse"})
+        kind = CoordinationType.TWO_PHASE_COMMIT
+        return CoordinationRequest(name, kind, list(STORES), operations, 60, "session")
+
+    async def facts(self, stores: dict[str, Any]) -> dict[str, list[str]]:
+        """What each store shows; the two files of a fact count as two places."""
+        rows = await stores["rows"].fetch("SELECT name FROM facts")
+        table = await stores["postgres"].fetch(f"SELECT name FROM {self.table}")
+        return {
+            "rows": sorted(row["name"] for row in rows),
+            "files a": _names(self.folder / "files" / "a"),
+            "files b": _names(self.folder / "files" / "b"),
+            "postgres": sorted(row["name"] for row in table),
+            "index": sorted(stores["index"].entries()),
+        }
+
+    def leftovers(self) -> list[str]:
+        """Staged work on the disk, once every store is closed."""
+        found = [str(path) for path in self.folder.glob("files/.unanimity/*/*/staged/*")]
+        with sqlite3.connect(self.folder / "rows.db") as connection:
+            staged = connection.execute("SELECT transaction_id FROM unanimity_staged").fetchall()
+        connection.close()
+        return found + [f"rows: {name}" for (name,) in staged]
+
+
+def _names(folder: Path) -> list[str]:
+    return sorted(os.listdir(folder)) if folder.is_dir() else []
