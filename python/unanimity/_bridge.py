@@ -2,21 +2,23 @@
 
 A lane is a task that runs one call after the other, so that a store's coroutine that never
 suspends costs no task of its own; when one suspends, another lane goes on with the rest. A call
-sees a real current task, and runs in the context of whoever asked for the coordination.
+sees a real current task, and runs in a copy of the context of whoever asked for the coordination.
 
-Invariants: one bridge for each event loop; every call that was taken is answered exactly once.
+Invariants: one bridge for each event loop, and it ends with the loop; every call that was taken
+is answered exactly once; a lane that ends says so, however it ends, so that none is missed.
 """
 
 from __future__ import annotations
 
 import asyncio
-import sys
+import contextlib
+import os
 import types
+import weakref
 from collections.abc import Callable, Coroutine, Generator
 from concurrent.futures import ThreadPoolExecutor
-from contextvars import Context, copy_context
+from contextvars import Context
 from typing import Any
-from weakref import WeakKeyDictionary
 
 from . import _engine
 
@@ -25,16 +27,31 @@ _SYNC_THREADS_MAX = 16
 # A lane lets the loop's other tasks run after so many calls that did not suspend.
 _CALLS_IN_A_ROW_MAX = 256
 
-_lanes_of: WeakKeyDictionary[asyncio.AbstractEventLoop, Lanes] = WeakKeyDictionary()
+# The loop itself holds its lanes, through its watch on the descriptor, and drops them when it is
+# closed; a strong reference here would keep every loop for ever.
+_lanes_of: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, weakref.ref[Lanes]] = (
+    weakref.WeakKeyDictionary()
+)
 
 
 def bridge_for_running_loop() -> _engine.Bridge:
     """Give the running loop's bridge, made on first use."""
     loop = asyncio.get_running_loop()
-    lanes = _lanes_of.get(loop)
+    known = _lanes_of.get(loop)
+    lanes = None if known is None else known()
     if lanes is None:
-        lanes = _lanes_of[loop] = Lanes(loop)
+        _close_those_of_closed_loops()
+        lanes = Lanes(loop)
+        _lanes_of[loop] = weakref.ref(lanes)
     return lanes.bridge
+
+
+def _close_those_of_closed_loops() -> None:
+    """End what a closed loop left, where something else still holds its lanes."""
+    for loop, known in list(_lanes_of.items()):
+        lanes = known()
+        if lanes is not None and loop.is_closed():
+            lanes.close()
 
 
 class Lanes:
@@ -47,6 +64,9 @@ class Lanes:
         self._idle: list[asyncio.Future[None]] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._executor: ThreadPoolExecutor | None = None
+        self.close = weakref.finalize(self, _close, self.bridge, os.getpid())
+        # At exit the engine itself flushes what is open.
+        self.close.atexit = False
         loop.add_reader(self.bridge.fileno(), self._woken)
 
     def _woken(self) -> None:
@@ -60,16 +80,26 @@ class Lanes:
             if not rest.done():
                 rest.set_result(None)
                 return
-        if sys.version_info >= (3, 11):
-            # Lanes outlive the caller that happened to start them, so they do not live in his
-            # context.
-            task = self._loop.create_task(self._lane(), name="unanimity-lane", context=Context())
-        else:
-            task = self._loop.create_task(self._lane(), name="unanimity-lane")
-        # A lane that rests when the loop is thrown away is no mistake of anybody's.
-        task._log_destroy_pending = False  # type: ignore[attr-defined]
+        # Lanes outlive the caller that happened to start them, so they do not live in his context.
+        task: asyncio.Task[None] = Context().run(self._new_task)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._lane_ended)
+
+    def _new_task(self) -> asyncio.Task[None]:
+        task = self._loop.create_task(self._lane(), name="unanimity-lane")
+        # A lane that rests when the loop is thrown away is no mistake of anybody's. Tasks of
+        # somebody's own task factory may not have this.
+        with contextlib.suppress(AttributeError):
+            task._log_destroy_pending = False  # type: ignore[attr-defined]
+        return task
+
+    def _lane_ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled():
+            # Seen, so that nobody complains: what got so far went on to whoever runs the loop.
+            task.exception()
+        # It may have been cancelled before it took the calls it was started for.
+        self.bridge.lane_ended()
 
     async def _lane(self) -> None:
         next_call = self.bridge.next_call
@@ -99,20 +129,19 @@ class Lanes:
         timeout: float,
     ) -> None:
         """Run one call and answer it, whatever it does."""
-        if context is None:
-            context = copy_context()
+        # A copy for each call: several stores of one coordination run in turns, and what one sets
+        # is neither the other's nor the caller's. After recovery there is no caller.
+        context = Context() if context is None else context.copy()
         try:
             if not is_async:
-                coroutine = self._in_thread(method, arguments, keywords, context)
+                started = self._in_thread(method, arguments, keywords, context)
             elif keywords is None:
-                coroutine = method(*arguments)
+                started = context.run(method, *arguments)
             else:
-                coroutine = method(*arguments, **keywords)
-            answer = await _Steps(self, coroutine, context, timeout)
-        except asyncio.CancelledError as error:
-            self.bridge.raised(token, error)
-            raise
-        except (KeyboardInterrupt, SystemExit) as error:
+                started = context.run(method, *arguments, **keywords)
+            answer = await _Steps(self, started, context, timeout)
+        except (asyncio.CancelledError, GeneratorExit, KeyboardInterrupt, SystemExit) as error:
+            # These are meant for the lane too, or for whoever runs the loop.
             self.bridge.raised(token, error)
             raise
         except BaseException as error:
@@ -128,40 +157,63 @@ class Lanes:
         context: Context,
     ) -> Any:
         """Run a plain method in a thread of our own; it may still give something to await."""
-        if self._executor is None:
-            self._executor = ThreadPoolExecutor(_SYNC_THREADS_MAX, "unanimity-store")
         # A context can be entered once at a time, and the loop's side of the call is in this one.
         inner = context.copy()
         answer = await self._loop.run_in_executor(
-            self._executor, lambda: inner.run(method, *arguments, **(keywords or {}))
+            self._threads(), inner.run, _call_plain, method, arguments, keywords or {}
         )
         return await answer if hasattr(answer, "__await__") else answer
+
+    def _threads(self) -> ThreadPoolExecutor:
+        if self._executor is None:
+            executor = ThreadPoolExecutor(_SYNC_THREADS_MAX, "unanimity-store")
+            # Its threads end when they have nothing to do; nobody waits for one that hangs.
+            ending = weakref.finalize(self, executor.shutdown, wait=False, cancel_futures=True)
+            ending.atexit = False
+            self._executor = executor
+        return self._executor
 
     def suspends(self) -> None:
         """A lane is about to wait: another one goes on with what is left."""
         if self.bridge.lane_suspends():
             self._start_lane()
 
+    def limit(self, timeout: float) -> _Limit:
+        """Start the clock of the call that runs in the current task."""
+        task = asyncio.current_task(self._loop)
+        assert task is not None, "a lane is a task"
+        return _Limit(self._loop, task, timeout)
+
+
+def _close(bridge: _engine.Bridge, pid: int) -> None:
+    """End the bridge of a loop that is closed or gone, unless it is that of a parent process."""
+    if pid == os.getpid():
+        bridge.close()
+
+
+def _call_plain(
+    method: Callable[..., Any], arguments: tuple[Any, ...], keywords: dict[str, Any]
+) -> Any:
+    try:
+        return method(*arguments, **keywords)
+    except StopIteration as error:
+        # A future cannot hold it, and whoever waits would do so for ever.
+        raise RuntimeError("the method raised StopIteration") from error
+
 
 class _Steps:
-    """A coroutine, stepped in its own context and under its own time limit."""
+    """What a method gave to await, stepped in its own context and under its own time limit."""
 
-    __slots__ = ("_context", "_coroutine", "_lanes", "_timeout")
+    __slots__ = ("_awaitable", "_context", "_lanes", "_timeout")
 
-    def __init__(
-        self,
-        lanes: Lanes,
-        coroutine: Coroutine[Any, Any, Any],
-        context: Context,
-        timeout: float,
-    ) -> None:
+    def __init__(self, lanes: Lanes, awaitable: Any, context: Context, timeout: float) -> None:
         self._lanes = lanes
-        self._coroutine = coroutine
+        self._awaitable = awaitable
         self._context = context
         self._timeout = timeout
 
     def __await__(self) -> Generator[Any, Any, Any]:
-        coroutine = self._coroutine
+        coroutine = self._awaitable
         if not hasattr(coroutine, "send"):
             if not hasattr(coroutine, "__await__"):
                 return coroutine
@@ -176,10 +228,7 @@ class _Steps:
         self, coroutine: Coroutine[Any, Any, Any], waited_for: Any
     ) -> Generator[Any, Any, Any]:
         """The coroutine has suspended: wait with it, until it ends or its time is over."""
-        task = asyncio.current_task()
-        assert task is not None
-        limit = _Limit(task)
-        timer = self._lanes._loop.call_later(self._timeout, limit.expire)
+        limit = self._lanes.limit(self._timeout)
         try:
             while True:
                 self._lanes.suspends()
@@ -191,28 +240,36 @@ class _Steps:
                     waited_for = self._context.run(coroutine.send, sent)
         except StopIteration as stop:
             return stop.value
-        except asyncio.CancelledError:
+        except asyncio.CancelledError as error:
             if not limit.expired:
                 raise
-            if hasattr(task, "uncancel"):
-                task.uncancel()
-            raise TimeoutError(f"no answer within {self._timeout:g} s; it was cancelled") from None
+            words = f"no answer within {self._timeout:g} s; it was cancelled"
+            raise TimeoutError(words) from error
         finally:
-            timer.cancel()
+            limit.lift()
 
 
 class _Limit:
     """Cancels a lane's task when the time of its call is over."""
 
-    __slots__ = ("_task", "expired")
+    __slots__ = ("_task", "_timer", "expired")
 
-    def __init__(self, task: asyncio.Task[Any]) -> None:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, task: asyncio.Task[Any], timeout: float
+    ) -> None:
         self._task = task
+        self._timer = loop.call_later(timeout, self._expire)
         self.expired = False
 
-    def expire(self) -> None:
+    def _expire(self) -> None:
         self.expired = True
         self._task.cancel()
+
+    def lift(self) -> None:
+        """The call is over: its cancellation, if any, is not that of the lane's next one."""
+        self._timer.cancel()
+        if self.expired and hasattr(self._task, "uncancel"):
+            self._task.uncancel()
 
 
 @types.coroutine

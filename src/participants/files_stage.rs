@@ -6,7 +6,7 @@
 //!
 //! Invariants: nothing is staged except under the folder's lock, so a staging folder without a
 //! manifest that is seen under the lock is torn; every mark is durable before it is relied upon;
-//! each step of a commit may be done again.
+//! each step of a commit may be done again. It is long because the layout is told in one place.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File, TryLockError};

@@ -5,22 +5,22 @@
 //! take the queue anyway (`awake`), nothing is written. Not the lanes that run store coroutines:
 //! those are Python's, in `_bridge.py`.
 //!
-//! Invariants: nothing here attaches to the interpreter; what is in the queue when `awake` is
-//! false has been announced; after `close` everything that comes is dropped, and replies inside it
-//! say that their answers are lost.
+//! Invariants: nothing here attaches to the interpreter; a queue that is not empty has been
+//! announced, or somebody is `awake` who takes it, whatever Python code raises on the way; after
+//! `close` everything that comes is dropped, and replies inside it say that their answers are lost.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use pyo3::exceptions::PyOSError;
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
-use rustix::event::{EventfdFlags, eventfd};
-use rustix::fd::{AsRawFd, OwnedFd};
 
-use crate::call::{Call, Expected};
-use crate::logging;
+use crate::call::{Call, Expected, Started};
+use crate::runtime::Engine;
+use crate::wake::Bell;
+use crate::{errors, logging};
 
 /// Makes the value that a future is completed with, on the loop's thread.
 pub(crate) type Make = Box<dyn FnOnce(Python<'_>) -> PyResult<Py<PyAny>> + Send>;
@@ -43,9 +43,11 @@ struct Queue {
 
 pub(crate) struct Shared {
     queue: Mutex<Queue>,
-    descriptor: OwnedFd,
+    bell: Bell,
     /// Log records wait in their own place; this says that some do.
     has_logs: AtomicBool,
+    /// The engines whose calls come this way: they cannot live on without the loop.
+    engines: Mutex<Vec<Weak<Engine>>>,
 }
 
 impl Shared {
@@ -65,8 +67,17 @@ impl Shared {
         let announce = !std::mem::replace(&mut queue.awake, true);
         drop(queue);
         if announce {
-            self.announce();
+            self.bell.ring();
         }
+    }
+
+    /// Remembers an engine that ends with the loop; false when the loop has ended already.
+    pub(crate) fn remember(&self, engine: Weak<Engine>) -> bool {
+        let mut engines = self.engines.lock().unwrap_or_else(PoisonError::into_inner);
+        engines.retain(|known| known.strong_count() > 0);
+        engines.push(engine);
+        drop(engines);
+        !self.queue().closed
     }
 
     pub(crate) fn complete(&self, future: Py<PyAny>, make: Make) {
@@ -78,14 +89,9 @@ impl Shared {
             let mut queue = self.queue();
             if !queue.closed && !std::mem::replace(&mut queue.awake, true) {
                 drop(queue);
-                self.announce();
+                self.bell.ring();
             }
         }
-    }
-
-    fn announce(&self) {
-        // Full or gone can only mean that the loop is told already, or never will be.
-        let _ = rustix::io::write(&self.descriptor, &1_u64.to_ne_bytes());
     }
 
     /// The next item; `None` also says that nobody is awake any more.
@@ -108,14 +114,14 @@ pub(crate) struct Bridge {
 impl Bridge {
     #[new]
     fn new() -> PyResult<Self> {
-        let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
-        let descriptor = eventfd(0, flags).map_err(|error| {
+        let bell = Bell::new().map_err(|error| {
             PyOSError::new_err(format!("cannot open a file descriptor to wake the loop: {error}"))
         })?;
         let shared = Arc::new(Shared {
             queue: Mutex::new(Queue::default()),
-            descriptor,
+            bell,
             has_logs: AtomicBool::new(false),
+            engines: Mutex::new(Vec::new()),
         });
         logging::send_to(&shared);
         Ok(Self { shared, expected: Mutex::new(Expected::default()) })
@@ -123,14 +129,13 @@ impl Bridge {
 
     /// The descriptor that the loop reads.
     fn fileno(&self) -> i32 {
-        self.shared.descriptor.as_raw_fd()
+        self.shared.bell.fileno()
     }
 
     /// The descriptor was readable: completes futures up to the first call of a store. True when
     /// a lane has to go on.
     fn woken(&self, py: Python<'_>) -> PyResult<bool> {
-        let mut count = [0_u8; 8];
-        let _ = rustix::io::read(&self.shared.descriptor, &mut count);
+        self.shared.bell.clear();
         self.hand_over_logs(py)?;
         loop {
             let mut queue = self.shared.queue();
@@ -141,26 +146,28 @@ impl Bridge {
             queue.awake = item.is_some();
             drop(queue);
             match item {
-                Some(Item::Complete { future, make }) => complete(py, &future, make)?,
-                Some(Item::Run(run)) => log_trouble(py, run(py)),
+                Some(Item::Complete { future, make }) => self.complete(py, &future, make)?,
+                Some(Item::Run(run)) => self.go_on(py, errors::guarded(py, || run(py)))?,
                 Some(Item::Call(_)) => unreachable!("calls are left to the lanes"),
                 None => return Ok(false),
             }
         }
     }
 
-    /// The next call for a lane, as `(token, method, argument, context, is_async, timeout)`;
-    /// completes futures on the way. `None` when there is nothing left: the lane may rest.
+    /// The next call for a lane, as `(token, method, arguments, keywords, context, is_async,
+    /// timeout)`; completes futures on the way. `None` when there is nothing left: the lane may
+    /// rest.
     fn next_call<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyTuple>>> {
         while let Some(item) = self.shared.take() {
             match item {
-                Item::Complete { future, make } => complete(py, &future, make)?,
-                Item::Run(run) => log_trouble(py, run(py)),
+                Item::Complete { future, make } => self.complete(py, &future, make)?,
+                Item::Run(run) => self.go_on(py, errors::guarded(py, || run(py)))?,
                 Item::Call(call) => {
-                    let mut expected = self.expected();
-                    if let Some(ready) = call.start(py, &mut expected)? {
+                    let started = errors::guarded(py, || call.start(py, &self.expected));
+                    if let Ok(Some(ready)) = started {
                         return Ok(Some(ready));
                     }
+                    self.go_on(py, started.map(drop))?;
                 }
             }
         }
@@ -174,32 +181,42 @@ impl Bridge {
         queue.awake
     }
 
-    /// A store's method returned this.
-    fn answer(&self, token: u64, answer: &Bound<'_, PyAny>) {
-        let call = self.expected().take(token);
-        if let Some(call) = call {
-            call.returned(answer);
+    /// A lane has ended, perhaps cancelled before it took what it was started for.
+    fn lane_ended(&self) {
+        if self.lane_suspends() {
+            self.shared.bell.ring();
         }
+    }
+
+    /// A store's method returned this.
+    fn answer(&self, py: Python<'_>, token: u64, answer: &Bound<'_, PyAny>) -> PyResult<()> {
+        self.tell(py, token, |call| call.returned(answer))
     }
 
     /// A store's method raised this.
-    fn raised(&self, token: u64, error: &Bound<'_, PyAny>) {
-        let call = self.expected().take(token);
-        if let Some(call) = call {
-            call.raised(error);
-        }
+    fn raised(&self, py: Python<'_>, token: u64, error: &Bound<'_, PyAny>) -> PyResult<()> {
+        self.tell(py, token, |call| call.raised(error))
     }
 
-    /// The loop is closing: nothing is delivered any more.
-    fn close(&self) {
+    /// The loop is gone: nothing is delivered any more, and the engines that called through it
+    /// close their journals, so that others may go on with what they left.
+    fn close(&self, py: Python<'_>) {
         let items = {
             let mut queue = self.shared.queue();
             queue.closed = true;
             std::mem::take(&mut queue.items)
         };
-        drop(items);
         let abandoned = std::mem::take(&mut *self.expected());
-        drop(abandoned);
+        let engines = {
+            let mut engines = self.shared.engines.lock().unwrap_or_else(PoisonError::into_inner);
+            std::mem::take(&mut *engines)
+        };
+        py.detach(|| {
+            for engine in engines.iter().filter_map(Weak::upgrade) {
+                engine.shut_down();
+            }
+        });
+        drop((items, abandoned));
     }
 }
 
@@ -208,27 +225,63 @@ impl Bridge {
         self.expected.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Tells whoever waits for a call's answer; nobody does when the bridge was closed meanwhile.
+    fn tell(&self, py: Python<'_>, token: u64, tell: impl FnOnce(Started)) -> PyResult<()> {
+        let call = self.expected().take(token);
+        let told = errors::guarded(py, || {
+            call.map(tell);
+            Ok(())
+        });
+        self.go_on(py, told)
+    }
+
     fn hand_over_logs(&self, py: Python<'_>) -> PyResult<()> {
         if self.shared.has_logs.swap(false, Ordering::SeqCst) {
-            logging::hand_over(py)?;
+            let handed_over = logging::hand_over(py);
+            // Logging the trouble of logging would have no end.
+            if let Err(error) = self.unless_it_ends_the_program(py, handed_over)? {
+                error.write_unraisable(py, None);
+            }
         }
         Ok(())
     }
-}
 
-fn log_trouble(py: Python<'_>, result: PyResult<()>) {
-    if let Err(error) = result {
-        tracing::warn!("a listener raised: {}", error.value(py));
+    fn complete(&self, py: Python<'_>, future: &Py<PyAny>, make: Make) -> PyResult<()> {
+        self.go_on(py, set(py, future, make))
+    }
+
+    /// What somebody's code raised is no reason to stop: it is logged.
+    fn go_on(&self, py: Python<'_>, result: PyResult<()>) -> PyResult<()> {
+        if let Err(error) = self.unless_it_ends_the_program(py, result)? {
+            tracing::warn!("a listener raised: {error}");
+        }
+        Ok(())
+    }
+
+    /// Ctrl-C and `sys.exit()` go on to whoever runs the loop. Should the loop go on all the same,
+    /// the descriptor tells it that there is more in the queue.
+    fn unless_it_ends_the_program(
+        &self,
+        py: Python<'_>,
+        result: PyResult<()>,
+    ) -> PyResult<PyResult<()>> {
+        match result {
+            Err(error) if errors::ends_the_program(py, &error) => {
+                self.lane_ended();
+                Err(error)
+            }
+            other => Ok(other),
+        }
     }
 }
 
-fn complete(py: Python<'_>, future: &Py<PyAny>, make: Make) -> PyResult<()> {
+fn set(py: Python<'_>, future: &Py<PyAny>, make: Make) -> PyResult<()> {
     let future = future.bind(py);
     // A future that was cancelled meanwhile is nobody's any more.
     if future.call_method0(pyo3::intern!(py, "done"))?.is_truthy()? {
         return Ok(());
     }
-    match make(py) {
+    match errors::guarded(py, || make(py)) {
         Ok(value) => future.call_method1(pyo3::intern!(py, "set_result"), (value,))?,
         Err(error) => {
             future.call_method1(pyo3::intern!(py, "set_exception"), (error.into_value(py),))?

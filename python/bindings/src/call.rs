@@ -19,6 +19,7 @@ use unanimity::reply::Reply;
 
 use crate::answers::{acknowledgement_of, ids_of, standing_of, vote_of};
 use crate::convert::{Class, from_value};
+use crate::errors;
 
 /// What travels with a request from its caller to its stores.
 pub(crate) struct Caller {
@@ -95,6 +96,12 @@ pub(crate) struct Started {
 }
 
 impl Expected {
+    fn put(&mut self, started: Started) -> u64 {
+        self.token += 1;
+        self.calls.insert(self.token, started);
+        self.token
+    }
+
     pub(crate) fn take(&mut self, token: u64) -> Option<Started> {
         self.calls.remove(&token)
     }
@@ -106,7 +113,7 @@ impl Call {
     pub(crate) fn start<'py>(
         self,
         py: Python<'py>,
-        expected: &mut Expected,
+        expected: &Mutex<Expected>,
     ) -> PyResult<Option<Bound<'py, PyTuple>>> {
         let context = Caller::of(self.attachment.as_ref()).map(|caller| caller.context.bind(py));
         let context = context.cloned().unwrap_or_else(|| py.None().into_bound(py));
@@ -116,13 +123,12 @@ impl Call {
         match arguments {
             Err(error) => {
                 started.raised(error.value(py).as_any());
-                Ok(None)
+                if errors::ends_the_program(py, &error) { Err(error) } else { Ok(None) }
             }
             Ok((arguments, keywords)) => {
-                expected.token += 1;
-                let token = expected.token;
                 let method = Arc::clone(&started.method);
-                expected.calls.insert(token, started);
+                // Not held while Python code runs: that may end anywhere.
+                let token = expected.lock().unwrap_or_else(PoisonError::into_inner).put(started);
                 let timeout = self.timeout.as_secs_f64();
                 let callable = method.callable.bind(py);
                 let ready =

@@ -3,6 +3,7 @@
 //! Converts and passes on. Invariant: whatever becomes of a call, its future is completed, unless
 //! the loop is closed before.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, mpsc};
 use std::thread;
 use std::time::Duration;
@@ -20,6 +21,7 @@ use crate::bridge::{Bridge, Shared};
 use crate::call::Caller;
 use crate::ports::{PythonAlerting, PythonConsensus, PythonListeners};
 use crate::request::request_parts;
+use crate::runtime::Engine;
 use crate::start::{self, Parts};
 use crate::{errors, records, runtime};
 
@@ -28,7 +30,7 @@ use crate::{errors, records, runtime};
 pub(crate) struct Coordinator {
     bridge: Arc<Shared>,
     parts: Mutex<Option<Parts>>,
-    engine: Arc<OnceLock<Arc<engine::Coordinator>>>,
+    engine: Arc<OnceLock<Arc<Engine>>>,
     workers: Option<usize>,
 }
 
@@ -74,7 +76,6 @@ impl Coordinator {
     ))]
     #[expect(clippy::too_many_arguments, reason = "keywords, as the Python constructor has them")]
     fn new(
-        py: Python<'_>,
         bridge: &Bound<'_, Bridge>,
         journal: String,
         stores: &Bound<'_, PyDict>,
@@ -99,7 +100,6 @@ impl Coordinator {
             listeners: PythonListeners::adapt(&shared, event_bus.as_ref(), metrics.as_ref())?,
             alerting: alerting.map(|a| PythonAlerting::adapt(&shared, &a)).transpose()?,
         };
-        let _ = py;
         Ok(Self {
             bridge: shared,
             parts: Mutex::new(Some(parts)),
@@ -115,9 +115,16 @@ impl Coordinator {
         let runtime = runtime::handle(self.workers)?;
         let engine = Arc::clone(&self.engine);
         let reply = answer_to(&self.bridge, future, |py, ()| Ok(py.None()));
+        let bridge = Arc::clone(&self.bridge);
         thread::Builder::new()
             .name("unanimity-start".to_owned())
-            .spawn(move || reply.send(start::start_engine(parts, runtime, &engine)))
+            .spawn(move || {
+                let start = || start::start_engine(parts, runtime, &bridge, &engine);
+                reply.send(catch_unwind(AssertUnwindSafe(start)).unwrap_or_else(|panic| {
+                    let message = errors::panic_words(panic.as_ref()).to_owned();
+                    Err(EngineError::Internal { message })
+                }));
+            })
             .map(drop)
             .map_err(Into::into)
     }
@@ -130,24 +137,7 @@ impl Coordinator {
         context: Py<PyAny>,
         future: Py<PyAny>,
     ) -> PyResult<()> {
-        let engine = self.engine(py)?;
-        match request_parts(request) {
-            Ok((parts, operations)) => {
-                let caller = Caller { context, operations, cause: Mutex::new(None) };
-                let attachment: Attachment = Arc::new(caller);
-                let waiter = result_to(&self.bridge, future, Some(Arc::clone(&attachment)));
-                engine.coordinate(parts, Some(attachment), waiter);
-            }
-            Err((id, message)) => {
-                let waiter = result_to(&self.bridge, future, None);
-                let id = CoordinationId::new(&id).or_else(|_| CoordinationId::new("(no id)"));
-                let Ok(id) = id else { return Ok(()) };
-                let outcome = Outcome::refused("request.invalid", message, 0);
-                let stores = Vec::new();
-                waiter.send(Ok(CoordinationResult { id, outcome, duration_ms: 0, stores }));
-            }
-        }
-        Ok(())
+        errors::guarded(py, || self.submit(py, request, context, future))
     }
 
     fn status(&self, py: Python<'_>, id: &str, future: Py<PyAny>) -> PyResult<()> {
@@ -262,7 +252,34 @@ impl Coordinator {
 }
 
 impl Coordinator {
-    fn engine(&self, py: Python<'_>) -> PyResult<&Arc<engine::Coordinator>> {
+    fn submit(
+        &self,
+        py: Python<'_>,
+        request: &Bound<'_, PyAny>,
+        context: Py<PyAny>,
+        future: Py<PyAny>,
+    ) -> PyResult<()> {
+        let engine = self.engine(py)?;
+        match request_parts(request) {
+            Ok((parts, operations)) => {
+                let caller = Caller { context, operations, cause: Mutex::new(None) };
+                let attachment: Attachment = Arc::new(caller);
+                let waiter = result_to(&self.bridge, future, Some(Arc::clone(&attachment)));
+                engine.coordinate(parts, Some(attachment), waiter);
+            }
+            Err((id, message)) => {
+                let waiter = result_to(&self.bridge, future, None);
+                let id = CoordinationId::new(&id).or_else(|_| CoordinationId::new("(no id)"));
+                let Ok(id) = id else { return Ok(()) };
+                let outcome = Outcome::refused("request.invalid", message, 0);
+                let stores = Vec::new();
+                waiter.send(Ok(CoordinationResult { id, outcome, duration_ms: 0, stores }));
+            }
+        }
+        Ok(())
+    }
+
+    fn engine(&self, py: Python<'_>) -> PyResult<&Arc<Engine>> {
         self.engine.get().ok_or_else(|| {
             errors::exception(py, "ServiceClosed", "the service is not started", &[])
         })
@@ -283,6 +300,15 @@ fn checked_id(py: Python<'_>, id: &str) -> PyResult<CoordinationId> {
         let message = format!("coordination_id cannot be used: {error}");
         errors::exception(py, "InvalidRequest", &message, &[])
     })
+}
+
+impl Drop for Coordinator {
+    fn drop(&mut self) {
+        // In a forked child, closing would wait for threads that are not there.
+        if let Some(engine) = self.engine.get().filter(|engine| !engine.is_ours()) {
+            std::mem::forget(Arc::clone(engine));
+        }
+    }
 }
 
 pub(crate) fn decision(py: Python<'_>, outcome: &str) -> PyResult<Decision> {

@@ -1,5 +1,11 @@
-//! Errors of the engine as exceptions of `unanimity._exceptions`. A mapping, nothing else.
+//! Errors of the engine as exceptions of `unanimity._exceptions`, panics included.
+//!
+//! A mapping, nothing else. Invariant: what leaves here is an ordinary `Exception`.
 
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use pyo3::exceptions::{PyKeyboardInterrupt, PySystemExit};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyModule};
@@ -32,6 +38,26 @@ pub(crate) fn exception(
         Ok(error) => PyErr::from_value(error),
         Err(error) => error,
     }
+}
+
+/// Does `work`; a panic in it, which is a mistake of ours, becomes an `InternalError`. The panic
+/// itself was logged when it happened (`logging`).
+pub(crate) fn guarded<T>(py: Python<'_>, work: impl FnOnce() -> PyResult<T>) -> PyResult<T> {
+    // What `work` has changed is ours, behind locks that are taken in spite of a panic.
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
+        let message = EngineError::Internal { message: panic_words(panic.as_ref()).to_owned() };
+        Err(of_engine(py, &message))
+    })
+}
+
+pub(crate) fn panic_words(panic: &(dyn Any + Send)) -> &str {
+    let words = panic.downcast_ref::<String>().map(String::as_str);
+    words.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("a panic without words")
+}
+
+/// Whether this is meant for whoever runs the loop, and not for who happens to run in it.
+pub(crate) fn ends_the_program(py: Python<'_>, error: &PyErr) -> bool {
+    error.is_instance_of::<PyKeyboardInterrupt>(py) || error.is_instance_of::<PySystemExit>(py)
 }
 
 pub(crate) fn of_engine(py: Python<'_>, error: &EngineError) -> PyErr {

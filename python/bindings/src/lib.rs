@@ -19,6 +19,7 @@ mod request;
 mod runtime;
 mod start;
 mod stores;
+mod wake;
 
 use mimalloc::MiMalloc;
 use pyo3::prelude::*;
@@ -36,6 +37,7 @@ fn version() -> &'static str {
 
 #[pymodule]
 fn _engine(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    logging::start();
     module.add_function(wrap_pyfunction!(version, module)?)?;
     module.add_class::<bridge::Bridge>()?;
     module.add_class::<coordinator::Coordinator>()?;

@@ -1,15 +1,21 @@
-//! Our own tokio runtime: created when first needed, stamped with its process, closed at exit.
+//! Our own threads and what is open on them: made when first needed, closed at exit, left alone
+//! in a forked child.
 //!
-//! Not shared with anybody else's. Invariants: a forked child never touches its parent's runtime
-//! (its threads do not exist there); at interpreter exit every open journal is flushed, and the
-//! runtime is let go without waiting for its tasks.
+//! The runtime is not shared with anybody else's. Invariants: a forked child never touches its
+//! parent's runtime, engines or locks (the threads do not exist there); an engine is shut down
+//! once, and whoever asks again waits for that one; at interpreter exit every open journal is
+//! flushed, and the runtime is let go without waiting for its tasks.
 
-use std::sync::{Mutex, PoisonError, Weak};
+use std::cell::RefCell;
+use std::ops::Deref;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use tokio::runtime::{Builder, Handle, Runtime};
 use unanimity::engine;
+
+use crate::{errors, logging};
 
 struct Stamped {
     pid: u32,
@@ -17,10 +23,54 @@ struct Stamped {
 }
 
 static RUNTIME: Mutex<Option<Stamped>> = Mutex::new(None);
-static OPEN: Mutex<Vec<Weak<engine::Coordinator>>> = Mutex::new(Vec::new());
+static OPEN: Mutex<Vec<Weak<Engine>>> = Mutex::new(Vec::new());
 
 /// How many worker threads a runtime has unless a service asks for more.
 const WORKERS: usize = 2;
+
+/// An engine that runs, and its one end.
+pub(crate) struct Engine {
+    coordinator: engine::Coordinator,
+    ended: Mutex<bool>,
+    pid: u32,
+}
+
+impl Engine {
+    /// Takes it in, so that it is flushed at exit.
+    pub(crate) fn started(coordinator: engine::Coordinator) -> Arc<Self> {
+        let pid = std::process::id();
+        let engine = Arc::new(Self { coordinator, ended: Mutex::new(false), pid });
+        let mut open = open();
+        open.retain(|engine| engine.strong_count() > 0);
+        open.push(Arc::downgrade(&engine));
+        engine
+    }
+
+    /// Ends it, or waits until whoever is at it has. Blocks.
+    pub(crate) fn shut_down(&self) {
+        let mut ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
+        if !std::mem::replace(&mut *ended, true) && self.is_ours() {
+            self.coordinator.shut_down();
+        }
+    }
+
+    /// False in a forked child.
+    pub(crate) fn is_ours(&self) -> bool {
+        self.pid == std::process::id()
+    }
+}
+
+impl Deref for Engine {
+    type Target = engine::Coordinator;
+
+    fn deref(&self) -> &Self::Target {
+        &self.coordinator
+    }
+}
+
+fn open() -> MutexGuard<'static, Vec<Weak<Engine>>> {
+    OPEN.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// The runtime's handle. The first service of the process says how many workers it has.
 pub(crate) fn handle(workers: Option<usize>) -> PyResult<Handle> {
@@ -44,18 +94,12 @@ pub(crate) fn handle(workers: Option<usize>) -> PyResult<Handle> {
     Ok(handle)
 }
 
-/// Remembers an engine that must be flushed at exit.
-pub(crate) fn remember(engine: Weak<engine::Coordinator>) {
-    let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
-    open.retain(|engine| engine.strong_count() > 0);
-    open.push(engine);
-}
-
-/// Called by `atexit`: flushes every journal that is still open, and lets the threads go.
+/// Called by `atexit`: flushes every journal that is still open, lets the threads go, and gives
+/// the last records to `logging`.
 #[pyfunction]
-fn shutdown(py: Python<'_>) {
+fn shutdown(py: Python<'_>) -> PyResult<()> {
     py.detach(|| {
-        let open = std::mem::take(&mut *OPEN.lock().unwrap_or_else(PoisonError::into_inner));
+        let open = std::mem::take(&mut *open());
         for engine in open.iter().filter_map(Weak::upgrade) {
             engine.shut_down();
         }
@@ -67,25 +111,72 @@ fn shutdown(py: Python<'_>) {
             other => std::mem::forget(other),
         }
     });
+    logging::hand_over(py)
+}
+
+/// What the forking thread holds meanwhile, so that no other thread is inside in the child's copy.
+struct HeldForFork {
+    open: MutexGuard<'static, Vec<Weak<Engine>>>,
+    pending: MutexGuard<'static, logging::Pending>,
+}
+
+thread_local! {
+    static HELD_FOR_FORK: RefCell<Option<HeldForFork>> = const { RefCell::new(None) };
+}
+
+/// Called before a fork, by the thread that forks.
+#[pyfunction]
+fn before_fork(py: Python<'_>) {
+    // Detached, in case that whoever holds one of them needs the interpreter to come to an end.
+    py.detach(|| {
+        let (open, pending) = (open(), logging::pending());
+        HELD_FOR_FORK.with(|held| *held.borrow_mut() = Some(HeldForFork { open, pending }));
+    });
+}
+
+/// Called after a fork, in the process that forked.
+#[pyfunction]
+fn after_fork_in_parent() {
+    HELD_FOR_FORK.with(|held| held.borrow_mut().take());
 }
 
 /// Called in a forked child: what belongs to the parent is left to the parent.
 #[pyfunction]
 fn after_fork_in_child() {
     let _ = unanimity::journal::forget_instance_locks_in_child();
-    if let Ok(mut open) = OPEN.try_lock() {
-        open.clear();
+    if let Some(mut held) = HELD_FOR_FORK.with(|held| held.borrow_mut().take()) {
+        held.open.clear();
+        held.pending.forget();
     }
+}
+
+/// Refuses what a forked child inherited with threads that it does not have.
+pub(crate) fn check_process(py: Python<'_>, what: &str, pid: u32) -> PyResult<()> {
+    let own = std::process::id();
+    if pid == own {
+        return Ok(());
+    }
+    let message = format!(
+        "{what} belongs to process {pid}, and this is process {own}, forked from it; make a new \
+         one after the fork"
+    );
+    Err(errors::exception(py, "ServiceElsewhere", &message, &[("code", "service.forked")]))
 }
 
 pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     let py = module.py();
     module.add_function(wrap_pyfunction!(shutdown, module)?)?;
+    module.add_function(wrap_pyfunction!(before_fork, module)?)?;
+    module.add_function(wrap_pyfunction!(after_fork_in_parent, module)?)?;
     module.add_function(wrap_pyfunction!(after_fork_in_child, module)?)?;
+    // Imported first, so that it is still open for our last records: exit goes backwards.
+    py.import("logging")?;
     py.import("atexit")?.call_method1("register", (module.getattr("shutdown")?,))?;
     let os = py.import("os")?;
     if os.hasattr("register_at_fork")? {
         let options = pyo3::types::PyDict::new(py);
+        options.set_item("before", module.getattr("before_fork")?)?;
+        options.set_item("after_in_parent", module.getattr("after_fork_in_parent")?)?;
         options.set_item("after_in_child", module.getattr("after_fork_in_child")?)?;
         os.call_method("register_at_fork", (), Some(&options))?;
     }

@@ -16,7 +16,8 @@ use unanimity::reply::Reply;
 use crate::bridge::Shared;
 use crate::ports::{PythonAlerting, PythonConsensus, PythonListeners};
 use crate::python_store::PythonStore;
-use crate::{errors, runtime, stores};
+use crate::runtime::Engine;
+use crate::{errors, stores};
 
 /// What a start needs, taken by it.
 pub(crate) struct Parts {
@@ -32,7 +33,8 @@ pub(crate) struct Parts {
 pub(crate) fn start_engine(
     parts: Parts,
     runtime: tokio::runtime::Handle,
-    slot: &OnceLock<Arc<engine::Coordinator>>,
+    bridge: &Shared,
+    slot: &OnceLock<Arc<Engine>>,
 ) -> Result<(), EngineError> {
     let journal: Arc<dyn Journal> =
         Arc::new(SqliteJournal::open(&parts.journal, parts.journal_options)?);
@@ -51,14 +53,16 @@ pub(crate) fn start_engine(
         let _ = sender.send(report);
     });
     let engine = match engine::Coordinator::start(ports, reply) {
-        Ok(engine) => Arc::new(engine),
+        Ok(coordinator) => Engine::started(coordinator),
         Err(error) => {
             closing.close();
             return Err(error);
         }
     };
-    runtime::remember(Arc::downgrade(&engine));
-    let _ = slot.set(engine);
+    let _ = slot.set(Arc::clone(&engine));
+    if !bridge.remember(Arc::downgrade(&engine)) {
+        engine.shut_down();
+    }
     recovered.recv().unwrap_or(Err(EngineError::Closed)).map(drop)
 }
 
@@ -72,7 +76,7 @@ pub(crate) fn named_store(
         let message = format!("{text:?} cannot name a store: {error}");
         errors::exception(store.py(), "ConfigError", &message, &[])
     })?;
-    Ok(match stores::participant(store) {
+    Ok(match stores::participant(store)? {
         Some(native) => (name, native, true),
         None => {
             let adapted: Arc<dyn Participant> = Arc::new(PythonStore::adapt(bridge, store)?);

@@ -1,9 +1,9 @@
 //! The engine's own stores as Python classes: handles, and the way for use without a service.
 //!
 //! Inside a service the engine talks to them directly. Invariant: no interpreter lock is held while
-//! a store works.
+//! a store works. It is long because the four classes share one macro.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use pyo3::prelude::*;
@@ -24,16 +24,20 @@ pub(crate) struct Handle<S> {
     store: Arc<S>,
     name: String,
     attached: Mutex<bool>,
+    /// The process in which it was opened: its threads are there.
+    opened_in: OnceLock<u32>,
 }
 
 impl<S: Participant + 'static> Handle<S> {
     fn new(store: S, name: String) -> Self {
-        Self { store: Arc::new(store), name, attached: Mutex::new(false) }
+        let attached = Mutex::new(false);
+        Self { store: Arc::new(store), name, attached, opened_in: OnceLock::new() }
     }
 
     /// Opens it for use without a service, unless it is open; a failure is tried again next time.
     /// A service opens it again under its own journal.
     fn open(&self, py: Python<'_>) -> PyResult<()> {
+        self.check_process(py)?;
         let result = py.detach(|| {
             let mut attached = self.attached.lock().unwrap_or_else(PoisonError::into_inner);
             if !*attached {
@@ -43,6 +47,12 @@ impl<S: Participant + 'static> Handle<S> {
             Ok(())
         });
         result.map_err(|error| errors::of_store(py, &self.name, &error))
+    }
+
+    /// Counts as opened from here on; refuses what a forked child inherited.
+    fn check_process(&self, py: Python<'_>) -> PyResult<()> {
+        let pid = *self.opened_in.get_or_init(std::process::id);
+        runtime::check_process(py, &format!("the store '{}'", self.name), pid)
     }
 
     fn attach_alone(&self) -> Result<(), ParticipantError> {
@@ -266,8 +276,10 @@ macro_rules! store_class {
                 self.0.list_prepared(py, &bridge.get().shared, future)
             }
 
-            fn close(&self, py: Python<'_>) {
+            fn close(&self, py: Python<'_>) -> PyResult<()> {
+                self.0.check_process(py)?;
                 py.detach(|| self.0.store.close());
+                Ok(())
             }
         }
     };
@@ -360,7 +372,10 @@ store_class!(PostgresStore, participants::PostgresStore, "SQL over one PostgreSQ
             participants::PostgresStore::new(dsn, &name, min_connections, max_connections, runtime);
         let store =
             store.map_err(|error| errors::exception(py, "ConfigError", &error.message, &[]))?;
-        Ok(Self(Handle::new(store, name)))
+        let handle = Handle::new(store, name);
+        // Its runtime is this process's from the beginning.
+        handle.check_process(py)?;
+        Ok(Self(handle))
     }
 
     fn fetch(
@@ -376,22 +391,27 @@ store_class!(PostgresStore, participants::PostgresStore, "SQL over one PostgreSQ
 });
 
 /// The engine's side of a native store, `None` for any other object.
-pub(crate) fn participant(store: &Bound<'_, PyAny>) -> Option<Arc<dyn Participant>> {
+pub(crate) fn participant(store: &Bound<'_, PyAny>) -> PyResult<Option<Arc<dyn Participant>>> {
     /// Marks it as opened, so that reading later does not open it under another journal.
-    fn taken<S: Participant + 'static>(handle: &Handle<S>) -> Arc<dyn Participant> {
+    fn taken<S: Participant + 'static>(
+        py: Python<'_>,
+        handle: &Handle<S>,
+    ) -> PyResult<Arc<dyn Participant>> {
+        handle.check_process(py)?;
         *handle.attached.lock().unwrap_or_else(PoisonError::into_inner) = true;
-        Arc::clone(&handle.store) as _
+        Ok(Arc::clone(&handle.store) as _)
     }
+    let py = store.py();
     if let Ok(store) = store.cast::<MemoryStore>() {
-        Some(taken(&store.get().0))
+        taken(py, &store.get().0).map(Some)
     } else if let Ok(store) = store.cast::<FileStore>() {
-        Some(taken(&store.get().0))
+        taken(py, &store.get().0).map(Some)
     } else if let Ok(store) = store.cast::<SqliteStore>() {
-        Some(taken(&store.get().0))
+        taken(py, &store.get().0).map(Some)
     } else if let Ok(store) = store.cast::<PostgresStore>() {
-        Some(taken(&store.get().0))
+        taken(py, &store.get().0).map(Some)
     } else {
-        None
+        Ok(None)
     }
 }
 

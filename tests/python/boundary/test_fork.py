@@ -1,0 +1,161 @@
+"""A fork takes no service along: the child is told so, and can make its own; the parent goes on."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from boundary.programs import DEVELOPMENT, line_of, run, start
+
+FORK_IN_A_COROUTINE = """
+async def parent():
+    stores = {"left": Ledger("left"), "memory": MemoryStore()}
+    async with CoordinationService(stores) as service:
+        (await service.coordinate_transaction(put("a", "left", "memory"))).raise_for_state()
+        child = os.fork()
+        if child == 0:
+            code = 99
+            try:
+                code = in_child(service, stores)
+            finally:
+                sys.stdout.flush()
+                LEAVE(code)
+        for number in range(50):
+            result = await service.coordinate_transaction(put(f"p{number}", "left", "memory"))
+            assert result.success, result
+        _, status = os.waitpid(child, 0)
+        for number in range(50):
+            result = await service.coordinate_transaction(put(f"q{number}", "left", "memory"))
+            assert result.success, result
+        print("child", os.waitstatus_to_exitcode(status))
+
+def in_child(service, stores):
+    # The running loop is the parent's; CPython forgets it in the child.
+    return asyncio.run(child(service, stores))
+"""
+
+
+@pytest.mark.parametrize("leave", ["os._exit", "sys.exit"])
+def test_the_child_is_told_both_processes_and_makes_a_service_of_its_own(
+    tmp_path: Path, leave: str
+) -> None:
+    code, output, complaints = run(
+        FORK_IN_A_COROUTINE.replace("LEAVE", leave)
+        + """
+async def child(service, stores):
+    for use in (service.start, service.close, service.history, service.recover):
+        try:
+            await use()
+        except ServiceElsewhere as error:
+            assert str(os.getpid()) in str(error) and str(os.getppid()) in str(error), error
+            assert error.code == "service.forked"
+        else:
+            raise AssertionError(use)
+    try:
+        await stores["memory"].get("k")
+    except ServiceElsewhere as error:
+        assert "'memory'" in str(error) and str(os.getppid()) in str(error), error
+    else:
+        raise AssertionError("a store that the parent opened")
+    own = {"left": Ledger("left"), **native()}
+    async with CoordinationService(own, journal="child.db") as mine:
+        (await mine.coordinate_transaction(put("c", "left", "memory", "files"))).raise_for_state()
+        assert await own["files"].get_text("c") == "1"
+    return 7
+
+asyncio.run(parent())
+""",
+        tmp_path,
+    )
+    if leave == "sys.exit":
+        # The child leaves through the parent's frames, as plain asyncio has it; only the parent's
+        # words and return code count.
+        complaints = ""
+    assert (code, complaints) == (0, "")
+    assert "child 7" in output
+
+
+def test_multiprocessing_starts_workers_either_way(tmp_path: Path) -> None:
+    (tmp_path / "worker.py").write_text(
+        """
+import asyncio
+from ledger import Ledger, request
+from unanimity import CoordinationService
+
+async def change(name):
+    stores = {"left": Ledger("left"), "right": Ledger("right")}
+    async with CoordinationService(stores, journal=f"{name}.db") as service:
+        return (await service.coordinate_transaction(request(name))).success
+
+def work(name):
+    return asyncio.run(change(name))
+""",
+        encoding="utf-8",
+    )
+    code, output, complaints = run(
+        """
+        import multiprocessing
+        from worker import work
+
+        if __name__ == "__main__":
+            assert work("parent")
+            for way in ("fork", "spawn"):
+                with multiprocessing.get_context(way).Pool(2) as pool:
+                    print(way, pool.map(work, [f"{way}{n}" for n in range(6)]))
+            assert work("parent again")
+        """,
+        tmp_path,
+        DEVELOPMENT,
+        PYTHONPATH=os.pathsep.join([str(tmp_path), str(Path(__file__).parents[1])]),
+    )
+    assert (code, complaints) == (0, "")
+    assert output.splitlines() == [f"{way} {[True] * 6}" for way in ("fork", "spawn")]
+
+
+def test_a_living_child_does_not_keep_a_dead_parents_journal_from_being_adopted(
+    tmp_path: Path,
+) -> None:
+    parent = start(
+        """
+        async def main():
+            gated = Gated("left", "commit")
+            service = CoordinationService({"left": gated, "files": FileStore("files")})
+            task = asyncio.ensure_future(
+                service.coordinate_transaction(put("a", "left", "files")))
+            await gated.at.wait()
+            if os.fork() == 0:
+                signal.pause()
+                os._exit(0)
+            print("forked", flush=True)
+            await task
+        asyncio.run(main())
+        """,
+        tmp_path,
+    )
+    with parent:
+        line_of(parent, "forked")
+        children = Path(f"/proc/{parent.pid}/task/{parent.pid}/children").read_text().split()
+        (child,) = map(int, children)
+        try:
+            parent.kill()
+            parent.wait(30)
+            os.kill(child, 0)
+            code, output, complaints = run(
+                """
+                async def main():
+                    left = Ledger("left")
+                    async with CoordinationService({"left": left, "files": FileStore("files")}
+                                                   ) as service:
+                        result = await service.wait_for("a", timeout=60)
+                        print(result.final_state.value, left.asked("commit"))
+                asyncio.run(main())
+                """,
+                tmp_path,
+            )
+            os.kill(child, 0)
+        finally:
+            os.kill(child, signal.SIGKILL)
+    assert (code, output.strip(), complaints) == (0, "committed 1", "")
