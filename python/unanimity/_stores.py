@@ -108,6 +108,15 @@ class IStorageStore(ABC):
 
     store_name: str
 
+    prepared_list_is_exclusive: bool = False
+    """Whether `list_prepared_transactions` names only what was prepared through one journal.
+
+    Declare True where no other service prepares anything in this store under another journal (or
+    the list leaves that out). Then a begin record need not be on disk before the store is asked,
+    which saves a disk flush in each transaction, and what a crash left prepared without a record
+    is rolled back at once. Declared wrongly, another service's prepared work is rolled back.
+    """
+
     @_missing
     async def prepare_transaction(self, request: PrepareRequest) -> PrepareResult:
         """Stage the operations durably and vote."""
@@ -169,6 +178,7 @@ class PythonStore:
     abort_is_async: bool
     list_is_async: bool
     close_is_async: bool
+    list_is_exclusive: bool
 
     @classmethod
     def adapt(cls, name: str, store: object) -> PythonStore:
@@ -191,6 +201,7 @@ class PythonStore:
             abort_is_async=is_async(abort),
             list_is_async=is_async(list_prepared),
             close_is_async=is_async(close),
+            list_is_exclusive=getattr(store, "prepared_list_is_exclusive", False) is True,
         )
 
 

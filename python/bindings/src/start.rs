@@ -79,8 +79,9 @@ pub(crate) fn named_store(
     Ok(match stores::participant(store)? {
         Some(native) => (name, native, true),
         None => {
+            let is_exclusive = store.getattr("list_is_exclusive")?.is_truthy()?;
             let adapted: Arc<dyn Participant> = Arc::new(PythonStore::adapt(bridge, store)?);
-            (name, adapted, false)
+            (name, adapted, is_exclusive)
         }
     })
 }
