@@ -59,8 +59,11 @@ class Lanes:
             if not rest.done():
                 rest.set_result(None)
                 return
-        task = self._loop.create_task(self._lane(), name="unanimity-lane", context=_LANE_CONTEXT) \
-            if _TASKS_TAKE_CONTEXT else self._loop.create_task(self._lane(), name="unanimity-lane")
+        task = (
+            self._loop.create_task(self._lane(), name="unanimity-lane", context=_LANE_CONTEXT)
+            if _TASKS_TAKE_CONTEXT
+            else self._loop.create_task(self._lane(), name="unanimity-lane")
+        )
         # A lane that rests when the loop is thrown away is no mistake of anybody's.
         task._log_destroy_pending = False  # type: ignore[attr-defined]
         self._tasks.add(task)
@@ -218,6 +221,8 @@ def _await(awaitable: Any) -> Generator[Any, Any, Any]:
 
 # Lanes outlive the caller that happened to start them, so they do not live in his context.
 _LANE_CONTEXT = Context()
-_TASKS_TAKE_CONTEXT = "context" in asyncio.AbstractEventLoop.create_task.__kwdefaults__ if (
-    asyncio.AbstractEventLoop.create_task.__kwdefaults__
-) else False
+_TASKS_TAKE_CONTEXT = (
+    "context" in asyncio.AbstractEventLoop.create_task.__kwdefaults__
+    if (asyncio.AbstractEventLoop.create_task.__kwdefaults__)
+    else False
+)
