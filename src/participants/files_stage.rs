@@ -7,6 +7,8 @@
 //! Invariants: nothing is staged except under the folder's lock, so a staging folder without a
 //! manifest that is seen under the lock is torn; every mark is durable before it is relied upon;
 //! each step of a commit may be done again.
+//!
+//! It is over 400 lines because the order of these steps is one argument, and is read as one.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File, TryLockError};
