@@ -133,8 +133,13 @@ def test_an_abort_before_the_decision_wins(make_service: Make, ledgers: Ledgers)
         async with make_service(ledgers) as service:
             waiting = asyncio.create_task(service.coordinate_transaction(request("t1")))
             await until(lambda: bool(ledgers["right"].staged))
+            began = asyncio.get_running_loop().time()
             assert await service.abort_coordination("t1", "changed my mind") is True
-            assert (await waiting).outcome is Outcome.ABORTED
+            aborted = await waiting
+            assert (aborted.outcome, aborted.success) == (Outcome.ABORTED, False)
+            assert "changed my mind" in str(aborted.error_message)
+            # The store on the left has not even voted: nobody waits for it.
+            assert asyncio.get_running_loop().time() - began < 5
             gate.set()
             ended = await service.wait_for("t1", timeout=10)
             assert ended.final_state is TransactionState.ABORTED
@@ -216,9 +221,7 @@ def test_a_full_queue_refuses_and_has_room_again(make_service: Make, ledgers: Le
         stores = {"left": ledgers["left"]}
         async with make_service(stores, config=config, journal="memory:") as service:
             asked = [request(f"t{number}", "left") for number in range(10_001)]
-            waiting = [
-                asyncio.create_task(service.coordinate_transaction(each)) for each in asked
-            ]
+            waiting = [asyncio.create_task(service.coordinate_transaction(each)) for each in asked]
             await until(lambda: len(service.active_coordinations) == len(asked))
             refused = await service.coordinate_transaction(request("more", "left"))
             assert (refused.outcome, refused.code) == (Outcome.REFUSED, "request.overloaded")
@@ -362,7 +365,9 @@ def test_native_stores_that_share_a_journal_hold_no_key_after_a_refusal(
                 {"store": "one", "type": "put", "key": "k", "value": 1},
                 {"store": "two", "type": "check", "key": "k", "exists": True},
             ]
-            result = await service.coordinate_transaction(request("t1", "one", "two", operations=bad))
+            result = await service.coordinate_transaction(
+                request("t1", "one", "two", operations=bad)
+            )
             assert result.outcome is Outcome.ABORTED
             await service.wait_for("t1", timeout=10)
             good = await service.coordinate_transaction(request("t2", "one", "two"))

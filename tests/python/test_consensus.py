@@ -79,9 +79,7 @@ def test_a_false_without_a_standing_decision_becomes_an_abort(
         ) -> bool:
             self.keeps = decision == "ABORT"
             self.answer = self.keeps
-            return await super().propose_coordination_decision(
-                coordination_id, decision, evidence
-            )
+            return await super().propose_coordination_decision(coordination_id, decision, evidence)
 
     agreement = Refusing()
 

@@ -146,21 +146,25 @@ def printed(results: dict[Case, list[str]]) -> str:
     return "\n".join([*_HEAD, *_record_rows(results), *_STORE_HEAD, *_store_rows(results), ""])
 
 
+_INTRODUCTION = """\
+# The kill matrix
+
+Printed by `tests/python/test_crash_matrix.py`, which runs every cell: a process that works on a
+SQLite file, a folder of files, a PostgreSQL database and a Python store with a file of its own, all
+in one coordination and several at a time, is killed with SIGKILL at the named point. A new process
+then opens the same journal and stores. *holds* means: all stores show the same transactions;
+whatever the killed process was told committed is there, and what it was told aborted is not; the
+journal agrees; nothing is prepared, staged or under way any more; new transactions commit. A point
+that is never reached fails the test.
+
+*forward* is on the way to a commit; *abort* is while a refused transaction is undone; *forward,
+again in recovery* kills a second process while it finishes what the first left; *heuristic* is a
+store whose final word contradicts the decision, so that the coordination stays for an operator, and
+*holds* says that it does. *blind* is with a Python store that cannot list what it prepared; *a
+hasty store* answers faster than the journal's disk.
+"""
 _HEAD = [
-    "# The kill matrix",
-    "",
-    "Printed by `tests/python/test_crash_matrix.py`, which runs every cell: a process that works on",
-    "a SQLite file, a folder of files, a PostgreSQL database and a Python store with a file of its",
-    "own, all in one coordination and several at a time, is killed with SIGKILL at the named point.",
-    "A new process then opens the same journal and stores. *holds* means: all stores show the same",
-    "transactions; whatever the killed process was told committed is there, and what it was told",
-    "aborted is not; the journal agrees; nothing is prepared, staged or under way any more; new",
-    "transactions commit. A point that is never reached fails the test.",
-    "",
-    "*forward* is on the way to a commit; *abort* is while a refused transaction is undone; *forward,",
-    "again in recovery* kills a second process while it finishes what the first left; *heuristic* is",
-    "a store whose final word contradicts the decision, so that the coordination stays for an operator",
-    "and *holds* says that it does. *blind* is with a Python store that cannot list what it prepared.",
+    *_INTRODUCTION.splitlines(),
     "",
     f"{len(CASES)} kills.",
     "",

@@ -67,7 +67,7 @@ class ArmedIndex(SearchIndex):
 
 
 class HastyIndex(ArmedIndex):
-    """One that stages on the loop and does not wait for the disk: it may be ahead of the journal."""
+    """One that stages on the loop and does not wait for the disk: the journal may be behind."""
 
     async def prepare_transaction(  # type: ignore[override]
         self, request: PrepareRequest

@@ -31,7 +31,7 @@ _STEPS = {
 _BOTH = ("store_prepare", "store_staged")
 _FORWARD = ("store_commit", "store_committed")
 _ABORT = ("store_abort", "store_aborted")
-_OWN = {
+_OWN: dict[str, dict[str, tuple[str, ...]]] = {
     "rows": {"forward": (), "abort": ()},
     "files": {
         "forward": (

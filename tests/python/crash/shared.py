@@ -60,7 +60,9 @@ class SharedIndex:
         """Show what is staged; again is fine."""
         one = (transaction_id,)
         with self._change() as connection:
-            row = connection.execute("DELETE FROM staged WHERE id = ? RETURNING keys", one).fetchone()
+            row = connection.execute(
+                "DELETE FROM staged WHERE id = ? RETURNING keys", one
+            ).fetchone()
             if row is not None:
                 keys = [(key,) for key in json.loads(row[0])]
                 connection.executemany("INSERT INTO entries VALUES (?)", keys)
