@@ -102,6 +102,14 @@ class Lanes:
         self.bridge.lane_ended()
 
     async def _lane(self) -> None:
+        try:
+            await self._work()
+        except (KeyboardInterrupt, SystemExit):
+            # It may have come between the taking of a call and its first step.
+            self.bridge.lane_dies()
+            raise
+
+    async def _work(self) -> None:
         next_call = self.bridge.next_call
         while True:
             for _ in range(_CALLS_IN_A_ROW_MAX):

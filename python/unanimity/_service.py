@@ -179,13 +179,14 @@ class CoordinationService(ICoordinationService):
         self._coordinator.start(started)
 
     def _check_home(self) -> None:
-        pid, loop = os.getpid(), asyncio.get_running_loop()
+        pid = os.getpid()
         if pid != self._pid:
             raise ServiceElsewhere(
                 f"this service belongs to process {self._pid}, and this is process {pid}, forked "
                 "from it; make a new CoordinationService after the fork",
                 code="service.forked",
             )
+        loop = asyncio.get_running_loop()
         if loop is not self._loop:
             raise ServiceElsewhere(
                 f"this service belongs to the event loop {self._loop!r} that first used it, and "

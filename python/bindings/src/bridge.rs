@@ -176,9 +176,21 @@ impl Bridge {
 
     /// The lane that called last suspends: true when another lane has to go on.
     fn lane_suspends(&self) -> bool {
+        self.expected().begun();
         let mut queue = self.shared.queue();
         queue.awake = !queue.items.is_empty();
         queue.awake
+    }
+
+    /// A lane dies with what ends the program: if it had taken a call and not come to it yet, that
+    /// call's answer is lost.
+    fn lane_dies(&self, py: Python<'_>) -> PyResult<()> {
+        let lost = self.expected().take_fresh();
+        let told = errors::guarded(py, || {
+            drop(lost);
+            Ok(())
+        });
+        self.go_on(py, told)
     }
 
     /// A lane has ended, perhaps cancelled before it took what it was started for.

@@ -86,6 +86,8 @@ pub(crate) struct Method {
 pub(crate) struct Expected {
     calls: HashMap<u64, Started>,
     token: u64,
+    /// The call that was taken last, until it has suspended or is answered.
+    fresh: Option<u64>,
 }
 
 /// A call under way.
@@ -98,12 +100,24 @@ pub(crate) struct Started {
 impl Expected {
     fn put(&mut self, started: Started) -> u64 {
         self.token += 1;
+        self.fresh = Some(self.token);
         self.calls.insert(self.token, started);
         self.token
     }
 
     pub(crate) fn take(&mut self, token: u64) -> Option<Started> {
+        self.fresh = self.fresh.filter(|fresh| *fresh != token);
         self.calls.remove(&token)
+    }
+
+    /// From here on its lane answers for it, whatever happens.
+    pub(crate) fn begun(&mut self) {
+        self.fresh = None;
+    }
+
+    pub(crate) fn take_fresh(&mut self) -> Option<Started> {
+        let fresh = self.fresh.take()?;
+        self.calls.remove(&fresh)
     }
 }
 

@@ -302,15 +302,6 @@ fn checked_id(py: Python<'_>, id: &str) -> PyResult<CoordinationId> {
     })
 }
 
-impl Drop for Coordinator {
-    fn drop(&mut self) {
-        // In a forked child, closing would wait for threads that are not there.
-        if let Some(engine) = self.engine.get().filter(|engine| !engine.is_ours()) {
-            std::mem::forget(Arc::clone(engine));
-        }
-    }
-}
-
 pub(crate) fn decision(py: Python<'_>, outcome: &str) -> PyResult<Decision> {
     Decision::parse(outcome).ok_or_else(|| {
         let message = format!("outcome is {outcome:?}; use \"commit\" or \"abort\"");

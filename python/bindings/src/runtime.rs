@@ -8,7 +8,7 @@
 
 use std::cell::RefCell;
 use std::ops::Deref;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
@@ -23,7 +23,8 @@ struct Stamped {
 }
 
 static RUNTIME: Mutex<Option<Stamped>> = Mutex::new(None);
-static OPEN: Mutex<Vec<Weak<Engine>>> = Mutex::new(Vec::new());
+/// Kept here, so that an engine whose service was forgotten goes on, and is flushed at exit.
+static OPEN: Mutex<Vec<Arc<Engine>>> = Mutex::new(Vec::new());
 
 /// How many worker threads a runtime has unless a service asks for more.
 const WORKERS: usize = 2;
@@ -40,23 +41,22 @@ impl Engine {
     pub(crate) fn started(coordinator: engine::Coordinator) -> Arc<Self> {
         let pid = std::process::id();
         let engine = Arc::new(Self { coordinator, ended: Mutex::new(false), pid });
-        let mut open = open();
-        open.retain(|engine| engine.strong_count() > 0);
-        open.push(Arc::downgrade(&engine));
+        open().push(Arc::clone(&engine));
         engine
     }
 
     /// Ends it, or waits until whoever is at it has. Blocks.
     pub(crate) fn shut_down(&self) {
         let mut ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
-        if !std::mem::replace(&mut *ended, true) && self.is_ours() {
+        // In a forked child it would wait for threads that are not there.
+        if !std::mem::replace(&mut *ended, true) && self.pid == std::process::id() {
             self.coordinator.shut_down();
         }
-    }
-
-    /// False in a forked child.
-    pub(crate) fn is_ours(&self) -> bool {
-        self.pid == std::process::id()
+        drop(ended);
+        let own = std::ptr::from_ref(self);
+        let closed: Vec<_> =
+            open().extract_if(.., |open| std::ptr::eq(Arc::as_ptr(open), own)).collect();
+        drop(closed);
     }
 }
 
@@ -68,7 +68,7 @@ impl Deref for Engine {
     }
 }
 
-fn open() -> MutexGuard<'static, Vec<Weak<Engine>>> {
+fn open() -> MutexGuard<'static, Vec<Arc<Engine>>> {
     OPEN.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -100,7 +100,7 @@ pub(crate) fn handle(workers: Option<usize>) -> PyResult<Handle> {
 fn shutdown(py: Python<'_>) -> PyResult<()> {
     py.detach(|| {
         let open = std::mem::take(&mut *open());
-        for engine in open.iter().filter_map(Weak::upgrade) {
+        for engine in open {
             engine.shut_down();
         }
         let stamped = RUNTIME.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -116,7 +116,7 @@ fn shutdown(py: Python<'_>) -> PyResult<()> {
 
 /// What the forking thread holds meanwhile, so that no other thread is inside in the child's copy.
 struct HeldForFork {
-    open: MutexGuard<'static, Vec<Weak<Engine>>>,
+    open: MutexGuard<'static, Vec<Arc<Engine>>>,
     pending: MutexGuard<'static, logging::Pending>,
 }
 
@@ -145,7 +145,8 @@ fn after_fork_in_parent() {
 fn after_fork_in_child() {
     let _ = unanimity::journal::forget_instance_locks_in_child();
     if let Some(mut held) = HELD_FOR_FORK.with(|held| held.borrow_mut().take()) {
-        held.open.clear();
+        // Not dropped: that would wait for threads that are not there.
+        std::mem::forget(std::mem::take(&mut *held.open));
         held.pending.forget();
     }
 }

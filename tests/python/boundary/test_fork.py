@@ -6,8 +6,6 @@ import os
 import signal
 from pathlib import Path
 
-import pytest
-
 from boundary.programs import DEVELOPMENT, line_of, run, start
 
 FORK_IN_A_COROUTINE = """
@@ -22,7 +20,7 @@ async def parent():
                 code = in_child(service, stores)
             finally:
                 sys.stdout.flush()
-                LEAVE(code)
+                os._exit(code)
         for number in range(50):
             result = await service.coordinate_transaction(put(f"p{number}", "left", "memory"))
             assert result.success, result
@@ -38,12 +36,9 @@ def in_child(service, stores):
 """
 
 
-@pytest.mark.parametrize("leave", ["os._exit", "sys.exit"])
-def test_the_child_is_told_both_processes_and_makes_a_service_of_its_own(
-    tmp_path: Path, leave: str
-) -> None:
+def test_the_child_is_told_both_processes_and_makes_a_service_of_its_own(tmp_path: Path) -> None:
     code, output, complaints = run(
-        FORK_IN_A_COROUTINE.replace("LEAVE", leave)
+        FORK_IN_A_COROUTINE
         + """
 async def child(service, stores):
     for use in (service.start, service.close, service.history, service.recover):
@@ -70,12 +65,32 @@ asyncio.run(parent())
 """,
         tmp_path,
     )
-    if leave == "sys.exit":
-        # The child leaves through the parent's frames, as plain asyncio has it; only the parent's
-        # words and return code count.
-        complaints = ""
-    assert (code, complaints) == (0, "")
-    assert "child 7" in output
+    assert (code, output, complaints) == (0, "child 7\n", "")
+
+
+def test_a_child_that_ends_in_order_closes_nothing_of_its_parents(tmp_path: Path) -> None:
+    code, output, complaints = run(
+        """
+        loop = asyncio.new_event_loop()
+        stores = {"left": Ledger("left"), **native()}
+        service = CoordinationService(stores)
+
+        def change(name):
+            asked = service.coordinate_transaction(put(name, "left", "memory", "files"))
+            loop.run_until_complete(asked).raise_for_state()
+
+        change("a")
+        if (child := os.fork()) == 0:
+            del service, stores
+            gc.collect()
+            sys.exit(7)
+        change("b")
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+        change("c")
+        """,
+        tmp_path,
+    )
+    assert (code, output, complaints) == (0, "7\n", "")
 
 
 def test_multiprocessing_starts_workers_either_way(tmp_path: Path) -> None:

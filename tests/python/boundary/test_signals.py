@@ -66,13 +66,13 @@ def test_ctrl_c_without_asyncios_own_handler_stops_the_loop_at_once(tmp_path: Pa
         quiet_debug()
         signal.signal(signal.SIGINT, signal.default_int_handler)
         stores = {"left": Ledger("left"), "right": Ledger("right")}
+        async def work(name):
+            for number in range(1_000_000):
+                await service.coordinate_transaction(put(f"{name}-{number}"))
         async with CoordinationService(stores) as service:
+            workers = [asyncio.ensure_future(work(n)) for n in range(20)]
             print("pending", flush=True)
-            number = 0
-            while True:
-                number += 1
-                await asyncio.gather(*(service.coordinate_transaction(put(f"t{number}-{n}"))
-                                       for n in range(20)))
+            await asyncio.wait(workers)
     try:
         asyncio.run(main())
     except KeyboardInterrupt:
@@ -83,7 +83,10 @@ def test_ctrl_c_without_asyncios_own_handler_stops_the_loop_at_once(tmp_path: Pa
             line_of(process, "pending")
             process.send_signal(signal.SIGINT)
             output, complaints = process.communicate(timeout=PATIENCE)
-        assert (process.returncode, output.split(), complaints) == (0, ["interrupted"], "")
+        assert (process.returncode, output.split()) == (0, ["interrupted"]), complaints
+        # The interrupt may hit any task, of which asyncio tells; the rest would be our doing.
+        for complaint in ("was destroyed", "Exception ignored", "_bridge.py"):
+            assert complaint not in complaints, complaints
 
 
 def test_a_sigterm_without_a_handler_kills_and_recovery_finishes(tmp_path: Path) -> None:
