@@ -90,4 +90,4 @@ class DurableStore:
         rows = self._connection.execute(
             "SELECT key, value FROM shown WHERE store = ?", (self.store_name,)
         )
-        return {key: value for key, value in rows}
+        return dict(rows.fetchall())

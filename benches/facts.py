@@ -33,7 +33,7 @@ def machine_facts() -> dict[str, Any]:
         "python": platform.python_version(),
         "sqlite3 (peers)": sqlite3.sqlite_version,
         "postgresql": _postgres_version(),
-        **{name: _version(name) for name in ("asyncpg", "psycopg", "sqlalchemy")},
+        **{name: _version(name) for name in ("asyncpg", "sqlalchemy")},
         "rustc": _output("rustc", "--version"),
     }
 

@@ -101,20 +101,21 @@ WORKLOADS = (
             Subject(
                 _OURS,
                 "cases.w2",
-                "two `PostgresStore`s, SQLite journal with fsync",
+                "two `PostgresStore`s with `max_connections` 16 (2 at one caller), SQLite journal "
+                "with fsync",
             ),
             Subject(
                 _ASYNCPG,
                 "cases.w2",
                 "BEGIN, UPDATE and PREPARE TRANSACTION as one simple-query message to both at "
-                "once, then COMMIT PREPARED to both at once, on connections of its own; no "
+                "once, then COMMIT PREPARED to both at once, on at most 32 pairs of connections; no "
                 "coordinator's log, so a crash between the phases cannot be resolved",
             ),
             Subject(
                 _SQLALCHEMY,
                 "cases.w2",
-                "`AsyncSession(twophase=True)` over two async engines of psycopg 3 (see "
-                "`benches/cases/w2.py` for why not asyncpg); no coordinator's log either",
+                "`AsyncSession(twophase=True)` over two async engines of asyncpg, with at most 32 "
+                "connections each; a session asks one database after the other; no log either",
             ),
         ),
         needs_postgres=True,

@@ -14,6 +14,7 @@ import argparse
 import contextlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -30,6 +31,7 @@ from server import NoServer, Server
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "target" / "bench" / "results.jsonl"
 _CASE_SECONDS_MAX = 300
+_ERROR = re.compile(r"[\w.]+(Error|Exception|Closed): ")
 Row = dict[str, Any]
 
 
@@ -138,8 +140,7 @@ def _run(
             timeout=_CASE_SECONDS_MAX,
         )
         if done.returncode != 0:
-            lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-            return [{"failed": lines[-1]}]
+            return [{"failed": _reason(done)}]
         if server is not None:
             server.check()
         return [json.loads(line) for line in done.stdout.splitlines()]
@@ -147,6 +148,13 @@ def _run(
         return [{"failed": str(error)}]
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _reason(done: subprocess.CompletedProcess[str]) -> str:
+    """The line that names the error; what asyncio says of other tasks comes after it."""
+    lines = done.stderr.strip().splitlines()
+    named = [line for line in lines if _ERROR.match(line)]
+    return (named or lines or [f"exit code {done.returncode}"])[-1]
 
 
 def _count(workload: Workload, given: argparse.Namespace) -> int:
