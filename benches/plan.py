@@ -108,8 +108,8 @@ WORKLOADS = (
                 _ASYNCPG,
                 "cases.w2",
                 "BEGIN, UPDATE and PREPARE TRANSACTION as one simple-query message to both at "
-                "once, then COMMIT PREPARED to both at once, on at most 32 pairs of connections; no "
-                "coordinator's log, so a crash between the phases cannot be resolved",
+                "once, then COMMIT PREPARED to both at once, on at most 32 pairs of connections; "
+                "no coordinator's log, so a crash between the phases cannot be resolved",
             ),
             Subject(
                 _SQLALCHEMY,
