@@ -6,6 +6,7 @@ PYTHON ?= $(shell for name in python3.11 python3; do \
 	$$name -c 'import sys; raise SystemExit(sys.version_info < (3, 10))' 2>/dev/null \
 	&& { command -v $$name; break; }; done)
 VENV := $(CURDIR)/target/venv
+BENCH_VENV := $(CURDIR)/target/bench-venv
 BIN := $(VENV)/bin
 export PYO3_PYTHON := $(BIN)/python
 export VIRTUAL_ENV := $(VENV)
@@ -25,7 +26,8 @@ NEXTEST := cargo nextest run --no-fail-fast
 # What only some later commits have is skipped until it is there.
 PYTHON_SOURCES := $(wildcard python/unanimity tests/python examples benches)
 
-.PHONY: help verify verify-rust verify-python fix quick python test demo bench simulate scenarios docs
+.PHONY: help verify verify-rust verify-python fix quick python wheel test demo bench bench-docs
+.PHONY: simulate scenarios docs
 
 help:
 	@grep -E '^# +make ' Makefile | sed 's/^# *//'
@@ -43,6 +45,7 @@ verify-python: python
 	$(BIN)/ruff check $(PYTHON_SOURCES)
 	$(BIN)/ruff format --check $(PYTHON_SOURCES)
 	$(BIN)/mypy --strict python/unanimity tests/python
+	MYPYPATH=benches:tests/python $(BIN)/mypy --strict --explicit-package-bases benches
 	$(BIN)/pytest tests/python
 
 # make fix              formats, and mends what the linters can mend
@@ -66,6 +69,10 @@ $(VENV)/ready: requirements-dev.txt
 python: $(VENV)/ready
 	$(BIN)/maturin develop --quiet $(if $(RELEASE),--release)
 
+# make wheel            the wheel that users install, into target/wheels
+wheel: $(VENV)/ready
+	$(BIN)/maturin build --quiet --release --interpreter $(BIN)/python --out $(CURDIR)/target/wheels
+
 # make test             all the set-up on a fresh machine, then the gate
 test: verify
 
@@ -74,10 +81,21 @@ demo:
 	$(MAKE) python RELEASE=1
 	$(BIN)/unanimity demo $(FOLDER)
 
-# make bench            benchmarks beside their peers
-bench:
+$(BENCH_VENV)/ready: benches/requirements.txt
+	$(PYTHON) -m venv $(BENCH_VENV)
+	$(BENCH_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+	touch $@
+
+# make bench            benchmarks beside their peers; BENCH="w3 --rounds 3" picks, BENCH=--quick only tries
+bench: $(BENCH_VENV)/ready
 	$(MAKE) python RELEASE=1
-	$(BIN)/python benches/run.py
+	$(MAKE) wheel
+	cargo bench --quiet --bench journal --no-run
+	$(BENCH_VENV)/bin/python benches/run.py $(BENCH)
+
+# make bench-docs       docs/benchmarks.md, written from what `make bench` measured last
+bench-docs: $(VENV)/ready
+	$(BIN)/python benches/report.py
 
 # make simulate SEED=7  one run of the simulation, step by step; SEEDS=100000 for the long mode
 simulate:

@@ -1,0 +1,63 @@
+"""The facts of the machine and of the versions that are compared. No names, no paths.
+
+What is not installed is said to be missing, not left out.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import re
+import sqlite3
+import subprocess
+import sys
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+sys.path.append(str(Path(__file__).resolve().parent.parent / "tests" / "python"))
+
+from postgres_cluster import find_postgres
+
+
+def machine_facts() -> dict[str, Any]:
+    """What the page says about where it was measured."""
+    return {
+        "date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+        "cores": len(os.sched_getaffinity(0)),
+        "processor": _processor(),
+        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+        "kernel": platform.release().split("-")[0],
+        "load_before": round(os.getloadavg()[0], 2),
+        "python": platform.python_version(),
+        "sqlite3 (peers)": sqlite3.sqlite_version,
+        "postgresql": _postgres_version(),
+        **{name: _version(name) for name in ("asyncpg", "sqlalchemy")},
+        "rustc": _output("rustc", "--version"),
+    }
+
+
+def _processor() -> str:
+    found = re.search(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    return found[1] if found else platform.machine()
+
+
+def _version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return "missing"
+
+
+def _postgres_version() -> str:
+    program = find_postgres()
+    return "missing" if program is None else _output(str(program), "--version")
+
+
+def _output(*command: str) -> str:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return "missing"
+    return done.stdout.strip()

@@ -1,0 +1,196 @@
+"""What is measured: the workloads, their subjects, and the goals. Data only.
+
+The first subject of a workload is ours; the others are its peers, run in turn with it. A goal is
+a rate for each number of callers, a rate relative to a peer, or a limit of one figure.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+CALLERS = (1, 16, 64)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One program that is measured: its name and the module that runs it."""
+
+    name: str
+    module: str
+    how: str
+    """How it is set up, for the page."""
+    arguments: tuple[str, ...] = ()
+    sweeps: bool = False
+    """Whether one run gives the rows of all numbers of callers."""
+    per_round: bool = True
+    """Whether it is run in every round, or once, because it takes its own median."""
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What is done, by whom, and how well it should go."""
+
+    name: str
+    title: str
+    subjects: tuple[Subject, ...]
+    callers: tuple[int, ...] = CALLERS
+    count: int = 0
+    needs_postgres: bool = False
+    goals: dict[int, float] = field(default_factory=dict)
+    """Operations a second, by callers."""
+    relative_goals: dict[str, dict[int, float]] = field(default_factory=dict)
+    """By peer: at least so many times its rate, by callers."""
+    limits: dict[tuple[str, str], float] = field(default_factory=dict)
+    """By subject and figure: at most so much."""
+
+
+_OURS = "unanimity"
+_ASYNCPG = "asyncpg, one message, no log"
+_SQLALCHEMY = "SQLAlchemy twophase"
+_FILE = "plain Python, appended file"
+_ORIGINAL = "original design, not durable"
+
+WORKLOADS = (
+    Workload(
+        "w3",
+        "W3: two-phase commit over two plain Python stores",
+        (
+            Subject(
+                _OURS,
+                "cases.w3",
+                "stores with async methods that stage in a dict and can list what is prepared; "
+                "SQLite journal with fsync; the decision is waited for",
+            ),
+            Subject(
+                "unanimity, stores cannot list",
+                "cases.w3",
+                "the same without `list_prepared_transactions`, so that the begin record is waited "
+                "for too: two durable writes, one after the other",
+            ),
+            Subject(
+                _ORIGINAL,
+                "cases.w3",
+                "the asyncio code of the design this package began with, event bus stubbed; a task "
+                "and a `wait_for` for each ask; nothing is written",
+            ),
+            Subject(
+                "original design, commit each",
+                "cases.w3",
+                "the same with one `sqlite3` commit (WAL, synchronous=FULL) for each decision, on "
+                "the loop's thread",
+            ),
+            Subject(
+                "original design, group commit",
+                "cases.w3",
+                "the same with a thread that commits all decisions that wait, as one",
+            ),
+        ),
+        goals={1: 4_000, 16: 25_000, 64: 35_000},
+        relative_goals={_ORIGINAL: {64: 1.0}},
+    ),
+    Workload(
+        "w3n",
+        "W3n: two-phase commit over two native MemoryStores",
+        (Subject(_OURS, "cases.w3n", "two `MemoryStore`s, SQLite journal with fsync"),),
+        goals={1: 4_500, 16: 40_000, 64: 80_000},
+    ),
+    Workload(
+        "w2",
+        "W2: two-phase commit over two PostgreSQL databases",
+        (
+            Subject(
+                _OURS,
+                "cases.w2",
+                "two `PostgresStore`s with `max_connections` 16 (2 at one caller), SQLite journal "
+                "with fsync",
+            ),
+            Subject(
+                _ASYNCPG,
+                "cases.w2",
+                "BEGIN, UPDATE and PREPARE TRANSACTION as one simple-query message to both at "
+                "once, then COMMIT PREPARED to both at once, on at most 32 pairs of connections; "
+                "no coordinator's log, so a crash between the phases cannot be resolved",
+            ),
+            Subject(
+                _SQLALCHEMY,
+                "cases.w2",
+                "`AsyncSession(twophase=True)` over two async engines of asyncpg, with at most 32 "
+                "connections each; a session asks one database after the other; no log either",
+            ),
+        ),
+        needs_postgres=True,
+        relative_goals={
+            _ASYNCPG: {1: 0.8, 16: 0.9, 64: 1.0},
+            _SQLALCHEMY: {1: 2.0, 16: 2.0, 64: 2.0},
+        },
+    ),
+    Workload(
+        "group-commit",
+        "Group commit: records a second that are waited for",
+        (
+            Subject(
+                "unanimity's journal, from Rust",
+                "cases.journal",
+                "`benches/journal.rs`: coordinations of two records that are waited for and one "
+                "that is not; only the first two are counted here",
+                sweeps=True,
+            ),
+            Subject(
+                _FILE,
+                "cases.group_commit_file",
+                "a thread that takes the queue and does one `fdatasync` for each batch; records of "
+                "300 bytes; nothing can be looked up in it",
+            ),
+        ),
+        relative_goals={_FILE: {1: 1.0, 16: 1.0, 64: 1.0}},
+    ),
+    Workload(
+        "sustained",
+        "Sustained: many coordinations of W3n in one journal",
+        (
+            Subject(
+                "unanimity, sustained",
+                "cases.w3n",
+                "as W3n. `settled` is the rate until the history's tables, which are written "
+                "behind the log, have caught up too",
+            ),
+        ),
+        callers=(64,),
+        count=300_000,
+        limits={("unanimity, sustained", "slowdown"): 1.2},
+    ),
+    Workload(
+        "recovery",
+        "Recovery: coordinations left open by a killed process",
+        (
+            Subject(
+                _OURS,
+                "cases.recovery",
+                "two Python stores over one SQLite file; half decided, half not; from `start()` "
+                "until all are resolved in both stores, which is checked",
+            ),
+        ),
+        callers=(1,),
+        count=10_000,
+        limits={(_OURS, "seconds"): 5.0},
+    ),
+    Workload(
+        "start",
+        "Start: import and installation",
+        (
+            Subject(
+                "import and wheel",
+                "cases.start",
+                "a fresh interpreter with the import, less one without; median of 20",
+                sweeps=True,
+                per_round=False,
+            ),
+        ),
+        limits={
+            ("import unanimity", "ms"): 60,
+            ("import of the service, with asyncio and the engine", "ms"): 60,
+            ("wheel", "mib"): 15,
+            ("required dependencies", "count"): 0,
+        },
+    ),
+)

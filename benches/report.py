@@ -1,0 +1,155 @@
+"""Tables of what was measured: on the screen after each workload, and as `docs/benchmarks.md`.
+
+    python benches/report.py        # reads target/bench/results.jsonl, writes the page
+
+Invariants: the page is written from the results alone, says how each subject is set up and which
+goals are missed, and is not written from a run that only tried whether everything works.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from plan import WORKLOADS, Workload
+from summary import Cell, cells_of, failures_of, verdicts_of
+
+_ROOT = Path(__file__).resolve().parent.parent
+_PAGE = _ROOT / "docs" / "benchmarks.md"
+_RESULTS = _ROOT / "target" / "bench" / "results.jsonl"
+_COLUMNS = {
+    "rate": ("per second", "{:,.0f}"),
+    "settled_rate": ("settled /s", "{:,.0f}"),
+    "first_tenth_rate": ("first tenth /s", "{:,.0f}"),
+    "last_tenth_rate": ("last tenth /s", "{:,.0f}"),
+    "slowdown": ("slowdown", "{:.2f}x"),
+    "seconds": ("seconds", "{:.2f}"),
+    "start_seconds": ("of it start() s", "{:.2f}"),
+    "p50_us": ("p50 us", "{:,.0f}"),
+    "p99_us": ("p99 us", "{:,.0f}"),
+    "cpu_us": ("CPU us", "{:.1f}"),
+    "server_cpu_us": ("server CPU us", "{:.1f}"),
+    "connections": ("connections", "{:.0f}"),
+    "memory_mib": ("memory MiB", "{:.0f}"),
+    "journal_mib": ("journal MiB", "{:.0f}"),
+    "ms": ("ms", "{:.1f}"),
+    "mib": ("MiB", "{:.1f}"),
+    "count": ("count", "{:.0f}"),
+}
+# A run's length is set by the driver, except where it is what is measured.
+_TIMED = ("sustained", "recovery")
+_PREFACE = """\
+# Benchmarks
+
+Written by `make bench-docs` from what `make bench` measured; do not edit it by hand. Every run is a
+process of its own; ours and the peers run in turn, on the same machine, and each round begins with
+another one. All callers are tasks of one asyncio loop, each with one operation under way. Figures
+are medians of {rounds} runs of {seconds:g} s after a warm-up, with the least and the greatest rate.
+CPU is the time of the whole client process, its threads included, for each operation; for
+PostgreSQL that of the server's processes stands beside it. Clients and servers share the cores.
+Journals and databases are on disk with fsync on. Absolute figures belong to this machine and its
+mood: compare within a table.
+"""
+
+
+def screen_table(workload: Workload, rows: list[dict[str, Any]]) -> str:
+    """Lay out a workload for people at a terminal."""
+    header, lines = _table(workload, cells_of(rows))
+    widths = [max(len(line[i]) for line in [header, *lines]) for i in range(len(header))]
+    text = [f"\n{workload.title}"]
+    for line in [header, *lines]:
+        first = line[0].ljust(widths[0])
+        rest = (cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True))
+        text.append("  ".join([first, *rest]))
+    for verdict in verdicts_of(workload, cells_of(rows)):
+        text.append(f"{'met   ' if verdict.met else 'MISSED'} {verdict.goal} ({verdict.measured})")
+    text += [f"CANNOT RUN  {each}" for each in failures_of(rows)]
+    return "\n".join(text)
+
+
+def _table(workload: Workload, cells: list[Cell]) -> tuple[list[str], list[list[str]]]:
+    """The header and the lines: subject, callers, and every figure that was measured."""
+    names = [name for name in _COLUMNS if any(name in cell.figures for cell in cells)]
+    if workload.name not in _TIMED and "rate" in names:
+        names = [name for name in names if name != "seconds"]
+    has_rate = "rate" in names
+    header = ["subject", "callers"] if has_rate else ["subject"]
+    for name in names:
+        header += [_COLUMNS[name][0]] + (["least", "greatest"] if name == "rate" else [])
+    return header, [_line(cell, names, has_rate) for cell in cells]
+
+
+def _line(cell: Cell, names: list[str], has_rate: bool) -> list[str]:
+    line = [cell.subject] + ([str(cell.callers)] if has_rate else [])
+    for name in names:
+        figure, form = cell.figures.get(name), _COLUMNS[name][1]
+        if name == "rate" and figure is not None:
+            line += [form.format(each) for each in (figure.median, figure.least, figure.greatest)]
+        elif name == "rate":
+            line += ["", "", ""]
+        else:
+            line.append("" if figure is None else form.format(figure.median))
+    return line
+
+
+def page(facts: dict[str, Any], rows: list[dict[str, Any]]) -> str:
+    """Write the whole page."""
+    parts = [_PREFACE.format(rounds=facts["rounds"], seconds=facts["seconds"]), _machine(facts)]
+    sections, missed = [], []
+    for workload in WORKLOADS:
+        own = [row for row in rows if row["workload"] == workload.name]
+        if not own:
+            missed.append(f"- {workload.title}: not run")
+            continue
+        sections.append(_section(workload, own))
+        missed += [
+            f"- {workload.title}, {verdict.goal}: {verdict.measured}"
+            for verdict in verdicts_of(workload, cells_of(own))
+            if not verdict.met
+        ]
+        missed += [f"- {workload.title}, cannot run: {each}" for each in failures_of(own)]
+    parts.append(
+        "## Where we miss a goal\n\n" + ("\n".join(missed) or "Nowhere in this run.") + "\n"
+    )
+    return "\n".join(parts + sections)
+
+
+def _machine(facts: dict[str, Any]) -> str:
+    shown = [name for name in facts if name not in ("rounds", "seconds", "quick")]
+    lines = [f"| {name.replace('_', ' ')} | {facts[name]} |" for name in shown]
+    return "\n".join(["## Machine and versions", "", "| | |", "| --- | --- |", *lines, ""])
+
+
+def _section(workload: Workload, rows: list[dict[str, Any]]) -> str:
+    cells = cells_of(rows)
+    header, lines = _table(workload, cells)
+    rule = ["---"] + ["---:"] * (len(header) - 1)
+    text = [f"## {workload.title}", ""]
+    text += [f"- **{each.name}**: {each.how}." for each in workload.subjects]
+    text += ["", *("| " + " | ".join(line) + " |" for line in [header, rule, *lines])]
+    verdicts = verdicts_of(workload, cells)
+    if verdicts:
+        text += ["", "| goal | measured | |", "| --- | ---: | --- |"]
+        text += [
+            f"| {each.goal} | {each.measured} | {'met' if each.met else '**missed**'} |"
+            for each in verdicts
+        ]
+    return "\n".join([*text, ""])
+
+
+def main() -> None:
+    """Read the results, write the page."""
+    if not _RESULTS.exists():
+        sys.exit("nothing was measured yet; run `make bench` first")
+    first, *rows = [json.loads(line) for line in _RESULTS.read_text().splitlines()]
+    facts = first["facts"]
+    if facts.pop("quick"):
+        sys.exit("the last run was a quick one, which shows nothing; run `make bench` first")
+    _PAGE.write_text(page(facts, rows))
+    print(f"wrote {_PAGE.relative_to(_ROOT)}")
+
+
+if __name__ == "__main__":
+    main()
