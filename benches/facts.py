@@ -28,9 +28,9 @@ def machine_facts(journals: Path) -> dict[str, Any]:
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
         "cores": len(os.sched_getaffinity(0)),
         "processor": _processor(),
-        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+        "memory GiB": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "kernel": platform.release().split("-")[0],
-        "load_before": round(os.getloadavg()[0], 2),
+        "load before": round(os.getloadavg()[0], 2),
         # In memory nothing waits for a disk: then the figures are not those of durable stores.
         "journals on": _filesystem(journals),
         "databases on": _filesystem(Path(tempfile.gettempdir())),

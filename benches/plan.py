@@ -159,8 +159,8 @@ WORKLOADS = (
                 "unanimity, sustained",
                 "cases.w3n",
                 "as W3n, one journal from beginning to end. `settled` is the rate until the "
-                "history's tables, which are written behind the log, have caught up too, and CPU is "
-                "that until then; the slowdown is the rate of the first tenth over the last's",
+                "history's tables, which are written behind the log, have caught up too, and CPU "
+                "is that until then; the slowdown is the rate of the first tenth over the last's",
             ),
         ),
         callers=(64,),
