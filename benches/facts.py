@@ -12,6 +12,7 @@ import re
 import sqlite3
 import subprocess
 import sys
+import tempfile
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -21,21 +22,34 @@ sys.path.append(str(Path(__file__).resolve().parent.parent / "tests" / "python")
 from postgres_cluster import find_postgres
 
 
-def machine_facts() -> dict[str, Any]:
-    """What the page says about where it was measured."""
+def machine_facts(journals: Path) -> dict[str, Any]:
+    """What the page says about where it was measured; `journals` is the folder of their files."""
     return {
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
         "cores": len(os.sched_getaffinity(0)),
         "processor": _processor(),
-        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+        "memory GiB": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "kernel": platform.release().split("-")[0],
-        "load_before": round(os.getloadavg()[0], 2),
+        "load before": round(os.getloadavg()[0], 2),
+        # In memory nothing waits for a disk: then the figures are not those of durable stores.
+        "journals on": _filesystem(journals),
+        "databases on": _filesystem(Path(tempfile.gettempdir())),
         "python": platform.python_version(),
         "sqlite3 (peers)": sqlite3.sqlite_version,
         "postgresql": _postgres_version(),
         **{name: _version(name) for name in ("asyncpg", "sqlalchemy")},
         "rustc": _output("rustc", "--version"),
     }
+
+
+def _filesystem(folder: Path) -> str:
+    """The kind of the file system that holds a folder: ext4, tmpfs, ..."""
+    kinds = {}
+    for line in Path("/proc/mounts").read_text().splitlines():
+        _, mount, kind, *_ = line.split()
+        kinds[Path(mount)] = kind
+    where = folder.resolve()
+    return next((kinds[each] for each in (where, *where.parents) if each in kinds), "unknown")
 
 
 def _processor() -> str:

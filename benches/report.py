@@ -118,7 +118,7 @@ def page(facts: dict[str, Any], rows: list[dict[str, Any]]) -> str:
 
 def _machine(facts: dict[str, Any]) -> str:
     shown = [name for name in facts if name not in ("rounds", "seconds", "quick")]
-    lines = [f"| {name.replace('_', ' ')} | {facts[name]} |" for name in shown]
+    lines = [f"| {name} | {facts[name]} |" for name in shown]
     return "\n".join(["## Machine and versions", "", "| | |", "| --- | --- |", *lines, ""])
 
 

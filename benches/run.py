@@ -40,9 +40,10 @@ def main() -> None:
     given = _arguments()
     chosen = [each for each in WORKLOADS if not given.workloads or each.name in given.workloads]
     RESULTS.parent.mkdir(parents=True, exist_ok=True)
+    given.folder.mkdir(parents=True, exist_ok=True)
     failed = 0
     with RESULTS.open("w") as results:
-        facts = {**machine_facts(), "rounds": given.rounds, "seconds": given.seconds}
+        facts = {**machine_facts(given.folder), "rounds": given.rounds, "seconds": given.seconds}
         _write(results, {"facts": {**facts, "quick": given.quick}})
         for workload in chosen:
             rows = []

@@ -13,7 +13,7 @@ from types import TracebackType
 
 sys.path.append(str(Path(__file__).resolve().parent.parent / "tests" / "python"))
 
-from postgres_cluster import PostgresCluster
+from postgres_cluster import PostgresCluster, find_postgres
 
 ROWS = 10_000
 _TABLE = f"""
@@ -36,6 +36,8 @@ class Server:
 
     def __enter__(self) -> Server:
         """Start it."""
+        if find_postgres("initdb") is None:
+            raise NoServer("PostgreSQL is not installed; on Debian: apt-get install postgresql")
         try:
             self._cluster = PostgresCluster(256, max_connections="300", shared_buffers="256MB")
             self._cluster.start()
