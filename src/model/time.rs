@@ -35,13 +35,37 @@ impl Timestamp {
         let (days, micros) = (self.0.div_euclid(86_400_000_000), self.0.rem_euclid(86_400_000_000));
         let (year, month, day) = civil_from_days(days);
         let seconds = micros / 1_000_000;
-        format!(
-            "{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}.{:06}+00:00",
-            seconds / 3_600,
-            seconds / 60 % 60,
-            seconds % 60,
-            micros % 1_000_000
-        )
+        let mut text = String::with_capacity(32);
+        if (0..10_000).contains(&year) {
+            push_digits(&mut text, year, 1_000);
+        } else {
+            text.push_str(&format!("{year:04}"));
+        }
+        // A journal writes a dozen of these for each coordination; formatting them one by one
+        // would cost more than the row.
+        for (mark, number) in [
+            ('-', month),
+            ('-', day),
+            ('T', seconds / 3_600),
+            (':', seconds / 60 % 60),
+            (':', seconds % 60),
+        ] {
+            text.push(mark);
+            push_digits(&mut text, number, 10);
+        }
+        text.push('.');
+        push_digits(&mut text, micros % 1_000_000, 100_000);
+        text.push_str("+00:00");
+        text
+    }
+}
+
+/// Adds the decimal digits of `number` from the place of `unit` down.
+fn push_digits(text: &mut String, number: i64, mut unit: i64) {
+    while unit > 0 {
+        let digit = u8::try_from(number / unit % 10).unwrap_or(0);
+        text.push(char::from(b'0' + digit));
+        unit /= 10;
     }
 }
 
@@ -90,5 +114,6 @@ mod tests {
         assert_eq!(Timestamp(0).to_rfc3339(), "1970-01-01T00:00:00.000000+00:00");
         assert_eq!(Timestamp(951_782_400_000_001).to_rfc3339(), "2000-02-29T00:00:00.000001+00:00");
         assert_eq!(Timestamp(-1).to_rfc3339(), "1969-12-31T23:59:59.999999+00:00");
+        assert_eq!(Timestamp(i64::MAX).to_rfc3339(), "294247-01-10T04:00:54.775807+00:00");
     }
 }
