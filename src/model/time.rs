@@ -3,7 +3,7 @@
 //! Invariant: a [`Timestamp`] is microseconds since 1970-01-01T00:00:00Z, so it can be journalled
 //! and shown to people; the engine's clock makes it grow monotonically within one process.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::ops::{Add, Sub};
 use std::time::Duration;
 
@@ -39,7 +39,7 @@ impl Timestamp {
         if (0..10_000).contains(&year) {
             push_digits(&mut text, year, 1_000);
         } else {
-            text.push_str(&format!("{year:04}"));
+            let _ = write!(text, "{year:04}");
         }
         // A journal writes a dozen of these for each coordination; formatting them one by one
         // would cost more than the row.
