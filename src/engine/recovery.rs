@@ -2,9 +2,9 @@
 //! rolled back. The machines are the same; only their first input differs.
 //!
 //! Invariants: a coordination is resumed only after the journal has made this process its owner;
-//! a prepared transaction is rolled back as an orphan only if the journal knows nothing of it, and
-//! no live process can be about to record it: none other has the journal open, or the safety
-//! interval has passed.
+//! a prepared transaction is rolled back as an orphan only if the journal knows nothing of it, the
+//! store tells this journal's work from others', and no live process can be about to record it:
+//! none other has the journal open, or the safety interval has passed.
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
@@ -137,8 +137,9 @@ impl State {
             let now = core.clock.now();
             let first_seen = *self.orphans.entry((store, id.clone())).or_insert(now);
             let waited = now.since(first_seen) >= core.ports.options.orphan_interval;
-            let alone = core.ports.journal.is_alone() && core.ports.stores[store].2;
-            core.judge_orphan(store, id, waited || alone);
+            // What is on another store's list without being in this journal is another journal's.
+            let is_ours = core.ports.stores[store].2;
+            core.judge_orphan(store, id, is_ours && (waited || core.ports.journal.is_alone()));
         }
     }
 

@@ -143,7 +143,7 @@ impl Area {
         for folder in folders_of(&self.staged)? {
             let is_over = folder.file_name().is_some_and(|name| self.applied.join(name).exists());
             if is_over || !folder.join(MANIFEST).exists() {
-                fs::remove_dir_all(&folder)?;
+                remove_folder(&folder)?;
             }
         }
         sync_folder(&self.staged)
@@ -373,8 +373,14 @@ fn folders_of(path: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(folders)
 }
 
+/// Another process may be removing the same folder: then both go on until it is gone.
 fn remove_folder(path: &Path) -> io::Result<()> {
-    ignore_missing(fs::remove_dir_all(path))
+    loop {
+        match fs::remove_dir_all(path) {
+            Err(error) if is_missing(&error) && path.try_exists()? => {}
+            other => return ignore_missing(other),
+        }
+    }
 }
 
 fn ignore_missing(result: io::Result<()>) -> io::Result<()> {

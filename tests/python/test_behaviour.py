@@ -341,7 +341,7 @@ def test_prepared_work_of_a_coordination_that_ended_is_swept(
     asyncio.run(scenario())
 
 
-def test_prepared_work_that_may_be_another_journals_is_left_alone(
+def test_prepared_work_that_is_another_journals_is_left_alone(
     make_service: Make, ledgers: Ledgers
 ) -> None:
     async def scenario() -> None:
