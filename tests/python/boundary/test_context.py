@@ -338,18 +338,24 @@ def test_a_hung_prepare_is_cancelled_at_its_timeout_and_cleans_up(make_service: 
 def test_one_that_swallows_its_cancellation_holds_nobody_up(make_service: Make) -> None:
     stubborn = Stubborn("left")
 
+    async def use(service: CoordinationService) -> None:
+        result = await asyncio.wait_for(service.coordinate_transaction(request("t1")), 20)
+        assert result.outcome is Outcome.ABORTED
+        await asyncio.wait_for(_until(lambda: stubborn.cancelled == 1), 10)
+        (await service.coordinate_transaction(request("t2", "right"))).raise_for_state()
+        stubborn.opened.set()
+        (await service.coordinate_transaction(request("t3"))).raise_for_state()
+        ended = await service.wait_for("t1", timeout=20)
+        assert ended.final_state is TransactionState.ABORTED
+
     async def scenario() -> None:
         config = {"timeouts": {"prepare_phase_timeout_seconds": 1}}
         stores = {"left": stubborn, "right": Ledger("right")}
         async with make_service(stores, config=config) as service:
-            result = await asyncio.wait_for(service.coordinate_transaction(request("t1")), 20)
-            assert result.outcome is Outcome.ABORTED
-            await asyncio.wait_for(_until(lambda: stubborn.cancelled == 1), 10)
-            (await service.coordinate_transaction(request("t2", "right"))).raise_for_state()
-            stubborn.opened.set()
-            (await service.coordinate_transaction(request("t3"))).raise_for_state()
-            ended = await service.wait_for("t1", timeout=20)
-            assert ended.final_state is TransactionState.ABORTED
+            try:
+                await use(service)
+            finally:
+                stubborn.opened.set()
 
     asyncio.run(scenario())
 
