@@ -106,7 +106,10 @@ def _lines(path: Path) -> list[str]:
 @pytest.fixture(scope="module")
 def results() -> Iterator[dict[Case, list[str]]]:
     """All kills, on one PostgreSQL server; what was wrong, by case."""
-    with tempfile.TemporaryDirectory(prefix="unanimity-kill-") as place, PostgresCluster() as server:
+    with (
+        tempfile.TemporaryDirectory(prefix="unanimity-kill-") as place,
+        PostgresCluster() as server,
+    ):
         database = server.create_database("facts")
         tables = [f"facts_{number}" for number in range(len(CASES))]
         create = "".join(f"CREATE TABLE {table} (name text PRIMARY KEY);" for table in tables)

@@ -260,7 +260,7 @@ def test_decorated_methods_and_partials_are_called_as_they_are(make_service: Mak
             return CommitResult("left", "SUCCESS")
 
     class Bare(Ledger):
-        commit_transaction = Callable_()  # type: ignore[assignment]
+        commit_transaction = Callable_()
 
     class Aborting(Decorated):
         async def abort_transaction(self, transaction_id: str) -> Any:
@@ -279,7 +279,9 @@ def test_what_a_store_raises_is_the_cause_with_its_traceback(make_service: Make)
         raise OSError("disk on fire")
 
     async def scenario() -> None:
-        async with make_service({"left": Ledger("left"), "right": Doing("right", burns)}) as service:
+        async with make_service(
+            {"left": Ledger("left"), "right": Doing("right", burns)}
+        ) as service:
             result = await service.coordinate_transaction(request("t1"))
             assert result.outcome is Outcome.ABORTED
             for part in ("store 'right'", "prepare_transaction", "OSError", "disk on fire"):
@@ -339,7 +341,9 @@ def test_one_that_swallows_its_cancellation_holds_nobody_up(make_service: Make) 
     stubborn = Stubborn("left")
 
     async def use(service: CoordinationService) -> None:
-        result = await asyncio.wait_for(service.coordinate_transaction(request("t1")), 20)
+        # No answer before the prepare has ended, or the request's own time.
+        asked = service.coordinate_transaction(request("t1", timeout_seconds=3))
+        result = await asyncio.wait_for(asked, 20)
         assert result.outcome is Outcome.ABORTED
         await asyncio.wait_for(_until(lambda: stubborn.cancelled == 1), 10)
         (await service.coordinate_transaction(request("t2", "right"))).raise_for_state()
@@ -363,4 +367,3 @@ def test_one_that_swallows_its_cancellation_holds_nobody_up(make_service: Make) 
 async def _until(holds: Callable[[], bool]) -> None:
     while not holds():
         await asyncio.sleep(0.005)
-
