@@ -254,13 +254,13 @@ class Decorated(IStorageStore):
 
 
 def test_decorated_methods_and_partials_are_called_as_they_are(make_service: Make) -> None:
-    class Callable_:
+    class CallMethod:
         async def __call__(self, transaction_id: str) -> CommitResult:
             await asyncio.sleep(0)
             return CommitResult("left", "SUCCESS")
 
     class Bare(Ledger):
-        commit_transaction = Callable_()
+        commit_transaction = CallMethod()
 
     class Aborting(Decorated):
         async def abort_transaction(self, transaction_id: str) -> Any:

@@ -79,8 +79,8 @@ async def _call(service: CoordinationService, names: list[str], first: int, coun
             100_000,
             2_048,
         ),
-        (lambda: {"left": Forgetful(), "right": Forgetful()}, "memory:", 20_000, 4_096),
-        (lambda: {"left": Forgetful(), "right": MemoryStore("right")}, "file", 20_000, 1_024),
+        (lambda: {"left": Forgetful(), "right": Forgetful()}, "memory:", 20_000, 6_144),
+        (lambda: {"left": Forgetful(), "right": MemoryStore("right")}, "file", 20_000, 2_048),
     ],
     ids=["native stores", "Python stores", "a journal on disk"],
 )
@@ -101,7 +101,7 @@ def test_calls_leave_nothing_behind(
             await _call(service, ["left", "right"], calls // 10, calls - calls // 10)
             counted = calls - calls // 10
             after = Footprint()
-            for _ in range(200):
+            for _ in range(50):
                 if after.bytes - before.bytes < bytes_each * counted:
                     break
                 # The journal still brings its tables up to date with the last calls.
