@@ -233,8 +233,8 @@ pub trait Journal: Send + Sync {
     );
 
     /// Takes over every open coordination whose owner is dead and whose stores are all among
-    /// `stores`; what needs others is left to a process that has them. For each an `Adopted` record with
-    /// this instance and a higher epoch is made durable, then they are handed over, records
+    /// `stores`; what needs others is left to a process that has them. For each an `Adopted` record
+    /// with this instance and a higher epoch is made durable, then they are handed over, records
     /// folded in. What this instance owns already is not among them.
     fn adopt(
         &self,
