@@ -77,7 +77,7 @@ async def _call(service: CoordinationService, names: list[str], first: int, coun
             lambda: {"left": MemoryStore("left"), "right": MemoryStore("right")},
             "memory:",
             100_000,
-            2_048,
+            4_096,
         ),
         (lambda: {"left": Forgetful(), "right": Forgetful()}, "memory:", 20_000, 6_144),
         (lambda: {"left": Forgetful(), "right": MemoryStore("right")}, "file", 20_000, 2_048),
