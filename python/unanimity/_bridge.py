@@ -147,7 +147,14 @@ class Lanes:
                 started = context.run(method, *arguments)
             else:
                 started = context.run(method, *arguments, **keywords)
-            answer = await _Steps(self, started, context, timeout)
+            coroutine = started if type(started) is types.CoroutineType else _coroutine_of(started)
+            # The first step is made here: a store that does not suspend needs nothing more.
+            try:
+                waited_for = context.run(coroutine.send, None)
+            except StopIteration as stop:
+                answer = stop.value
+            else:
+                answer = await _Rest(self, coroutine, waited_for, context, timeout)
         except (asyncio.CancelledError, GeneratorExit, KeyboardInterrupt, SystemExit) as error:
             # These are meant for the lane too, or for whoever runs the loop.
             self.bridge.raised(token, error)
@@ -209,33 +216,28 @@ def _call_plain(
         raise RuntimeError("the method raised StopIteration") from error
 
 
-class _Steps:
-    """What a method gave to await, stepped in its own context and under its own time limit."""
+class _Rest:
+    """A coroutine that has suspended, stepped in its own context and under its own time limit."""
 
-    __slots__ = ("_awaitable", "_context", "_lanes", "_timeout")
+    __slots__ = ("_context", "_coroutine", "_lanes", "_timeout", "_waited_for")
 
-    def __init__(self, lanes: Lanes, awaitable: Any, context: Context, timeout: float) -> None:
+    def __init__(
+        self,
+        lanes: Lanes,
+        coroutine: Coroutine[Any, Any, Any],
+        waited_for: Any,
+        context: Context,
+        timeout: float,
+    ) -> None:
         self._lanes = lanes
-        self._awaitable = awaitable
+        self._coroutine = coroutine
+        self._waited_for = waited_for
         self._context = context
         self._timeout = timeout
 
     def __await__(self) -> Generator[Any, Any, Any]:
-        coroutine = self._awaitable
-        if not hasattr(coroutine, "send"):
-            if not hasattr(coroutine, "__await__"):
-                return coroutine
-            coroutine = _await(coroutine)
-        try:
-            waited_for = self._context.run(coroutine.send, None)
-        except StopIteration as stop:
-            return stop.value
-        return (yield from self._go_on(coroutine, waited_for))
-
-    def _go_on(
-        self, coroutine: Coroutine[Any, Any, Any], waited_for: Any
-    ) -> Generator[Any, Any, Any]:
-        """The coroutine has suspended: wait with it, until it ends or its time is over."""
+        """Wait with the coroutine, until it ends or its time is over."""
+        coroutine, waited_for = self._coroutine, self._waited_for
         limit = self._lanes.limit(self._timeout)
         try:
             while True:
@@ -278,6 +280,20 @@ class _Limit:
         self._timer.cancel()
         if self.expired and hasattr(self._task, "uncancel"):
             self._task.uncancel()
+
+
+def _coroutine_of(started: Any) -> Coroutine[Any, Any, Any]:
+    """Make a coroutine of whatever an async method gave."""
+    if hasattr(started, "send"):
+        coroutine: Coroutine[Any, Any, Any] = started
+        return coroutine
+    if hasattr(started, "__await__"):
+        return _await(started)
+    return _plain(started)
+
+
+async def _plain(answer: Any) -> Any:
+    return answer
 
 
 @types.coroutine
