@@ -192,7 +192,9 @@ def test_what_belongs_to_a_loop_goes_with_it(
 
     async def scenario(turn: int) -> None:
         service = make_service({"left": Ledger("left"), "plain": plain})
-        (await service.coordinate_transaction(request(f"t{turn}", "left", "plain"))).raise_for_state()
+        (
+            await service.coordinate_transaction(request(f"t{turn}", "left", "plain"))
+        ).raise_for_state()
 
     def one_more(turn: int) -> int:
         runner(scenario(turn))

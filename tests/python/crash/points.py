@@ -131,7 +131,11 @@ def _of_recovery() -> list[Case]:
         for store in STORES
     ]
     # A store that lists, of which another journal's work may be a part, and that is fast.
-    hasty = [Case("store_staged:index", "forward, a hasty store", "hasty", n) for n in range(1, 7)]
+    hasty = [
+        Case("store_staged:index", f"forward, {article} {index} store", index, count)
+        for article, index in (("a", "hasty"), ("an", "exclusive"))
+        for count in range(1, 7)
+    ]
     return decided + undecided + hasty
 
 
