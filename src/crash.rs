@@ -36,8 +36,8 @@ pub fn is_armed() -> bool {
     armed().is_some()
 }
 
-/// Dies or panics here if the environment says so. `subject` tells apart points of one kind, such as the
-/// store's name: the armed name is `stage` or `stage:subject`.
+/// Dies or panics here if the environment says so. `subject` tells apart points of one kind, such
+/// as the store's name: the armed name is `stage` or `stage:subject`.
 pub fn point(stage: &str, subject: &str) {
     if let Some(armed) = armed() {
         let named = match armed.point.split_once(':') {

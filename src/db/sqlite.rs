@@ -2,8 +2,8 @@
 //!
 //! Not the tables (migration). Invariants: [`inspect`] changes no byte of the file; a connection
 //! for writing is in WAL mode with synchronous=NORMAL (see `wal`) and foreign keys on; a new file
-//! carries our application id from its first durable byte, because the tables are made before the switch to
-//! WAL, under SQLite's rollback journal.
+//! carries our application id from its first durable byte, because the tables are made before the
+//! switch to WAL, under SQLite's rollback journal.
 
 use std::fs;
 use std::io::Read;

@@ -161,9 +161,15 @@ impl Core {
     }
 }
 
-impl AnswerSink for Core {
+/// The engine's ear at the journal. Not the engine itself: that holds the journal, and neither
+/// would ever go.
+pub(super) struct Ear(pub(super) Weak<Core>);
+
+impl AnswerSink for Ear {
     fn answered(&self, answers: Vec<(u64, Answer)>) {
-        self.post(Fact::Answered(answers));
+        if let Some(core) = self.0.upgrade() {
+            core.post(Fact::Answered(answers));
+        }
     }
 
     fn health_changed(&self, trouble: Option<JournalError>) {

@@ -37,7 +37,7 @@ use crate::observe::Alerting;
 use crate::participants::{Attachment, Participant};
 use crate::reply::Reply;
 
-use self::core::{Core, Fact};
+use self::core::{Core, Ear, Fact};
 use recovery::Collector;
 
 /// Somebody who waits for a result.
@@ -120,7 +120,7 @@ impl Coordinator {
             attached.map_err(|error| EngineError::Store { store: name.to_string(), error })?;
         }
         let core = Core::new(ports);
-        core.ports.journal.attach(Arc::clone(&core) as Arc<dyn crate::journal::AnswerSink>);
+        core.ports.journal.attach(Arc::new(Ear(Arc::downgrade(&core))));
         let coordinator = Self { core };
         coordinator.recover(reply);
         background::start(&coordinator.core);

@@ -206,7 +206,8 @@ impl Core {
             }
             Err(error) => report.fail(EngineError::Journal(error)),
         });
-        self.ports.journal.adopt(reply);
+        let stores = self.ports.stores.iter().map(|(name, ..)| name.clone()).collect();
+        self.ports.journal.adopt(stores, reply);
     }
 
     /// Asks every store that can tell what it holds prepared.

@@ -26,7 +26,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use self::sqlite::{JournalOptions, SqliteJournal, forget_instance_locks_in_child};
-use crate::model::ids::{ClusterId, CoordinationId, InstanceId};
+use crate::model::ids::{ClusterId, CoordinationId, InstanceId, StoreName};
 use crate::model::outcome::{Decision, Outcome, StoreSummary, TransactionState};
 pub use crate::model::record::Durability;
 use crate::model::record::{Reason, Record};
@@ -232,10 +232,15 @@ pub trait Journal: Send + Sync {
         reply: Reply<Result<Vec<StoredCoordination>, JournalError>>,
     );
 
-    /// Takes over every open coordination whose owner is dead: for each an `Adopted` record with
-    /// this instance and a higher epoch is made durable, then they are handed over, records
+    /// Takes over every open coordination whose owner is dead and whose stores are all among
+    /// `stores`; what needs others is left to a process that has them. For each an `Adopted` record
+    /// with this instance and a higher epoch is made durable, then they are handed over, records
     /// folded in. What this instance owns already is not among them.
-    fn adopt(&self, reply: Reply<Result<Vec<OpenCoordination>, JournalError>>);
+    fn adopt(
+        &self,
+        stores: Vec<StoreName>,
+        reply: Reply<Result<Vec<OpenCoordination>, JournalError>>,
+    );
 
     /// Of these ids, those of which the journal knows nothing.
     fn unknown_of(

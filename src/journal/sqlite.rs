@@ -47,7 +47,7 @@ use super::{
     StoredCoordination,
 };
 use crate::db::sqlite::{self as database, Place};
-use crate::model::ids::{ClusterId, CoordinationId, InstanceId};
+use crate::model::ids::{ClusterId, CoordinationId, InstanceId, StoreName};
 use crate::reply::Reply;
 
 /// A journal in a SQLite file, or in memory.
@@ -197,8 +197,12 @@ impl Journal for SqliteJournal {
         self.queue.ask(Ask::History(filter, reply));
     }
 
-    fn adopt(&self, reply: Reply<Result<Vec<OpenCoordination>, JournalError>>) {
-        self.queue.ask(Ask::Adopt(reply));
+    fn adopt(
+        &self,
+        stores: Vec<StoreName>,
+        reply: Reply<Result<Vec<OpenCoordination>, JournalError>>,
+    ) {
+        self.queue.ask(Ask::Adopt(stores, reply));
     }
 
     fn unknown_of(

@@ -93,9 +93,11 @@ struct Collector;
 
 impl Subscriber for Collector {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        // The engine's, and this module's own.
+        let target = metadata.target();
         metadata.is_event()
             && *metadata.level() <= Level::INFO
-            && metadata.target().starts_with("unanimity")
+            && (target.starts_with("unanimity") || target.starts_with(env!("CARGO_CRATE_NAME")))
     }
 
     fn new_span(&self, _span: &Attributes<'_>) -> Id {

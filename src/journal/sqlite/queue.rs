@@ -14,7 +14,7 @@ use crate::journal::{
     Answer, AnswerSink, Append, Durability, HistoryFilter, JournalError, JournalStatus,
     OpenCoordination, StoredCoordination,
 };
-use crate::model::ids::CoordinationId;
+use crate::model::ids::{CoordinationId, StoreName};
 use crate::reply::Reply;
 
 /// A record on its way, over one or more tries.
@@ -43,7 +43,7 @@ pub(super) enum Ask {
     UnknownOf(Vec<CoordinationId>, Reply<Result<Vec<CoordinationId>, JournalError>>),
     History(HistoryFilter, Reply<Result<Vec<StoredCoordination>, JournalError>>),
     Status(Reply<Result<JournalStatus, JournalError>>),
-    Adopt(Reply<Result<Vec<OpenCoordination>, JournalError>>),
+    Adopt(Vec<StoreName>, Reply<Result<Vec<OpenCoordination>, JournalError>>),
     Retain(Duration, Reply<Result<u64, JournalError>>),
 }
 
@@ -55,7 +55,7 @@ impl Ask {
             Self::UnknownOf(_, reply) => reply.send(Err(error)),
             Self::History(_, reply) => reply.send(Err(error)),
             Self::Status(reply) => reply.send(Err(error)),
-            Self::Adopt(reply) => reply.send(Err(error)),
+            Self::Adopt(_, reply) => reply.send(Err(error)),
             Self::Retain(_, reply) => reply.send(Err(error)),
         }
     }

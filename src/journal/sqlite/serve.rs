@@ -16,7 +16,7 @@ use crate::db::migration::SCHEMA_KNOWN;
 use crate::journal::{
     HistoryFilter, JournalError, JournalStatus, OpenCoordination, StoredCoordination,
 };
-use crate::model::ids::{CoordinationId, InstanceId};
+use crate::model::ids::{CoordinationId, InstanceId, StoreName};
 use crate::model::record::Record;
 use crate::model::time::Timestamp;
 use crate::reply::Reply;
@@ -40,8 +40,8 @@ impl Writer {
         match ask {
             Ask::Find(id, reply) => self.find(id, reply),
             Ask::UnknownOf(ids, reply) => self.unknown_of(ids, reply),
-            Ask::Adopt(reply) => {
-                let adopted = self.adopt().map_err(|trouble| trouble.at(&self.path));
+            Ask::Adopt(stores, reply) => {
+                let adopted = self.adopt(&stores).map_err(|trouble| trouble.at(&self.path));
                 reply.send(adopted);
             }
             Ask::History(..) | Ask::Status(_) | Ask::Retain(..) => match self.look() {
@@ -155,7 +155,7 @@ impl Writer {
                 self.sweeps.push_back(Sweep { cutoff: now() - age, removed: 0, reply });
             }
             // These never wait for the tables.
-            Ask::Find(..) | Ask::UnknownOf(..) | Ask::Adopt(_) => self.serve(ask),
+            Ask::Find(..) | Ask::UnknownOf(..) | Ask::Adopt(..) => self.serve(ask),
         }
     }
 
@@ -194,9 +194,9 @@ impl Writer {
         }
     }
 
-    fn adopt(&mut self) -> Outcome<Vec<OpenCoordination>> {
+    fn adopt(&mut self, stores: &[StoreName]) -> Outcome<Vec<OpenCoordination>> {
         let mut owners: HashMap<InstanceId, Life> = HashMap::new();
-        let ids = self.transact(|writer| writer.take_over(&mut owners))?;
+        let ids = self.transact(|writer| writer.take_over(stores, &mut owners))?;
         if !ids.is_empty() {
             self.sync()?;
             crash::point("after_record", "adopted");
@@ -216,12 +216,14 @@ impl Writer {
     /// dead are held in `owners` until the records stand, so that two adopters cannot both win.
     fn take_over(
         &mut self,
+        stores: &[StoreName],
         owners: &mut HashMap<InstanceId, Life>,
     ) -> Outcome<Vec<CoordinationId>> {
         let mut orphans: Vec<(i64, CoordinationId, u32)> = Vec::new();
         for (id, standing) in self.view.open() {
             let owner = &standing.stored.owner;
-            if owner == self.instances.own() {
+            let needed = &standing.stored.request.stores;
+            if owner == self.instances.own() || !needed.iter().all(|store| stores.contains(store)) {
                 continue;
             }
             let life = owners.entry(owner.clone()).or_insert_with(|| self.instances.probe(owner));

@@ -98,7 +98,7 @@ impl Desk {
     }
 
     fn adopt(&self) -> Vec<OpenCoordination> {
-        wait(|reply| self.journal.adopt(reply)).expect("adopt answers")
+        wait(|reply| self.journal.adopt(stores(), reply)).expect("adopt answers")
     }
 }
 
@@ -112,6 +112,11 @@ fn wait<T: Lost + Send + 'static>(ask: impl FnOnce(Reply<T>)) -> T {
 
 fn id(name: &str) -> CoordinationId {
     CoordinationId::new(name).unwrap()
+}
+
+/// The stores that every request here names.
+fn stores() -> Vec<StoreName> {
+    request("any").stores.clone()
 }
 
 fn request(name: &str) -> Arc<CoordinationRequest> {

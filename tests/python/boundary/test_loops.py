@@ -154,7 +154,7 @@ def test_stores_of_a_module_serve_one_loop_after_the_other(
 ) -> None:
     plain = Plain("plain")
     plain.opened.set()
-    stores = {
+    stores: dict[str, Any] = {
         "blobs": FileStore(tmp_path / "blobs"),
         "rows": SqliteStore(tmp_path / "rows.db"),
         "cache": MemoryStore("cache"),
@@ -172,9 +172,9 @@ def test_stores_of_a_module_serve_one_loop_after_the_other(
             tx.add("rows", "execute", statement="INSERT INTO t VALUES (?)", parameters=[turn])
             tx.add("left", "put", key="turn", value=turn)
             tx.add("plain", "put", key="turn", value=turn)
-        assert await stores["blobs"].get_text("turn") == str(turn)  # type: ignore[union-attr]
-        assert await stores["cache"].get("turn") == turn  # type: ignore[union-attr]
-        rows = await stores["rows"].fetch("SELECT count(*) AS n FROM t")  # type: ignore[union-attr]
+        assert await stores["blobs"].get_text("turn") == str(turn)
+        assert await stores["cache"].get("turn") == turn
+        rows = await stores["rows"].fetch("SELECT count(*) AS n FROM t")
         assert rows == [{"n": turn + 1}]
         if closes:
             await service.close()

@@ -126,6 +126,9 @@ fn what_an_owner_left_open_is_adopted_when_it_is_gone_and_not_before() {
     let gone = owner.journal.instance().clone();
     drop(owner);
     assert!(heir.journal.is_alone());
+    let few = stores().into_iter().take(1).collect();
+    let without = wait(|reply| heir.journal.adopt(few, reply)).unwrap();
+    assert_eq!(without, [], "what needs other stores is left to a process that has them");
     let adopted = heir.adopt();
     let names: Vec<&str> = adopted.iter().map(|open| open.id.as_str()).collect();
     assert_eq!(names, ["undecided", "decided"]);
@@ -171,7 +174,7 @@ fn only_one_of_two_heirs_adopts() {
     let adopted: Vec<_> = std::thread::scope(|scope| {
         let threads = heirs.each_ref().map(|heir| {
             let journal = heir.journal.clone();
-            scope.spawn(move || wait(|reply| journal.adopt(reply)).unwrap())
+            scope.spawn(move || wait(|reply| journal.adopt(stores(), reply)).unwrap())
         });
         threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
     });
