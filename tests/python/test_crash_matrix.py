@@ -26,7 +26,7 @@ from postgres_cluster import PostgresCluster
 HERE = Path(__file__).parent
 PAGE = HERE.parents[1] / "docs" / "crash-matrix.md"
 AT_ONCE = 3
-TRANSACTIONS = 300
+TRANSACTIONS = 2000
 BOUND = 60.0
 
 
