@@ -205,7 +205,10 @@ impl State {
     pub(super) fn abandoned(&mut self, core: &Core, key: SlotKey, error: &JournalError) {
         self.give_up_place(core, key);
         let Some(mut entry) = self.table.remove(key) else { return };
-        if *error != JournalError::Closed {
+        if matches!(error, JournalError::Closed) {
+            // The service is being closed, and told so; this is what closing it means.
+            tracing::debug!(coordination = %entry.id(), "left to the next service");
+        } else {
             tracing::error!(coordination = %entry.id(), %error, "left to recovery");
         }
         let mut waiters = std::mem::take(&mut entry.waiters);

@@ -302,6 +302,32 @@ def test_a_full_disk_refuses_or_leaves_in_doubt_and_works_again_when_there_is_ro
     assert found["works_again"] is True
 
 
+def test_a_full_disk_under_a_store_refuses_before_the_decision_and_waits_after_it(
+    tmp_path: Path,
+) -> None:
+    ended = run_script("full_store_disk.py", str(tmp_path))
+    assert ended.returncode == 0, ended.stderr
+    found = json.loads(ended.stdout)
+    # Decided: the answer is unknown, which the engine repeats, and with room it is done once.
+    assert found["rows"] == {
+        "vote": "COMMIT",
+        "full": "store.unknown, retryable: True",
+        "again": "SUCCESS",
+        "n": 500,
+        "left": [],
+    }
+    # Not decided: it votes ABORT, says why, and keeps nothing.
+    files = found["files"]
+    assert str(tmp_path) in files.pop("reason")
+    assert files == {
+        "full": "ABORT",
+        "left": [],
+        "vote": "COMMIT",
+        "again": "SUCCESS",
+        "size": 200_000,
+    }
+
+
 def test_a_journal_that_cannot_be_opened_is_an_error_and_nothing_is_asked(
     tmp_path: Path, ledgers: Ledgers
 ) -> None:

@@ -3,8 +3,6 @@
 //! Invariants: nothing is told without a decision; only a store's own final word ends its delivery
 //! otherwise than by an acknowledgement, and that needs an operator.
 
-use std::time::Duration;
-
 use crate::model::outcome::{Acknowledgement, Decision};
 use crate::model::record::{Durability, Record};
 use crate::model::request::ConsistencyLevel;
@@ -12,10 +10,6 @@ use crate::model::time::Timestamp;
 
 use super::party::{Ballot, Delivery, Party, Prepare};
 use super::{Ask, Effect, Rule, State, TwoPhase};
-
-/// How long the caller of an aborted coordination waits for stores that have not voted yet: most
-/// do in a moment, and then the abort is complete when it is told.
-const ABORT_GRACE: Duration = Duration::from_secs(1);
 
 impl TwoPhase {
     /// The decision stands (or waits for its record): tell every store that must know.
@@ -37,10 +31,6 @@ impl TwoPhase {
         }
         for party in 0..self.parties.len() {
             self.deliver_to(now, party, decision, effects);
-        }
-        if self.parties.iter().any(|party| party.delivery == Delivery::AfterVote) {
-            // A store that does not even vote says nothing new to whoever waits for an abort.
-            self.answer_at = self.answer_at.map(|at| at.min(now + ABORT_GRACE));
         }
         self.end_if_settled(now, effects);
     }

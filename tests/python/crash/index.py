@@ -79,6 +79,12 @@ class HastyIndex(ArmedIndex):
         os.write(self._file, json.dumps(record).encode() + b"\n")
 
 
+class ExclusiveIndex(HastyIndex):
+    """One whose list is one journal's alone, so that nothing need be on disk before it is asked."""
+
+    prepared_list_is_exclusive = True
+
+
 class BlindIndex(ArmedIndex):
     """One that cannot tell what it has prepared, so the journal must know before it is asked."""
 

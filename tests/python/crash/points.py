@@ -89,7 +89,10 @@ def _paths(store: str) -> list[tuple[str, str]]:
 def _of_stores() -> list[Case]:
     cases = []
     for store in STORES:
-        cases += [Case(f"{step}:{store}", path) for path, step in _paths(store)]
+        for path, step in _paths(store):
+            # Markers are removed rarely: once is rare enough.
+            count = 1 if step.startswith("store_forg") else 3
+            cases.append(Case(f"{step}:{store}", path, count=count))
         for when in ("before_ask", "after_ask"):
             cases += [
                 Case(f"{when}:{ask}:{store}", path)
@@ -131,7 +134,11 @@ def _of_recovery() -> list[Case]:
         for store in STORES
     ]
     # A store that lists, of which another journal's work may be a part, and that is fast.
-    hasty = [Case("store_staged:index", "forward, a hasty store", "hasty", n) for n in range(1, 7)]
+    hasty = [
+        Case("store_staged:index", f"forward, {article} {index} store", index, count)
+        for article, index in (("a", "hasty"), ("an", "exclusive"))
+        for count in range(1, 7)
+    ]
     return decided + undecided + hasty
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from crash.index import ArmedIndex, BlindIndex, HastyIndex, RefusingIndex
+from crash.index import ArmedIndex, BlindIndex, ExclusiveIndex, HastyIndex, RefusingIndex
 from crash.shared import SharedIndex
 from unanimity import CoordinationRequest, CoordinationService, CoordinationType
 from unanimity.stores import FileStore, PostgresStore, SqliteStore
@@ -22,6 +22,7 @@ INDEXES: dict[str, Callable[[Path], Any]] = {
     "index": ArmedIndex,
     "blind": BlindIndex,
     "hasty": HastyIndex,
+    "exclusive": ExclusiveIndex,
     "refusing": RefusingIndex,
     "shared": SharedIndex,
 }
