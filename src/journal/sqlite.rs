@@ -11,6 +11,7 @@
 mod fold;
 mod instance;
 mod judge;
+mod linger;
 mod log;
 mod options;
 mod projection;

@@ -26,8 +26,9 @@ static RUNTIME: Mutex<Option<Stamped>> = Mutex::new(None);
 /// Kept here, so that an engine whose service was forgotten goes on, and is flushed at exit.
 static OPEN: Mutex<Vec<Arc<Engine>>> = Mutex::new(Vec::new());
 
-/// How many worker threads a runtime has unless a service asks for more.
-const WORKERS: usize = 2;
+/// How many worker threads a runtime has. They only wait for sockets and timers; with a second one
+/// every answer would first wake a thread that looks for work and finds none.
+const WORKERS: usize = 1;
 
 /// An engine that runs, and its one end.
 pub(crate) struct Engine {

@@ -5,11 +5,13 @@
 //! the records that were queued before it; after [`Queue::shut`] nothing enters.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
 
+use super::linger::Linger;
 use crate::journal::{
     Answer, AnswerSink, Append, Durability, HistoryFilter, JournalError, JournalStatus,
     OpenCoordination, StoredCoordination,
@@ -76,6 +78,8 @@ struct State {
     /// How many of them somebody waits for.
     awaited: usize,
     lazy_since: Option<Instant>,
+    /// The same count, as the holder of the lock knows it.
+    arrivals: u64,
     /// Whether the writer sleeps; else it looks by itself before it does.
     is_waiting: bool,
     queued_count: u64,
@@ -92,6 +96,9 @@ pub(super) struct Queue {
     state: Mutex<State>,
     changed: Condvar,
     sink: OnceLock<Arc<dyn AnswerSink>>,
+    /// How often records came that somebody waits for; read without the lock.
+    arrivals: AtomicU64,
+    linger: Linger,
 }
 
 impl Queue {
@@ -138,6 +145,10 @@ impl Queue {
         }
         // The writer is woken by the first record, which starts its clock, and by the first that
         // somebody waits for; while one of those waits it is awake already.
+        if state.awaited > 0 {
+            state.arrivals += 1;
+            self.arrivals.store(state.arrivals, Ordering::Relaxed);
+        }
         let must_wake = state.is_waiting && !was_awake && (was_empty || state.awaited > 0);
         drop(state);
         if must_wake {
@@ -181,6 +192,9 @@ impl Queue {
         lazy_wait: Duration,
     ) -> Work {
         let mut state = self.lock();
+        if state.awaited == 0 && state.asks.is_empty() && state.shut.is_none() {
+            state = self.linger(state);
+        }
         loop {
             let is_due = state.awaited > 0
                 || state.appends.len() >= batch_max
@@ -200,6 +214,14 @@ impl Queue {
                 wake => self.sleep(state, wake.map(|wake| wake - now)),
             };
         }
+    }
+
+    /// Looks for a moment whether a record comes that somebody waits for, before it sleeps.
+    fn linger<'a>(&'a self, state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+        let before = state.arrivals;
+        drop(state);
+        self.linger.look(|| self.arrivals.load(Ordering::Relaxed) != before);
+        self.lock()
     }
 
     /// Sleeps until something changes, at most that long.
@@ -224,6 +246,9 @@ impl Queue {
     pub(super) fn take_records(&self, wait: Duration, room: usize) -> Vec<Pending> {
         let until = Instant::now() + wait;
         let mut state = self.lock();
+        if state.awaited == 0 && state.shut.is_none() && !wait.is_zero() {
+            state = self.linger(state);
+        }
         while state.awaited == 0 && state.shut.is_none() {
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
