@@ -74,7 +74,9 @@ wheel: $(VENV)/ready
 	$(BIN)/maturin build --quiet --release --interpreter $(BIN)/python --out $(CURDIR)/target/wheels
 
 # make test             all the set-up on a fresh machine, then the gate
-test: verify
+test:
+	command -v cargo-nextest >/dev/null || cargo install cargo-nextest --locked
+	$(MAKE) verify
 
 # make demo             builds the package for speed and runs the demo on FOLDER (the project's docs by default)
 demo:
