@@ -218,17 +218,16 @@ impl State {
     }
 
     /// Another process took it over: this one has no say in it any more.
-    pub(super) fn deposed(&mut self, key: SlotKey) {
+    pub(super) fn deposed(&mut self, core: &Core, key: SlotKey) {
+        self.give_up_place(core, key);
         let Some(mut entry) = self.table.remove(key) else { return };
-        if entry.counted {
-            self.running -= 1;
-        }
         tracing::warn!(coordination = %entry.id(), "taken over by another process");
         let mut waiters = std::mem::take(&mut entry.waiters);
         waiters.append(&mut entry.finish_waiters);
         if !waiters.is_empty() {
             self.followers.entry(entry.id().clone()).or_default().append(&mut waiters);
         }
+        self.close_when_idle(core);
     }
 }
 

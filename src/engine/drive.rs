@@ -248,7 +248,7 @@ impl State {
             Answer::Exists(stored) => self.begin_exists(core, key, &stored),
             Answer::Failed(error) if awaited.is_begin => self.begin_failed(core, key, &error),
             Answer::Failed(error) => self.abandoned(core, key, &error),
-            Answer::Deposed => self.deposed(key),
+            Answer::Deposed => self.deposed(core, key),
         }
     }
 

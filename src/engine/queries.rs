@@ -86,6 +86,8 @@ impl State {
         if let Some(entry) = found {
             return reply.send(Ok(Some(entry.found(core))));
         }
+        // What just ended may still wait to be handed to the journal: the question comes after it.
+        self.flush(core);
         core.find_stored(id, reply);
     }
 
@@ -97,6 +99,7 @@ impl State {
             }
             return entry.finish_waiters.push(waiter);
         }
+        self.flush(core);
         let this = core.this.clone();
         let asked = id.clone();
         let reply = Reply::new(move |found: Result<Option<Found>, EngineError>| match found {

@@ -14,6 +14,7 @@ import pytest
 
 from ledger import Ledger, request
 from unanimity import CommitResult, CoordinationService, Outcome, PrepareResult
+from unanimity.stores import MemoryStore
 
 Make = Callable[..., CoordinationService]
 Ledgers = dict[str, Ledger]
@@ -147,3 +148,35 @@ def test_a_broken_bus_and_collector_change_no_outcome_and_hold_nobody_up(
         await asyncio.wait_for(service.close(timeout=1), 10)
 
     asyncio.run(scenario())
+
+
+def test_what_waits_for_a_bus_that_hangs_is_bounded_and_the_rest_is_said_to_be_dropped(
+    make_service: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    bus = Bus("hangs")
+    stores = {"left": MemoryStore("left"), "right": MemoryStore("right")}
+    most = 10_000
+
+    async def worker(service: CoordinationService, number: int, count: int) -> int:
+        key = str(number)
+        operations = [
+            {"store": name, "type": "put", "key": key, "value": number} for name in stores
+        ]
+        results = [
+            await service.coordinate_transaction(
+                request(f"t{number}-{index}", operations=operations)
+            )
+            for index in range(count)
+        ]
+        return sum(result.success for result in results)
+
+    async def scenario() -> int:
+        async with make_service(stores, event_bus=bus, journal="memory:") as service:
+            # Two events each, and none of them is ever taken by the bus.
+            done = await asyncio.gather(*(worker(service, number, 90) for number in range(64)))
+            assert len(asyncio.all_tasks()) < most + 200
+            return sum(done)
+
+    assert asyncio.run(scenario()) == 64 * 90
+    assert bus.events.qsize() <= most
+    assert any("events are dropped" in record.getMessage() for record in caplog.records)

@@ -5,6 +5,7 @@
 //! of the coordination, traceback and all.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -59,7 +60,26 @@ pub(crate) enum Answers {
     List(Reply<Result<Vec<CoordinationId>, ParticipantError>>),
     Proposal(Reply<Proposal>),
     Standing(Reply<Standing>),
-    Nobody,
+    /// Nobody; the place among those that are told is given back.
+    Nobody(#[expect(dead_code, reason = "held until it is dropped")] Place),
+}
+
+/// One of the bounded number of calls that nobody waits for; free again when it is dropped.
+pub(crate) struct Place(Arc<AtomicUsize>);
+
+impl Place {
+    /// A place among `most`, `None` when all are taken.
+    pub(crate) fn take(taken: &Arc<AtomicUsize>, most: usize) -> Option<Self> {
+        let place = Self(Arc::clone(taken));
+        // Taken first and looked at afterwards: two threads cannot both get the last one.
+        (taken.fetch_add(1, Ordering::Relaxed) < most).then_some(place)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// A method to be called on the loop.
@@ -215,7 +235,7 @@ impl Started {
                 reply.send(if taken { Proposal::Taken } else { Proposal::NotTaken });
             }
             Answers::Standing(reply) => reply.send(standing_of(answer)),
-            Answers::Nobody => {}
+            Answers::Nobody(_) => {}
         }
     }
 
@@ -233,7 +253,7 @@ impl Started {
             Answers::List(reply) => reply.send(Err(ParticipantError::new(message))),
             Answers::Proposal(reply) => reply.send(Proposal::NotTaken),
             Answers::Standing(reply) => reply.send(Standing::Unknown),
-            Answers::Nobody => tracing::warn!("{message}"),
+            Answers::Nobody(_) => tracing::warn!("{message}"),
         }
     }
 }

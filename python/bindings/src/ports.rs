@@ -5,6 +5,7 @@
 //! bounded, and what is dropped is logged.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use pyo3::prelude::*;
@@ -19,10 +20,12 @@ use unanimity::observe::{Alert, Alerting};
 use unanimity::reply::Reply;
 
 use crate::bridge::{Item, Shared};
-use crate::call::{Answers, Argument, Call, Method};
+use crate::call::{Answers, Argument, Call, Method, Place};
 
 /// How long a consensus service may take for an answer before it counts as lost.
 const CONSENSUS_WAIT: Duration = Duration::from_secs(10);
+/// How many events may be on their way to a bus, and how many alerts.
+const EVENTS_MAX: usize = 10_000;
 /// How long a bus or an alerting service may take for one event.
 const TELL_WAIT: Duration = Duration::from_secs(10);
 
@@ -84,6 +87,9 @@ pub(crate) struct PythonListeners {
     bridge: Arc<Shared>,
     publish: Option<Arc<Method>>,
     metrics: Option<Arc<Py<PyAny>>>,
+    /// How many events are on their way to the bus.
+    under_way: Arc<AtomicUsize>,
+    dropped: AtomicU64,
 }
 
 impl PythonListeners {
@@ -97,7 +103,9 @@ impl PythonListeners {
         }
         let publish = bus.map(|bus| method(bus, "event bus", "publish_event")).transpose()?;
         let metrics = metrics.map(|metrics| Arc::new(metrics.clone().unbind()));
-        Ok(Some(Self { bridge: Arc::clone(bridge), publish, metrics }))
+        let under_way = Arc::new(AtomicUsize::new(0));
+        let (bridge, dropped) = (Arc::clone(bridge), AtomicU64::new(0));
+        Ok(Some(Self { bridge, publish, metrics, under_way, dropped }))
     }
 }
 
@@ -108,13 +116,26 @@ impl EventBus for PythonListeners {
             self.bridge.push(Item::Run(Box::new(move |py| count(metrics.bind(py), &event))));
         }
         if let Some(publish) = &self.publish {
+            let Some(place) = Place::take(&self.under_way, EVENTS_MAX) else {
+                return self.note_dropped();
+            };
             self.bridge.push(Item::Call(Call {
                 method: Arc::clone(publish),
                 argument: Argument::Map(event.to_value()),
                 attachment: None,
                 timeout: TELL_WAIT,
-                answers: Answers::Nobody,
+                answers: Answers::Nobody(place),
             }));
+        }
+    }
+}
+
+impl PythonListeners {
+    /// The bus is too slow, or hangs. Said for the first one, then ever more seldom.
+    fn note_dropped(&self) {
+        let dropped = self.dropped.fetch_add(1, Ordering::Relaxed) + 1;
+        if dropped.is_power_of_two() {
+            tracing::warn!(dropped, "the event bus is too slow; events are dropped");
         }
     }
 }
@@ -147,17 +168,21 @@ fn count(metrics: &Bound<'_, PyAny>, event: &CoordinationEvent) -> PyResult<()> 
 pub(crate) struct PythonAlerting {
     bridge: Arc<Shared>,
     send: Arc<Method>,
+    under_way: Arc<AtomicUsize>,
 }
 
 impl PythonAlerting {
     pub(crate) fn adapt(bridge: &Arc<Shared>, object: &Bound<'_, PyAny>) -> PyResult<Self> {
         let send = method(object, "alerting service", "send_alert")?;
-        Ok(Self { bridge: Arc::clone(bridge), send })
+        let under_way = Arc::new(AtomicUsize::new(0));
+        Ok(Self { bridge: Arc::clone(bridge), send, under_way })
     }
 }
 
 impl Alerting for PythonAlerting {
     fn raise(&self, alert: Alert) {
+        // An alert that finds no place is in the log all the same.
+        let Some(place) = Place::take(&self.under_way, EVENTS_MAX) else { return };
         let entry = |key: &str, value: Value| (key.to_owned(), value);
         let id = Value::from(alert.coordination.as_str());
         let keywords = Value::Map(vec![
@@ -171,7 +196,7 @@ impl Alerting for PythonAlerting {
             argument: Argument::Keywords(keywords),
             attachment: None,
             timeout: TELL_WAIT,
-            answers: Answers::Nobody,
+            answers: Answers::Nobody(place),
         }));
     }
 }
