@@ -8,6 +8,8 @@ use pyo3::types::{
 };
 use unanimity::model::value::Value;
 
+use crate::errors;
+
 /// How deep lists and dicts may be nested.
 const DEPTH_MAX: usize = 64;
 
@@ -15,11 +17,13 @@ const DEPTH_MAX: usize = 64;
 pub(crate) struct BadValue {
     path: String,
     trouble: String,
+    /// What came while it was read and is for the program, such as Ctrl-C.
+    pub(crate) raised: Option<PyErr>,
 }
 
 impl BadValue {
     fn new(trouble: impl Into<String>) -> Self {
-        Self { path: String::new(), trouble: trouble.into() }
+        Self { path: String::new(), trouble: trouble.into(), raised: None }
     }
 
     fn inside(mut self, step: &str) -> Self {
@@ -35,7 +39,10 @@ impl BadValue {
 
 impl From<PyErr> for BadValue {
     fn from(error: PyErr) -> Self {
-        Self::new(format!("cannot be read: {error}"))
+        let mut bad = Self::new(format!("cannot be read: {error}"));
+        let is_for_the_program = Python::attach(|py| errors::ends_the_program(py, &error));
+        bad.raised = is_for_the_program.then_some(error);
+        bad
     }
 }
 

@@ -20,7 +20,7 @@ use unanimity::reply::{Lost, Reply};
 use crate::bridge::{Bridge, Shared};
 use crate::call::Caller;
 use crate::ports::{PythonAlerting, PythonConsensus, PythonListeners};
-use crate::request::request_parts;
+use crate::request::{Unreadable, request_parts};
 use crate::runtime::Engine;
 use crate::start::{self, Parts};
 use crate::{errors, records, runtime};
@@ -267,7 +267,8 @@ impl Coordinator {
                 let waiter = result_to(&self.bridge, future, Some(Arc::clone(&attachment)));
                 engine.coordinate(parts, Some(attachment), waiter);
             }
-            Err((id, message)) => {
+            Err(Unreadable::Raised(error)) => return Err(error),
+            Err(Unreadable::Refused(id, message)) => {
                 let waiter = result_to(&self.bridge, future, None);
                 let id = CoordinationId::new(&id).or_else(|_| CoordinationId::new("(no id)"));
                 let Ok(id) = id else { return Ok(()) };
