@@ -6,11 +6,12 @@ own, where its journal is.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 KIT = Path(__file__).resolve().parents[1]
@@ -40,13 +41,14 @@ def quiet_debug():
 """
 
 
+@contextlib.contextmanager
 def start(
     source: str, folder: Path, flags: Sequence[str] = (), **environment: str
-) -> subprocess.Popen[str]:
-    """Start a program in `folder`; what it prints and complains of is piped."""
+) -> Iterator[subprocess.Popen[str]]:
+    """Start a program in `folder`, and end it with the block; what it prints is piped."""
     folder.mkdir(parents=True, exist_ok=True)
     known = {**os.environ, "PYTHONPATH": str(KIT), **environment}
-    return subprocess.Popen(
+    process = subprocess.Popen(
         [sys.executable, *flags, "-c", PRELUDE + textwrap.dedent(source)],
         cwd=folder,
         env=known,
@@ -55,6 +57,12 @@ def start(
         stderr=subprocess.PIPE,
         text=True,
     )
+    with process:
+        try:
+            yield process
+        finally:
+            # A test that has failed does not wait for a program that may never end.
+            process.kill()
 
 
 def run(

@@ -133,7 +133,7 @@ def work(name):
 def test_a_living_child_does_not_keep_a_dead_parents_journal_from_being_adopted(
     tmp_path: Path,
 ) -> None:
-    parent = start(
+    parent_program = start(
         """
         async def main():
             gated = Gated("left", "commit")
@@ -150,7 +150,7 @@ def test_a_living_child_does_not_keep_a_dead_parents_journal_from_being_adopted(
         """,
         tmp_path,
     )
-    with parent:
+    with parent_program as parent:
         line_of(parent, "forked")
         children = Path(f"/proc/{parent.pid}/task/{parent.pid}/children").read_text().split()
         (child,) = map(int, children)
