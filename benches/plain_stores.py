@@ -56,6 +56,8 @@ class PlainStore:
 class ListingStore(PlainStore):
     """One that can, so that the begin record need not be waited for."""
 
+    prepared_list_is_exclusive = True
+
     async def list_prepared_transactions(self) -> list[str]:
         """Name what is staged."""
         return list(self.staged)

@@ -59,7 +59,8 @@ WORKLOADS = (
                 _OURS,
                 "cases.w3",
                 "stores with async methods that stage in a dict and can list what is prepared; "
-                "SQLite journal with fsync; the decision is waited for",
+                "SQLite journal with fsync; the stores declare that their list is this journal's "
+                "alone, so that only the decision is waited for",
             ),
             Subject(
                 "unanimity, stores cannot list",
