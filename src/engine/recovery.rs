@@ -74,30 +74,34 @@ impl Collector {
 impl State {
     /// The journal has made this process the owner of these.
     pub(super) fn adopt(&mut self, core: &Core, open: Vec<OpenCoordination>, report: Collector) {
-        for coordination in open {
-            if self.table.find(&coordination.id).is_none() {
-                self.resume(core, coordination, &report);
-            }
+        let keys: Vec<SlotKey> =
+            open.into_iter().filter_map(|coordination| self.rebuild(core, coordination)).collect();
+        // The report waits for all of them before the first is stepped: one that has nothing left
+        // to ask is done within its step, and must not be taken for the last.
+        report.with(|collecting| collecting.waiting.extend(&keys));
+        if report.tell_if_complete(false) {
+            return;
         }
-        if !report.tell_if_complete(false) {
-            self.reports.push(report);
+        self.reports.push(report);
+        for key in keys {
+            self.step(core, key, Input::Resumed);
         }
     }
 
-    fn resume(&mut self, core: &Core, open: OpenCoordination, report: &Collector) {
+    /// The machine as its records tell it, in the table, not stepped yet.
+    fn rebuild(&mut self, core: &Core, open: OpenCoordination) -> Option<SlotKey> {
+        if self.table.find(&open.id).is_some() {
+            return None;
+        }
         let Some(Record::Begin { request, .. }) = open.records.first().map(|(_, record)| record)
         else {
             tracing::error!(coordination = %open.id, "its records do not start with a begin");
-            return;
+            return None;
         };
         tracing::info!(coordination = %open.id, epoch = open.epoch, "resumed");
         let plan = core.plan_for(request, open.owner, open.epoch);
         let machine = TwoPhase::from_records(plan, &open.records);
-        let key = self.table.insert(Entry::new(machine, None));
-        report.with(|collecting| collecting.waiting.insert(key));
-        self.reports.push(report.clone());
-        self.step(core, key, Input::Resumed);
-        self.reports.pop();
+        Some(self.table.insert(Entry::new(machine, None)))
     }
 
     /// A coordination has moved: reports that wait for it may be complete.

@@ -8,6 +8,7 @@ mod coverage;
 mod postgres;
 mod postgres_rate;
 mod protocols_page;
+mod recovery;
 mod scenarios;
 mod simulation;
 mod support;

@@ -113,18 +113,17 @@ def show_verb(arguments: Namespace) -> int:
             f"the journal {arguments.journal} knows no coordination {arguments.id}; "
             "`unanimity list` shows the latest"
         )
-    record = CoordinationRecord.from_engine(row)
-    if arguments.json:
-        print_json(record)
-    else:
-        print(record)
-    return 0
+    return _print_record(row, arguments)
 
 
 def resolve_verb(arguments: Namespace) -> int:
     """Put an operator's decision into the journal."""
     with reading(arguments.journal) as reader:
         row = reader.resolve(arguments.id, arguments.outcome, arguments.reason)
+    return _print_record(row, arguments)
+
+
+def _print_record(row: dict[str, Any], arguments: Namespace) -> int:
     record = CoordinationRecord.from_engine(row)
     if arguments.json:
         print_json(record)
