@@ -158,8 +158,7 @@ impl State {
         if self.table.find(id).is_some() {
             return;
         }
-        let (name, participant, _) = &core.ports.stores[store];
-        tracing::warn!(coordination = %id, store = %name, ?decision, "prepared without an owner");
+        let (_, participant, _) = &core.ports.stores[store];
         let timeout = core.ports.options.commit_timeout;
         let ask = DeliveryAsk { id: id.clone(), timeout, attachment: None };
         // An answer that is lost is made good by the next sweep.
@@ -238,10 +237,15 @@ impl Core {
     /// `certain`: nobody can be about to record it.
     fn judge_orphan(&self, store: usize, id: CoordinationId, certain: bool) {
         let (this, asked) = (self.this.clone(), id.clone());
+        let name = self.ports.stores[store].0.clone();
         let reply = Reply::new(move |found: Result<Option<Found>, EngineError>| {
             let decision = match found {
-                Ok(None) if certain => Decision::Abort,
-                // It ended, and this store still holds it: its answer came after it was given up.
+                Ok(None) if certain => {
+                    tracing::warn!(id = %asked, store = %name, "prepared without an owner");
+                    Decision::Abort
+                }
+                // It ended, and this store still holds it: its answer came after it was given up,
+                // or the list is older than the delivery. Telling it again is the ordinary thing.
                 Ok(Some(Found { stored, .. })) if stored.outcome.is_some() => {
                     match stored.decision {
                         Some(Decision::Commit) => Decision::Commit,
