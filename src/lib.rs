@@ -5,8 +5,8 @@
 //! - [`model`] (layer 0): the words, plain data.
 //! - [`protocol`] (layer 1): the rules, pure state machines. Start with its law.
 //! - [`db`] (layer 1): SQLite connections and migrations.
-//! - [`journal`], [`participants`], [`consensus`], [`events`] (layer 2): ports and adapters that
-//!   never meet each other.
+//! - [`journal`], [`locks`], [`participants`], [`consensus`], [`events`] (layer 2): ports and
+//!   adapters that never meet each other.
 //! - [`engine`] (layer 3): the only part that drives: it steps machines and carries out effects.
 //!
 //! The bridge to Python (`python/bindings`, layer 4) and the package people import
@@ -18,6 +18,7 @@ pub mod db;
 pub mod engine;
 pub mod events;
 pub mod journal;
+pub mod locks;
 pub mod model;
 pub mod observe;
 pub mod participants;

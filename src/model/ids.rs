@@ -17,26 +17,28 @@ pub const ID_CHARACTERS_MAX: usize = 128;
 #[non_exhaustive]
 pub enum IdError {
     /// The string has no characters.
-    #[error("it is empty; give 1 to {ID_CHARACTERS_MAX} characters")]
+    #[error("it is empty; give at least one character")]
     Empty,
     /// The string has too many characters.
-    #[error("it has {characters} characters; {ID_CHARACTERS_MAX} are allowed")]
+    #[error("it has {characters} characters; {allowed} are allowed")]
     TooLong {
         /// How many it has.
         characters: usize,
+        /// How many it may have.
+        allowed: usize,
     },
     /// The string has a NUL character.
     #[error("it contains a NUL character, which databases and file systems cannot hold")]
     Nul,
 }
 
-fn check(text: &str) -> Result<(), IdError> {
+/// Checks a name: 1 to `allowed` characters without NUL.
+pub(super) fn check(text: &str, allowed: usize) -> Result<(), IdError> {
     // Bytes bound characters from above, so the common short id needs no count.
-    let characters =
-        if text.len() <= ID_CHARACTERS_MAX { text.len() } else { text.chars().count() };
+    let characters = if text.len() <= allowed { text.len() } else { text.chars().count() };
     match characters {
         0 => Err(IdError::Empty),
-        _ if characters > ID_CHARACTERS_MAX => Err(IdError::TooLong { characters }),
+        _ if characters > allowed => Err(IdError::TooLong { characters, allowed }),
         _ if text.contains('\0') => Err(IdError::Nul),
         _ => Ok(()),
     }
@@ -52,7 +54,7 @@ macro_rules! id_type {
         impl $name {
             /// Checks and keeps the string.
             pub fn new(text: &str) -> Result<Self, IdError> {
-                check(text)?;
+                check(text, ID_CHARACTERS_MAX)?;
                 Ok(Self(text.into()))
             }
 
@@ -105,7 +107,7 @@ mod tests {
         assert_eq!(CoordinationId::new(&"é".repeat(128)).map(|id| id.as_str().len()), Ok(256));
         assert_eq!(
             CoordinationId::new(&"a".repeat(129)),
-            Err(IdError::TooLong { characters: 129 })
+            Err(IdError::TooLong { characters: 129, allowed: 128 })
         );
         assert_eq!(StoreName::new("a\0b"), Err(IdError::Nul));
     }
