@@ -52,7 +52,8 @@ impl State {
                 crash::point("after_ask", &format_point(ask, point.as_str()));
                 send(Fact::Voted { key, party, vote });
             });
-            participant.prepare(PrepareAsk { request, store, timeout, attachment }, reply);
+            let fences = Arc::default();
+            participant.prepare(PrepareAsk { request, store, timeout, attachment, fences }, reply);
             return;
         }
         let delivery = DeliveryAsk { id: request.id.clone(), timeout, attachment };

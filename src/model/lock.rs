@@ -168,6 +168,17 @@ pub struct Grant {
     pub zk_path: Option<String>,
 }
 
+/// What a holder shows to a store, so that a store can refuse one who was deposed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fence {
+    /// What is held.
+    pub resource: ResourceId,
+    /// How.
+    pub mode: LockMode,
+    /// The grant's token.
+    pub token: u64,
+}
+
 /// One holder of a resource, or one who waits for it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LockInfo {

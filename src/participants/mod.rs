@@ -57,6 +57,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::model::ids::{ClusterId, CoordinationId, StoreName};
+use crate::model::lock::Fence;
 use crate::model::operation::Operation;
 use crate::model::outcome::{Acknowledgement, Vote};
 use crate::model::request::{CoordinationRequest, CoordinationType};
@@ -78,6 +79,8 @@ pub struct PrepareAsk {
     pub timeout: Duration,
     /// What the caller sent along; `None` after recovery.
     pub attachment: Option<Attachment>,
+    /// The locks under which it is asked; empty where none are taken.
+    pub fences: Arc<[Fence]>,
 }
 
 impl PrepareAsk {

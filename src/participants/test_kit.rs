@@ -76,6 +76,7 @@ pub(super) fn ask(transaction: &str, operations: Vec<Value>) -> PrepareAsk {
         store: store_name(),
         timeout: PATIENCE,
         attachment: None,
+        fences: Arc::default(),
     }
 }
 

@@ -132,7 +132,13 @@ fn question(store: &str, id: &str, operations: Vec<Value>, timeout: Duration) ->
         metadata: Value::Map(vec![]),
     };
     let request = Arc::new(CoordinationRequest::check(parts).unwrap());
-    PrepareAsk { request, store: StoreName::new(store).unwrap(), timeout, attachment: None }
+    PrepareAsk {
+        request,
+        store: StoreName::new(store).unwrap(),
+        timeout,
+        attachment: None,
+        fences: Arc::default(),
+    }
 }
 
 fn begin_prepare(

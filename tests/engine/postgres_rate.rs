@@ -76,6 +76,7 @@ fn ask(store: &str, id: &str, account: u32) -> PrepareAsk {
         store: StoreName::new(store).unwrap(),
         timeout: PATIENCE,
         attachment: None,
+        fences: Arc::default(),
     }
 }
 

@@ -75,7 +75,13 @@ impl<S: Participant + 'static> Handle<S> {
         let request = self.request(py, id, operations, timeout)?;
         let name = StoreName::new(&self.name).map_err(|error| invalid(py, &error.to_string()))?;
         let timeout = request.timeout;
-        let ask = PrepareAsk { request: Arc::new(request), store: name, timeout, attachment: None };
+        let ask = PrepareAsk {
+            request: Arc::new(request),
+            store: name,
+            timeout,
+            attachment: None,
+            fences: Arc::default(),
+        };
         let bridge = Arc::clone(bridge);
         let reply = Reply::new(move |vote: Vote| {
             let (vote, reason) = match vote {
