@@ -5,6 +5,7 @@
 //! before anything is written to it.
 
 pub mod migration;
+pub mod segments;
 pub mod sqlite;
 pub mod wal;
 
