@@ -24,6 +24,7 @@ mod spare;
 #[cfg(test)]
 mod tests;
 
+use std::collections::VecDeque;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -32,6 +33,7 @@ use std::time::Duration;
 pub use error::LogError;
 pub use frame::{Batch, Tag};
 pub use lock::forget_locks_in_child;
+pub use spare::SpareJob;
 
 use frame::{FRAME_BYTES, Found, HEADER_BYTES};
 use lock::FolderLock;
@@ -68,6 +70,10 @@ pub struct SegmentLog {
     is_synced: bool,
     broken: Option<String>,
     next_bytes: u64,
+    /// The size of a spare that is to be made.
+    wanted: Option<u64>,
+    /// Where segments begin that have one before them: what may be removed when all is known.
+    borders: VecDeque<i64>,
     spares: Spares,
     buffer: Vec<u8>,
 }
@@ -89,32 +95,47 @@ impl SegmentLog {
             return Err(LogError::Busy);
         }
         segment::remove_spares_of_others(folder);
-        let firsts = segment::list(folder).map_err(LogError::Io)?;
-        let mut spares = Spares::new(folder);
-        let segment = match firsts.iter().rev().find(|first| **first <= after + 1) {
-            Some(first) => Segment::open(folder, *first, &tag)?,
-            None if firsts.is_empty() => {
-                Segment::create(folder, after + 1, &tag, &mut spares, sizes.first)?
-            }
-            None => return Err(LogError::Gap),
+        let spares = Spares::new(folder);
+        let at = start(folder, after, &tag)?;
+        let segment = match at {
+            Some(segment) => segment,
+            None => Segment::create(folder, after + 1, &tag, &spares, sizes.first)?,
         };
-        let tail = segment.first() - 1;
-        Ok(Self {
+        let mut log = Self {
             folder: folder.to_owned(),
             tag,
             sizes,
             lock,
+            tail: segment.first() - 1,
             segment,
             offset: HEADER_BYTES as u64,
-            tail,
             is_full: false,
             is_dirty: false,
             is_synced: false,
             broken: None,
             next_bytes: (sizes.first * GROWTH).min(sizes.most),
+            wanted: None,
+            borders: VecDeque::new(),
             spares,
             buffer: Vec::new(),
-        })
+        };
+        log.find_borders()?;
+        Ok(log)
+    }
+
+    /// Goes back to where everything after `after` can be read again.
+    pub fn rewind(&mut self, after: i64) -> Result<(), LogError> {
+        let segment = start(&self.folder, after, &self.tag)?.ok_or(LogError::Gap)?;
+        self.tail = segment.first() - 1;
+        self.enter(segment);
+        self.find_borders()
+    }
+
+    fn find_borders(&mut self) -> Result<(), LogError> {
+        let firsts = segment::list(&self.folder).map_err(LogError::Io)?;
+        let here = self.segment.first();
+        self.borders = firsts.into_iter().skip(1).filter(|first| *first <= here).collect();
+        Ok(())
     }
 
     /// Whether a log was ever begun in this folder.
@@ -210,6 +231,9 @@ impl SegmentLog {
     }
 
     fn enter(&mut self, next: Segment) {
+        if next.first() > self.tail {
+            self.borders.push_back(next.first());
+        }
         self.segment = next;
         self.offset = HEADER_BYTES as u64;
         self.is_full = false;
@@ -234,6 +258,22 @@ impl SegmentLog {
             return Ok(());
         }
         self.wipe()
+    }
+
+    /// Goes on behind `position`, of which more is known elsewhere than is left here: with power
+    /// a log may lose what nobody waited for. Under the lock, when the log is opened.
+    pub fn skip_to(&mut self, position: i64) -> Result<(), LogError> {
+        if self.tail < position {
+            self.tail = position;
+            self.begin_next(0)?;
+        }
+        Ok(())
+    }
+
+    /// Sees whether a next segment can be made, where one is needed. Under the lock.
+    pub fn probe(&mut self) -> Result<(), LogError> {
+        self.usable()?;
+        if self.is_full { self.roll(0) } else { Ok(()) }
     }
 
     fn wipe(&mut self) -> Result<(), LogError> {
@@ -287,12 +327,16 @@ impl SegmentLog {
         }
         // All of it, before anything in the next segment can be told of as durable.
         self.segment.sync().map_err(|error| self.broken_by(&error))?;
+        self.begin_next(needed)
+    }
+
+    fn begin_next(&mut self, needed: u64) -> Result<(), LogError> {
         let bytes = self.next_bytes.max(needed + HEADER_BYTES as u64);
         let (folder, tag) = (&self.folder, &self.tag);
-        let next = Segment::create(folder, self.tail + 1, tag, &mut self.spares, bytes)?;
+        let next = Segment::create(folder, self.tail + 1, tag, &self.spares, bytes)?;
         self.enter(next);
         self.next_bytes = (self.next_bytes * GROWTH).min(self.sizes.most);
-        self.spares.prepare(self.next_bytes);
+        self.wanted = Some(self.next_bytes);
         Ok(())
     }
 
@@ -307,6 +351,12 @@ impl SegmentLog {
         Ok(())
     }
 
+    /// Work that makes the next segment ready, when it is time for it: to be done beside the
+    /// writing, or not at all, and then the segment is made when it is needed.
+    pub fn spare_job(&mut self) -> Option<SpareJob> {
+        self.wanted.take().map(|bytes| self.spares.job(bytes))
+    }
+
     fn usable(&self) -> Result<(), LogError> {
         self.broken.clone().map_or(Ok(()), |words| Err(LogError::Broken(words)))
     }
@@ -316,25 +366,47 @@ impl SegmentLog {
         LogError::Broken(error.to_string())
     }
 
+    /// Whether there are segments in which nothing comes after `position`.
+    pub fn has_before(&self, position: i64) -> bool {
+        self.borders.front().is_some_and(|first| *first <= position + 1)
+    }
+
     /// Removes segments of which every record is known elsewhere up to `position`, durably. The
     /// one that is written stays.
-    pub fn remove_through(&self, position: i64) -> io::Result<()> {
-        let firsts = segment::list(&self.folder)?;
-        let mut is_changed = false;
-        for pair in firsts.windows(2) {
-            if pair[1] <= position + 1 && pair[0] < self.segment.first() {
-                fs::remove_file(self.folder.join(segment::name(pair[0])))?;
-                is_changed = true;
+    pub fn remove_through(&mut self, position: i64) -> io::Result<()> {
+        while self.has_before(position)
+            && let Some(border) = self.borders.pop_front()
+        {
+            for first in segment::list(&self.folder)?.into_iter().filter(|first| *first < border) {
+                remove(&self.folder, first)?;
             }
         }
-        if is_changed { sync_folder(&self.folder) } else { Ok(()) }
+        sync_folder(&self.folder)
     }
 
     /// Removes every segment: all is known elsewhere, durably. Under the lock, and the last act.
     pub fn remove_all(&self) -> io::Result<()> {
         for first in segment::list(&self.folder)? {
-            fs::remove_file(self.folder.join(segment::name(first)))?;
+            remove(&self.folder, first)?;
         }
         sync_folder(&self.folder)
+    }
+}
+
+/// The segment in which reading on from `after` begins; `None` where there is none at all.
+fn start(folder: &Path, after: i64, tag: &Tag) -> Result<Option<Segment>, LogError> {
+    let firsts = segment::list(folder).map_err(LogError::Io)?;
+    match firsts.iter().rev().find(|first| **first <= after + 1) {
+        Some(first) => Segment::open(folder, *first, tag).map(Some),
+        None if firsts.is_empty() => Ok(None),
+        None => Err(LogError::Gap),
+    }
+}
+
+/// Others may have removed it at the same time.
+fn remove(folder: &Path, first: i64) -> io::Result<()> {
+    match fs::remove_file(folder.join(segment::name(first))) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        removed => removed,
     }
 }

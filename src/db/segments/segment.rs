@@ -46,7 +46,7 @@ impl Segment {
         folder: &Path,
         first: i64,
         tag: &Tag,
-        spares: &mut Spares,
+        spares: &Spares,
         bytes: u64,
     ) -> Result<Self, LogError> {
         let blank = spares.take(bytes).map_err(LogError::Io)?;

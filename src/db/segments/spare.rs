@@ -8,7 +8,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::thread::{self, JoinHandle};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 const CHUNK_BYTES: usize = 256 << 10;
 /// How a spare's name begins; no segment's does.
@@ -21,50 +21,61 @@ pub(super) struct Blank {
     pub(super) bytes: u64,
 }
 
-/// Makes spares, one ahead.
+/// Work that may be done on any thread.
+pub type SpareJob = Box<dyn FnOnce() + Send>;
+
+/// Makes spares, one ahead, on whatever thread the log's owner has for it.
 pub(super) struct Spares {
     folder: PathBuf,
-    making: Option<JoinHandle<io::Result<Blank>>>,
+    // Held only to put one in or take it out.
+    ready: Arc<Mutex<Option<Blank>>>,
 }
 
 impl Spares {
     pub(super) fn new(folder: &Path) -> Self {
-        Self { folder: folder.to_owned(), making: None }
+        Self { folder: folder.to_owned(), ready: Arc::default() }
     }
 
-    /// Begins to make one in the background.
-    pub(super) fn prepare(&mut self, bytes: u64) {
-        if self.making.is_none() {
-            let folder = self.folder.clone();
-            let thread = thread::Builder::new().name("unanimity-journal-spare".to_owned());
-            // Without a thread it is made when it is needed.
-            self.making = thread.spawn(move || make(&folder, bytes)).ok();
-        }
-    }
-
-    /// Gives one of at least so many bytes; waits for it, or makes it, as need be.
-    pub(super) fn take(&mut self, bytes: u64) -> io::Result<Blank> {
-        if let Some(thread) = self.making.take()
-            && let Ok(Ok(blank)) = thread.join()
-        {
-            if blank.bytes >= bytes {
-                return Ok(blank);
+    /// The work that makes the next one ready.
+    pub(super) fn job(&self, bytes: u64) -> SpareJob {
+        let (folder, ready) = (self.folder.clone(), Arc::downgrade(&self.ready));
+        Box::new(move || {
+            // A disk that is full now is told of when the segment is needed.
+            if let Ok(blank) = make(&folder, bytes) {
+                match ready.upgrade() {
+                    Some(ready) => drop(open(&ready).replace(blank)),
+                    None => drop(fs::remove_file(&blank.path)),
+                }
             }
-            // One that stays behind is removed when the log is opened next.
-            let _ = fs::remove_file(&blank.path);
+        })
+    }
+
+    /// Gives one of at least so many bytes; makes it where none is ready.
+    pub(super) fn take(&self, bytes: u64) -> io::Result<Blank> {
+        match open(&self.ready).take() {
+            Some(blank) if blank.bytes >= bytes => Ok(blank),
+            small => {
+                if let Some(small) = small {
+                    // One that stays behind is removed when the log is opened next.
+                    let _ = fs::remove_file(&small.path);
+                }
+                make(&self.folder, bytes)
+            }
         }
-        make(&self.folder, bytes)
     }
 }
 
 impl Drop for Spares {
     fn drop(&mut self) {
-        if let Some(thread) = self.making.take()
-            && let Ok(Ok(blank)) = thread.join()
-        {
+        if let Some(blank) = open(&self.ready).take() {
             let _ = fs::remove_file(&blank.path);
         }
     }
+}
+
+fn open(ready: &Mutex<Option<Blank>>) -> MutexGuard<'_, Option<Blank>> {
+    // A slot is whole at every moment, also after a panic elsewhere.
+    ready.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn make(folder: &Path, bytes: u64) -> io::Result<Blank> {

@@ -111,13 +111,17 @@ fn what_is_known_elsewhere_can_be_removed_and_a_holder_that_missed_it_is_told() 
     for _ in 0..40 {
         write(&mut log, 5);
     }
+    assert!(log.has_before(150) && !log.has_before(0));
     log.remove_through(150).unwrap();
     assert!(matches!(read_on(&mut late), Err(LogError::Gap)));
     assert!(matches!(try_open(folder.path(), 0, TAG), Err(LogError::Gap)));
-    let (again, found) = open(folder.path(), 150);
+    let (mut again, found) = open(folder.path(), 150);
     assert_eq!(found.last(), Some(&(200, payload(200))));
     assert!(found.first().unwrap().0 <= 151);
     assert_eq!(again.tail(), 200);
+    again.rewind(160).unwrap();
+    assert_eq!(read_on(&mut again).unwrap().last(), found.last());
+    assert!(matches!(again.rewind(0), Err(LogError::Gap)));
     again.remove_all().unwrap();
     assert!(!SegmentLog::exists(folder.path()));
     assert_eq!(open(folder.path(), 200).0.tail(), 200);
@@ -192,6 +196,22 @@ fn what_cannot_be_read_in_front_of_a_later_segment_is_damage() {
 }
 
 #[test]
+fn a_log_that_lost_what_is_known_elsewhere_goes_on_behind_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut log, _) = open(folder.path(), 0);
+    write(&mut log, 3);
+    drop(log);
+    let mut log = SegmentLog::open_locked(folder.path(), TAG, 10, SMALL, PATIENCE).unwrap();
+    read_on(&mut log).unwrap();
+    log.settle().unwrap();
+    log.skip_to(10).unwrap();
+    log.unlock();
+    assert_eq!(write(&mut log, 2), expected(11..=12));
+    let (_, found) = open(folder.path(), 10);
+    assert_eq!(found, expected(11..=12));
+}
+
+#[test]
 fn segments_of_another_log_and_headers_that_are_none_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     drop(open(folder.path(), 0));
@@ -217,9 +237,15 @@ fn nothing_but_the_segments_stays_when_a_log_is_closed() {
     let (mut log, _) = open(folder.path(), 0);
     for _ in 0..60 {
         write(&mut log, 5);
+        if let Some(job) = log.spare_job() {
+            job();
+        }
     }
+    let job = log.spares.job(64);
     std::fs::write(folder.path().join("spare-0-1"), b"of a dead process").unwrap();
     drop(log);
+    // Ready too late: nobody wants it any more.
+    job();
     drop(open(folder.path(), 0));
     let others: Vec<_> = std::fs::read_dir(folder.path())
         .unwrap()
