@@ -47,6 +47,8 @@ pub struct SegmentSizes {
     pub first: u64,
     /// No segment is greater, unless for a batch that needs it.
     pub most: u64,
+    /// The most bytes of all segments together; `None` leaves it to the disk.
+    pub total: Option<u64>,
 }
 
 /// How many times as large as the one before it a segment is.
@@ -80,23 +82,24 @@ pub struct SegmentLog {
 
 impl SegmentLog {
     /// Opens the log in `folder`, or begins it, and takes the lock, which the caller gives back
-    /// when it has read on from `after`. Records up to `after` are known from elsewhere, and may
-    /// be gone from here.
-    pub fn open_locked(
+    /// when it has read on. `after` is asked under the lock: records up to there are known from
+    /// elsewhere, and may be gone from here.
+    pub fn open_locked<E: From<LogError>>(
         folder: &Path,
         tag: Tag,
-        after: i64,
         sizes: SegmentSizes,
         patience: Duration,
-    ) -> Result<Self, LogError> {
+        after: impl FnOnce() -> Result<i64, E>,
+    ) -> Result<Self, E> {
         fs::create_dir_all(folder).map_err(LogError::Io)?;
         let lock = FolderLock::open(&folder.join("lock")).map_err(LogError::Io)?;
         if !lock.take(patience).map_err(LogError::Io)? {
-            return Err(LogError::Busy);
+            return Err(LogError::Busy.into());
         }
+        let after = after()?;
         segment::remove_spares_of_others(folder);
         let spares = Spares::new(folder);
-        let at = start(folder, after, &tag)?;
+        let at = segment::holding(folder, after, &tag)?;
         let segment = match at {
             Some(segment) => segment,
             None => Segment::create(folder, after + 1, &tag, &spares, sizes.first)?,
@@ -125,7 +128,7 @@ impl SegmentLog {
 
     /// Goes back to where everything after `after` can be read again.
     pub fn rewind(&mut self, after: i64) -> Result<(), LogError> {
-        let segment = start(&self.folder, after, &self.tag)?.ok_or(LogError::Gap)?;
+        let segment = segment::holding(&self.folder, after, &self.tag)?.ok_or(LogError::Gap)?;
         self.tail = segment.first() - 1;
         self.enter(segment);
         self.find_borders()
@@ -243,10 +246,6 @@ impl SegmentLog {
     /// Sees that nothing but zeros is behind the last record, and wipes away what a torn write
     /// left. Under the lock, when the log is opened: after a loss of power anything may be there.
     pub fn settle(&mut self) -> Result<(), LogError> {
-        self.usable()?;
-        if self.is_full {
-            return Ok(());
-        }
         let firsts = segment::list(&self.folder).map_err(LogError::Io)?;
         if firsts.iter().any(|first| *first > self.segment.first()) {
             // A segment is on the disk whole, its end mark too, before there is a next one.
@@ -254,7 +253,7 @@ impl SegmentLog {
             let words = format!("{name} cannot be read after record {tail}, and later ones exist");
             return Err(LogError::Damaged(words));
         }
-        if self.segment.is_zero_from(self.offset).map_err(LogError::Io)? {
+        if self.is_full || self.segment.is_zero_from(self.offset).map_err(LogError::Io)? {
             return Ok(());
         }
         self.wipe()
@@ -333,6 +332,11 @@ impl SegmentLog {
     fn begin_next(&mut self, needed: u64) -> Result<(), LogError> {
         let bytes = self.next_bytes.max(needed + HEADER_BYTES as u64);
         let (folder, tag) = (&self.folder, &self.tag);
+        let taken = segment::bytes_of_all(folder).map_err(LogError::Io)?;
+        if let Some(total) = self.sizes.total.filter(|total| taken + bytes > *total) {
+            let words = format!("the log may have {total} bytes, and the next segment needs more");
+            return Err(LogError::Io(io::Error::new(io::ErrorKind::StorageFull, words)));
+        }
         let next = Segment::create(folder, self.tail + 1, tag, &self.spares, bytes)?;
         self.enter(next);
         self.next_bytes = (self.next_bytes * GROWTH).min(self.sizes.most);
@@ -378,7 +382,7 @@ impl SegmentLog {
             && let Some(border) = self.borders.pop_front()
         {
             for first in segment::list(&self.folder)?.into_iter().filter(|first| *first < border) {
-                remove(&self.folder, first)?;
+                segment::remove(&self.folder, first)?;
             }
         }
         sync_folder(&self.folder)
@@ -387,26 +391,8 @@ impl SegmentLog {
     /// Removes every segment: all is known elsewhere, durably. Under the lock, and the last act.
     pub fn remove_all(&self) -> io::Result<()> {
         for first in segment::list(&self.folder)? {
-            remove(&self.folder, first)?;
+            segment::remove(&self.folder, first)?;
         }
         sync_folder(&self.folder)
-    }
-}
-
-/// The segment in which reading on from `after` begins; `None` where there is none at all.
-fn start(folder: &Path, after: i64, tag: &Tag) -> Result<Option<Segment>, LogError> {
-    let firsts = segment::list(folder).map_err(LogError::Io)?;
-    match firsts.iter().rev().find(|first| **first <= after + 1) {
-        Some(first) => Segment::open(folder, *first, tag).map(Some),
-        None if firsts.is_empty() => Ok(None),
-        None => Err(LogError::Gap),
-    }
-}
-
-/// Others may have removed it at the same time.
-fn remove(folder: &Path, first: i64) -> io::Result<()> {
-    match fs::remove_file(folder.join(segment::name(first))) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        removed => removed,
     }
 }

@@ -147,6 +147,33 @@ pub(super) fn list(folder: &Path) -> io::Result<Vec<i64>> {
     Ok(firsts)
 }
 
+/// The segment in which reading on from `after` begins; `None` where there is none at all.
+pub(super) fn holding(folder: &Path, after: i64, tag: &Tag) -> Result<Option<Segment>, LogError> {
+    let firsts = list(folder).map_err(LogError::Io)?;
+    match firsts.iter().rev().find(|first| **first <= after + 1) {
+        Some(first) => Segment::open(folder, *first, tag).map(Some),
+        None if firsts.is_empty() => Ok(None),
+        None => Err(LogError::Gap),
+    }
+}
+
+/// Others may have removed it at the same time.
+pub(super) fn remove(folder: &Path, first: i64) -> io::Result<()> {
+    match fs::remove_file(folder.join(name(first))) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        removed => removed,
+    }
+}
+
+/// How much room the segments take.
+pub(super) fn bytes_of_all(folder: &Path) -> io::Result<u64> {
+    let mut bytes = 0;
+    for first in list(folder)? {
+        bytes += fs::metadata(folder.join(name(first))).map_or(0, |metadata| metadata.len());
+    }
+    Ok(bytes)
+}
+
 /// Removes the spares of other processes: most are dead, and one that lives makes another.
 pub(super) fn remove_spares_of_others(folder: &Path) {
     let own = format!("{}{}-", spare::PREFIX, std::process::id());

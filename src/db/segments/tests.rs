@@ -9,7 +9,7 @@ use super::*;
 
 const TAG: Tag = [7; 32];
 const PATIENCE: Duration = Duration::from_secs(5);
-const SMALL: SegmentSizes = SegmentSizes { first: 512, most: 2_048 };
+const SMALL: SegmentSizes = SegmentSizes { first: 512, most: 2_048, total: None };
 
 type Records = Vec<(i64, Vec<u8>)>;
 
@@ -18,7 +18,8 @@ fn open(folder: &Path, after: i64) -> (SegmentLog, Records) {
 }
 
 fn try_open(folder: &Path, after: i64, tag: Tag) -> Result<(SegmentLog, Records), LogError> {
-    let mut log = SegmentLog::open_locked(folder, tag, after, SMALL, PATIENCE)?;
+    let mut log =
+        SegmentLog::open_locked(folder, tag, SMALL, PATIENCE, || Ok::<_, LogError>(after))?;
     let records = read_on(&mut log)?;
     let settled = log.settle();
     log.unlock();
@@ -201,7 +202,9 @@ fn a_log_that_lost_what_is_known_elsewhere_goes_on_behind_it() {
     let (mut log, _) = open(folder.path(), 0);
     write(&mut log, 3);
     drop(log);
-    let mut log = SegmentLog::open_locked(folder.path(), TAG, 10, SMALL, PATIENCE).unwrap();
+    let mut log =
+        SegmentLog::open_locked(folder.path(), TAG, SMALL, PATIENCE, || Ok::<_, LogError>(10))
+            .unwrap();
     read_on(&mut log).unwrap();
     log.settle().unwrap();
     log.skip_to(10).unwrap();
@@ -209,6 +212,25 @@ fn a_log_that_lost_what_is_known_elsewhere_goes_on_behind_it() {
     assert_eq!(write(&mut log, 2), expected(11..=12));
     let (_, found) = open(folder.path(), 10);
     assert_eq!(found, expected(11..=12));
+}
+
+#[test]
+fn a_segment_that_ended_without_a_next_one_is_followed_by_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut log, _) = open(folder.path(), 0);
+    while segment::list(folder.path()).unwrap().len() < 2 {
+        write(&mut log, 1);
+    }
+    let tail = log.tail();
+    drop(log);
+    // Whoever wrote the mark died before there was a next segment.
+    let last = segment::list(folder.path()).unwrap()[1];
+    std::fs::remove_file(folder.path().join(segment::name(last))).unwrap();
+    let (mut log, found) = open(folder.path(), 0);
+    assert_eq!(found, expected(1..tail));
+    write(&mut log, 2);
+    drop(log);
+    assert_eq!(open(folder.path(), 0).1, expected(1..=tail + 1));
 }
 
 #[test]
