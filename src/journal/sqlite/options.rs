@@ -22,7 +22,7 @@ pub struct JournalOptions {
     /// Default 20 ms.
     pub projection_idle: Duration,
     /// How many records may be ahead of the tables before they are brought up to date under load.
-    /// Default `20_000`; each is held in memory too.
+    /// Default `200_000`; each is held in memory too.
     pub projection_due: usize,
     /// How many records may be ahead of the tables before new ones wait for them. Default
     /// `400_000`.
@@ -51,7 +51,7 @@ impl Default for JournalOptions {
             lazy_wait_max: Duration::from_millis(5),
             open_wait_max: Duration::from_millis(1),
             projection_idle: Duration::from_millis(20),
-            projection_due: 20_000,
+            projection_due: 200_000,
             projection_backlog_max: 400_000,
             projection_chunk: 2_000,
             retention_portion: 500,

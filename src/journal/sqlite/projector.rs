@@ -138,7 +138,7 @@ impl Projector {
         let reading = database::open_reader(file, patience).map_err(Trouble::Reopen)?;
         let (tasks, given) = mpsc::channel::<Task>();
         let queue = Arc::clone(queue);
-        let thread = thread::Builder::new().name("unanimity-journal-tables".to_owned());
+        let thread = thread::Builder::new().name("unanimity-tables".to_owned());
         let thread = thread
             .spawn(move || {
                 for task in given {

@@ -190,9 +190,9 @@ impl Writer {
         loop {
             let early =
                 self.under_lock(|writer| writer.write_from(judged, &mut late, &mut kinds))?;
-            judged = self.batch.len();
             let answered = !early.is_empty();
-            self.queue.answer(early);
+            self.answer_early(judged, early);
+            judged = self.batch.len();
             if !self.has_company(answered, !late.is_empty()) {
                 break;
             }
@@ -203,6 +203,18 @@ impl Writer {
         }
         pass_points("after_record", &kinds);
         Ok(late)
+    }
+
+    /// Gives the answers to accepted records, which stand in the log now: they are promised.
+    fn answer_early(&mut self, judged: usize, answers: Answers) {
+        if answers.is_empty() {
+            return;
+        }
+        for pending in &mut self.batch[judged..] {
+            let is_accepted = pending.append.durability == Durability::Accepted;
+            pending.answered |= is_accepted && !pending.refused;
+        }
+        self.queue.answer(answers);
     }
 
     /// Writes what is new in the batch. Gives the answers that need no sync.
@@ -287,10 +299,7 @@ impl Writer {
             match append.durability {
                 _ if pending.answered => {}
                 Durability::Lazy => {}
-                Durability::Accepted if !pending.refused => {
-                    pending.answered = true;
-                    early.push((append.token, answer));
-                }
+                Durability::Accepted if !pending.refused => early.push((append.token, answer)),
                 Durability::Accepted | Durability::Forced => late.push((append.token, answer)),
             }
         }

@@ -94,6 +94,12 @@ fn a_folder_that_is_missing_or_cannot_be_written_is_named() {
 
 #[test]
 fn a_full_disk_fails_begins_and_loses_nothing_that_was_acknowledged() {
+    for durability in [Durability::Forced, Durability::Accepted] {
+        fill_the_disk(durability);
+    }
+}
+
+fn fill_the_disk(durability: Durability) {
     let (_folder, path) = folder();
     let options = JournalOptions {
         segments: SegmentSizes { first: 16 << 10, most: 16 << 10, total: Some(64 << 10) },
@@ -104,7 +110,7 @@ fn a_full_disk_fails_begins_and_loses_nothing_that_was_acknowledged() {
     let mut stood = Vec::new();
     let error = loop {
         let name = format!("c{}", stood.len());
-        match desk.put(forced(&name, 1, begin(&desk.journal, &name))) {
+        match desk.put(append(&name, 1, begin(&desk.journal, &name), durability)) {
             Answer::Recorded => stood.push(name),
             Answer::Failed(error) => break error,
             other => panic!("{other:?}"),
