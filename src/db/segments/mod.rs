@@ -33,6 +33,7 @@ use std::time::Duration;
 pub use error::LogError;
 pub use frame::{Batch, Tag};
 pub use lock::forget_locks_in_child;
+pub use segment::SegmentSizes;
 pub use spare::SpareJob;
 
 use frame::{FRAME_BYTES, Found, HEADER_BYTES};
@@ -40,16 +41,7 @@ use lock::FolderLock;
 use segment::{Segment, sync_folder};
 use spare::Spares;
 
-/// How segments are made.
-#[derive(Clone, Copy, Debug)]
-pub struct SegmentSizes {
-    /// The first one's bytes: most logs never need a second.
-    pub first: u64,
-    /// No segment is greater, unless for a batch that needs it.
-    pub most: u64,
-    /// The most bytes of all segments together; `None` leaves it to the disk.
-    pub total: Option<u64>,
-}
+use crate::crash;
 
 /// How many times as large as the one before it a segment is.
 const GROWTH: u64 = 4;
@@ -302,6 +294,7 @@ impl SegmentLog {
         }
         self.offset += batch.bytes().len() as u64;
         self.tail = batch.last();
+        crash::point("segment", "written");
         Ok(())
     }
 
@@ -323,9 +316,11 @@ impl SegmentLog {
                 return Err(LogError::Io(error));
             }
             self.is_full = true;
+            crash::point("segment", "marked");
         }
         // All of it, before anything in the next segment can be told of as durable.
         self.segment.sync().map_err(|error| self.broken_by(&error))?;
+        crash::point("segment", "full");
         self.begin_next(needed)
     }
 

@@ -11,10 +11,22 @@ use std::path::Path;
 use super::error::LogError;
 use super::frame::{self, HEADER_BYTES, Tag};
 use super::spare::{self, Blank, Spares};
+use crate::crash;
 
 /// How much is read at once.
 pub(super) const READ_BYTES: usize = 64 << 10;
 const ENDING: &str = ".log";
+
+/// How segments are made.
+#[derive(Clone, Copy, Debug)]
+pub struct SegmentSizes {
+    /// The first one's bytes: most logs never need a second.
+    pub first: u64,
+    /// No segment is greater, unless for a batch that needs it.
+    pub most: u64,
+    /// The most bytes of all segments together; `None` leaves it to the disk.
+    pub total: Option<u64>,
+}
 
 pub(super) struct Segment {
     file: File,
@@ -123,7 +135,9 @@ fn christen(folder: &Path, first: i64, tag: &Tag, blank: Blank) -> io::Result<Se
     let Blank { path, file, bytes } = blank;
     file.write_all_at(&frame::header(first, tag), 0)?;
     file.sync_data()?;
+    crash::point("segment", "headed");
     fs::rename(path, folder.join(name(first)))?;
+    crash::point("segment", "named");
     sync_folder(folder)?;
     Ok(Segment { file, first, bytes })
 }
@@ -161,7 +175,10 @@ pub(super) fn holding(folder: &Path, after: i64, tag: &Tag) -> Result<Option<Seg
 pub(super) fn remove(folder: &Path, first: i64) -> io::Result<()> {
     match fs::remove_file(folder.join(name(first))) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        removed => removed,
+        removed => {
+            crash::point("segment", "removed");
+            removed
+        }
     }
 }
 

@@ -16,6 +16,7 @@ use super::projection::Portion;
 use super::queue::{Note, Queue};
 use super::trouble::{Outcome, Trouble};
 use super::{log, query};
+use crate::crash;
 use crate::db::segments::SpareJob;
 use crate::db::sqlite::{self as database, Place};
 use crate::db::wal::WriteAheadLog;
@@ -60,6 +61,7 @@ impl Tables {
             Task::Project { portion, is_durable } => {
                 let done = self.attempt(|tables| {
                     let watermark = portion.write(&mut tables.connection)?;
+                    crash::point("tables", "written");
                     if is_durable {
                         tables.sync()?;
                     }
@@ -83,7 +85,9 @@ impl Tables {
     /// Says, durably, that there are no segments: everything is in the tables.
     pub(super) fn renounce_segments(&mut self) -> Outcome<()> {
         log::set_has_segments(&self.connection, false)?;
-        self.sync()
+        self.sync()?;
+        crash::point("segment", "renounced");
+        Ok(())
     }
 
     fn sync(&mut self) -> Outcome<()> {
