@@ -11,6 +11,7 @@ mod random_history;
 
 use action::{Action, Real, Subject, Told};
 use oracle::Oracle;
+pub(crate) use random_history::run_all;
 use unanimity::model::lock::LockMode;
 
 /// A table and its judge, side by side.
