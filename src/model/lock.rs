@@ -123,15 +123,37 @@ pub struct LockId(Arc<str>);
 impl LockId {
     /// The id of a grant.
     pub fn new(resource: &ResourceId, mode: LockMode, sequence: u64) -> Self {
-        Self(format!("{resource}:{mode}:{sequence}").into())
+        // Every grant makes one, and formatting would cost more than the rest of the grant.
+        let mut digits = [0_u8; 20];
+        let mut first = digits.len();
+        let mut rest = sequence;
+        loop {
+            first -= 1;
+            digits[first] = b'0' + u8::try_from(rest % 10).unwrap_or(0);
+            rest /= 10;
+            if rest == 0 {
+                break;
+            }
+        }
+        let (resource, mode, digits) = (resource.as_str(), mode.as_str(), &digits[first..]);
+        let mut text = String::with_capacity(resource.len() + mode.len() + digits.len() + 2);
+        for part in [resource, ":", mode, ":"] {
+            text.push_str(part);
+        }
+        text.extend(digits.iter().copied().map(char::from));
+        Self(text.into())
     }
 
     /// An id that was given out before, as its parts; `None` when it cannot be one.
     pub fn parse(text: &str) -> Option<(ResourceId, LockMode, u64)> {
-        let (rest, sequence) = text.rsplit_once(':')?;
-        let (resource, mode) = rest.rsplit_once(':')?;
-        let parts = (ResourceId::new(resource).ok()?, LockMode::parse(mode)?);
-        Some((parts.0, parts.1, sequence.parse().ok()?))
+        let (resource, mode, sequence) = parts(text)?;
+        Some((ResourceId::new(resource).ok()?, mode, sequence))
+    }
+
+    /// Its parts: the name of the resource, the mode, the sequence; `None` when it cannot be one
+    /// that was given out.
+    pub fn parts(&self) -> Option<(&str, LockMode, u64)> {
+        parts(&self.0)
     }
 
     /// Any text, for asking a manager about it.
@@ -145,11 +167,21 @@ impl LockId {
     }
 }
 
+fn parts(text: &str) -> Option<(&str, LockMode, u64)> {
+    let (rest, sequence) = text.rsplit_once(':')?;
+    let (resource, mode) = rest.rsplit_once(':')?;
+    Some((resource, LockMode::parse(mode)?, sequence.parse().ok()?))
+}
+
 impl fmt::Display for LockId {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(&self.0)
     }
 }
+
+/// A wait that can be given up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct WaitId(pub u64);
 
 /// What a holder is told.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -299,5 +331,9 @@ mod tests {
         let id = LockId::new(&resource, LockMode::IntentExclusive, 7);
         assert_eq!(LockId::parse(id.as_str()), Some((resource, LockMode::IntentExclusive, 7)));
         assert_eq!(LockId::parse("a:shared"), None);
+        for (sequence, end) in [(0, ":0"), (10, ":10"), (u64::MAX, ":18446744073709551615")] {
+            let id = LockId::new(&ResourceId::new("r").unwrap(), LockMode::Shared, sequence);
+            assert_eq!(id.as_str(), format!("r:shared{end}"));
+        }
     }
 }

@@ -5,6 +5,7 @@
 #![allow(missing_docs)]
 
 mod coverage;
+mod lock_table;
 mod postgres;
 mod postgres_rate;
 mod protocols_page;
