@@ -45,6 +45,7 @@ pub(crate) fn start_engine(
         consensus: parts.consensus.map(|consensus| Arc::new(consensus) as _),
         bus: parts.listeners.map(|listeners| Arc::new(listeners) as _),
         alerting: parts.alerting.map(|alerting| Arc::new(alerting) as _),
+        locks: None,
         options: parts.options,
         runtime,
     };
