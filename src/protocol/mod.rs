@@ -36,8 +36,11 @@
 //! [`Durability::Accepted`]: crate::model::record::Durability::Accepted
 //! [`Durability::Lazy`]: crate::model::record::Durability::Lazy
 
+pub mod claim;
+pub mod deadlock;
 mod effect;
 pub mod lock_plan;
+pub mod lock_table;
 pub mod retry;
 pub mod two_phase;
 
