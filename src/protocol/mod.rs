@@ -31,7 +31,10 @@
 //! [`Durability::Accepted`]: crate::model::record::Durability::Accepted
 //! [`Durability::Lazy`]: crate::model::record::Durability::Lazy
 
+pub mod claim;
+pub mod deadlock;
 mod effect;
+pub mod lock_table;
 pub mod retry;
 pub mod two_phase;
 
