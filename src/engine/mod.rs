@@ -15,6 +15,7 @@ mod core;
 mod drive;
 mod error;
 mod forget;
+mod lock_news;
 pub mod operator;
 mod options;
 mod queries;
@@ -30,6 +31,7 @@ use std::sync::Arc;
 use crate::consensus::Consensus;
 use crate::events::EventBus;
 use crate::journal::{Journal, StoredCoordination};
+use crate::locks::LockManager;
 use crate::model::ids::{CoordinationId, StoreName};
 use crate::model::outcome::{CoordinationResult, Decision, Outcome};
 use crate::model::request::{CoordinationRequest, RequestParts};
@@ -55,6 +57,8 @@ pub struct Ports {
     pub stores: Vec<NamedStore>,
     /// Who agrees on decisions, if not the journal alone.
     pub consensus: Option<Arc<dyn Consensus>>,
+    /// Who grants locks.
+    pub locks: Option<Arc<dyn LockManager>>,
     /// Who is told events.
     pub bus: Option<Arc<dyn EventBus>>,
     /// Who is told alerts.
@@ -121,6 +125,9 @@ impl Coordinator {
         }
         let core = Core::new(ports);
         core.ports.journal.attach(Arc::new(Ear(Arc::downgrade(&core))));
+        if let Some(locks) = &core.ports.locks {
+            locks.listen(Arc::new(lock_news::LockNews(Arc::downgrade(&core))));
+        }
         let coordinator = Self { core };
         coordinator.recover(reply);
         background::start(&coordinator.core);

@@ -78,6 +78,7 @@ fn a_coordination_that_is_done_within_its_first_step_does_not_end_the_report_on_
         journal: Arc::new(SqliteJournal::open(&path, JournalOptions::default()).unwrap()),
         stores: vec![(left, store, true)],
         consensus: None,
+        locks: None,
         bus: None,
         alerting: None,
         options: Options::default(),
