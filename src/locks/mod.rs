@@ -17,6 +17,10 @@
 //! 6. **Never block**: every method returns at once and answers through its [`Reply`], from any
 //!    thread, also before it returns.
 
+pub mod zookeeper;
+mod zookeeper_path;
+mod zookeeper_queue;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
