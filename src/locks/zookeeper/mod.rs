@@ -37,6 +37,7 @@ pub use self::options::{ZooKeeperCredentials, ZooKeeperOptions};
 use self::session::{Trouble, told};
 use self::shared::Shared;
 use self::wish::Wish;
+use super::many::{Many, OneByOne};
 use super::{LockAsk, LockEar, LockManager, WaitForGraph, WaitId};
 
 /// How long a question about others' locks waits for the server.
@@ -46,13 +47,16 @@ const CLOSE_MAX: Duration = Duration::from_secs(3);
 /// A lock manager over `ZooKeeper`.
 pub struct ZooKeeperLockManager {
     shared: Arc<Shared>,
+    door: Arc<Door>,
+    many: Many,
 }
 
 impl ZooKeeperLockManager {
     /// A manager whose tasks run on `handle`'s runtime. Nothing is opened before it is needed.
     pub fn new(options: ZooKeeperOptions, handle: Handle) -> Result<Self, LockError> {
         let server = Arc::new(Server::parse(options)?);
-        Ok(Self { shared: Shared::new(server, handle)? })
+        let shared = Shared::new(server, handle)?;
+        Ok(Self { door: Arc::new(Door(shared.clone())), shared, many: Many::default() })
     }
 
     /// Opens a session now, if there is none; says why where none can be opened in that time.
@@ -106,6 +110,55 @@ impl Shared {
     }
 }
 
+/// Where single wishes come in.
+struct Door(Arc<Shared>);
+
+impl OneByOne for Door {
+    fn acquire_one(&self, ask: LockAsk, reply: Reply<Result<Grant, LockError>>) -> WaitId {
+        let table = &self.0.table;
+        let wait = table.mint();
+        let Some(end) = table.enter(wait, &ask.resource, &ask.requester) else {
+            reply.send(Err(LockError::Closed));
+            return wait;
+        };
+        let shared = self.0.clone();
+        self.0.handle.spawn(async move {
+            let answer = Wish::new(shared.clone(), wait, ask).run(end).await;
+            if answer.is_err() {
+                shared.table.leave(wait);
+            }
+            reply.send(answer);
+        });
+        wait
+    }
+
+    fn release_one(
+        &self,
+        lock_id: &LockId,
+        requester: &RequesterId,
+        reply: Reply<Result<bool, LockError>>,
+    ) {
+        let Some(hold) = self.0.table.take(lock_id, requester) else {
+            return reply.send(Ok(false));
+        };
+        let (shared, lock_id) = (self.0.clone(), lock_id.clone());
+        self.0.handle.spawn(async move {
+            reply.send(match shared.drop_node(&hold).await {
+                Ok(true) => Ok(true),
+                Ok(false) => {
+                    let reason = "its session ended before the release was acknowledged".to_owned();
+                    Err(LockError::Lost { lock_id, reason })
+                }
+                Err(error) => Err(error),
+            });
+        });
+    }
+
+    fn cancel_one(&self, wait: WaitId) {
+        self.0.table.end(wait, LockError::Cancelled);
+    }
+}
+
 impl LockManager for ZooKeeperLockManager {
     fn is_shared(&self) -> bool {
         true
@@ -116,33 +169,21 @@ impl LockManager for ZooKeeperLockManager {
     }
 
     fn acquire(&self, ask: LockAsk, reply: Reply<Result<Grant, LockError>>) -> WaitId {
-        let table = &self.shared.table;
-        let wait = table.mint();
-        let Some(end) = table.enter(wait, &ask.resource, &ask.requester) else {
-            reply.send(Err(LockError::Closed));
-            return wait;
-        };
-        let shared = self.shared.clone();
-        self.shared.handle.spawn(async move {
-            let answer = Wish::new(shared.clone(), wait, ask).run(end).await;
-            if answer.is_err() {
-                shared.table.leave(wait);
-            }
-            reply.send(answer);
-        });
-        wait
+        self.door.acquire_one(ask, reply)
     }
 
     fn acquire_many(
         &self,
-        _asks: Vec<LockAsk>,
-        _reply: Reply<Result<Vec<Grant>, LockError>>,
+        asks: Vec<LockAsk>,
+        reply: Reply<Result<Vec<Grant>, LockError>>,
     ) -> WaitId {
-        self.shared.table.mint()
+        self.many.acquire(self.door.clone(), asks, reply)
     }
 
     fn cancel(&self, wait: WaitId) {
-        self.shared.table.end(wait, LockError::Cancelled);
+        if !self.many.cancel(wait) {
+            self.door.cancel_one(wait);
+        }
     }
 
     fn release(
@@ -151,20 +192,7 @@ impl LockManager for ZooKeeperLockManager {
         requester: &RequesterId,
         reply: Reply<Result<bool, LockError>>,
     ) {
-        let Some(hold) = self.shared.table.take(lock_id, requester) else {
-            return reply.send(Ok(false));
-        };
-        let (shared, lock_id) = (self.shared.clone(), lock_id.clone());
-        self.shared.handle.spawn(async move {
-            reply.send(match shared.drop_node(&hold).await {
-                Ok(true) => Ok(true),
-                Ok(false) => {
-                    let reason = "its session ended before the release was acknowledged".to_owned();
-                    Err(LockError::Lost { lock_id, reason })
-                }
-                Err(error) => Err(error),
-            });
-        });
+        self.door.release_one(lock_id, requester, reply);
     }
 
     fn release_all(&self, requester: &RequesterId, reply: Reply<Result<usize, LockError>>) {
@@ -199,9 +227,9 @@ impl LockManager for ZooKeeperLockManager {
         details.token = LockId::parse(lock_id.as_str()).map(|(_, _, token)| token);
         let (shared, lock_id) = (self.shared.clone(), lock_id.clone());
         self.shared.handle.spawn(async move {
-            let writing = session.write(&path, &details.to_bytes());
+            let data = details.to_bytes();
             let written = tokio::select! {
-                written = writing => written,
+                written = session.write(&path, &data) => written,
                 _ = session.ended() => Ok(false),
             };
             reply.send(match written {
