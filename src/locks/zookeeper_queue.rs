@@ -7,9 +7,9 @@
 //! goes, because going only takes conflicts away.
 //!
 //! **Upgrades.** One who waits while the same requester holds already would wait for those who
-//! wait for that hold. It is moved before the first who waits, `first`. That is safe only while
-//! `first` waits, for then nobody behind it was ever granted: so the move is made in one
-//! transaction with a check that a child which is in `first`'s way, the guard, still stands.
+//! wait for that hold. It is moved before the first who waits. That is safe only while that first
+//! one waits, for then nobody behind it was ever granted: so the move is made in one transaction
+//! with checks that the first one still stands, and a guard too, who is in its way.
 //!
 //! Invariants: the answer depends on nothing but the set of names; `nearest_blocker` is somebody
 //! whose leaving is needed for the grant, so watching that one is enough.
@@ -38,7 +38,9 @@ pub(super) struct Queue {
 pub(super) struct Overtaking {
     /// The sequence before which it is to stand.
     pub(super) before: u32,
-    /// The child that must still stand when it moves.
+    /// The child that waits there, and must still stand when it moves.
+    pub(super) first: String,
+    /// The child that is in its way, and must still stand too.
     pub(super) guard: String,
 }
 
@@ -120,8 +122,12 @@ impl Queue {
         let own_guard = (0..first).filter(in_the_way).find(|ahead| is_own(&self.places[*ahead]));
         let guard = own_guard.or_else(|| (0..first).rev().find(in_the_way))?;
         let ChildName { before, sequence, .. } = self.places[first].name;
-        let guard = self.places[guard].child.clone();
-        Some(Overtaking { before: before.unwrap_or(sequence), guard })
+        let child = |index: usize| self.places[index].child.clone();
+        Some(Overtaking {
+            before: before.unwrap_or(sequence),
+            first: child(first),
+            guard: child(guard),
+        })
     }
 }
 

@@ -21,7 +21,7 @@ fn child(word: &str, sequence: i32) -> String {
         "S" => LockMode::Shared,
         _ => LockMode::Exclusive,
     };
-    let prefix = ChildName::prefix(mode, mark, &format!("t{sequence}"), before);
+    let prefix = ChildName::prefix(mode, mark, &format!("t{}", sequence.cast_unsigned()), before);
     format!("{prefix}{sequence:010}")
 }
 
@@ -71,7 +71,8 @@ fn the_nearest_blocker_is_ahead_and_in_conflict_or_blocks_one_who_waits_ahead() 
 #[test]
 fn an_upgrade_moves_before_the_first_who_waits_and_then_waits_for_holders_only() {
     let waiting = queue("a:S b:S c:X d:X a:X");
-    let expected = Overtaking { before: 2, guard: waiting.places()[0].child.clone() };
+    let child = |index: usize| waiting.places()[index].child.clone();
+    let expected = Overtaking { before: 2, first: child(2), guard: child(0) };
     assert_eq!(waiting.overtaking(4), Some(expected));
     let moved = queue("a:S b:S c:X d:X a:X<2");
     assert_eq!((marks(&moved), moved.blockers(2)), ("abacd".to_owned(), vec![1]));
@@ -151,8 +152,8 @@ impl World {
     fn moved(&self, list: &[String], child: &str) -> Option<Self> {
         let queue = Queue::of(list.to_vec());
         let index = queue.index_of(child)?;
-        let Overtaking { before, guard } = queue.overtaking(index)?;
-        if index < queue.granted() || !self.standing.contains(&guard) {
+        let Overtaking { before, first, guard } = queue.overtaking(index)?;
+        if ![first, guard].iter().all(|checked| self.standing.contains(checked)) {
             return None;
         }
         let name = &queue.places()[index].name;

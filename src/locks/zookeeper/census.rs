@@ -123,10 +123,8 @@ async fn fill(
                         details[*at].insert((*child).to_owned(), (found, stat));
                     }
                 }
+                MultiReadResult::Error { err } if err != Error::NoNode => return Err(err),
                 // It went in the meantime.
-                MultiReadResult::Error { err: Error::NoNode } => {}
-                MultiReadResult::Error { err } => return Err(err),
-                MultiReadResult::Children { .. } => {}
                 _ => {}
             }
         }

@@ -75,7 +75,9 @@ impl Shared {
 
     fn tell(&self, of: impl Fn(&dyn LockEar)) {
         let ears = self.ears.read().unwrap_or_else(PoisonError::into_inner).clone();
-        ears.iter().for_each(|ear| of(ear.as_ref()));
+        for ear in ears {
+            of(ear.as_ref());
+        }
     }
 
     /// Notes that a wait stands behind somebody. It may have closed a circle if its requester

@@ -364,11 +364,12 @@ impl Stake {
     /// Moves the node ahead, if the server agrees that nobody whom it passes was granted.
     async fn overtake(&mut self, session: &Session, to: &Overtaking) -> Result<(), Stop> {
         let prefix = self.prefix(Some(to.before));
-        let guard = format!("{}/{}", self.container, to.guard);
+        let standing = |child: &str| format!("{}/{child}", self.container);
         let options = CreateMode::EphemeralSequential.with_acls(self.server.acls());
         let mut writer = session.client.new_multi_writer();
         let added = writer
-            .add_check_version(&guard, -1)
+            .add_check_version(&standing(&to.first), -1)
+            .and_then(|()| writer.add_check_version(&standing(&to.guard), -1))
             .and_then(|()| writer.add_create(&prefix, &self.data, &options))
             .and_then(|()| writer.add_delete(&self.path(), None));
         added.map_err(stop)?;
@@ -383,7 +384,7 @@ impl Stake {
                     self.stands_at(path, 0);
                 }
             }
-            // The guard has gone, and the queue is another one now.
+            // One of the two has gone, and the queue is another one now.
             Err(MultiWriteError::OperationFailed { source: Error::NoNode, .. }) => {
                 self.is_uncertain = false;
             }

@@ -29,6 +29,7 @@ const LEAVING_MAX: Duration = Duration::from_secs(2);
 const PAUSE: Duration = Duration::from_millis(20);
 /// So many of those in the way are named.
 const BLOCKERS_NAMED: usize = 3;
+const DAY: Duration = Duration::from_secs(86_400);
 const NAMING_MAX: Duration = Duration::from_millis(200);
 
 /// One wish.
@@ -127,7 +128,7 @@ impl Wish {
         );
         let from = if self.ask.timeout.is_some() { self.started } else { Instant::now() };
         // Beyond what the clock can hold is as good as a day.
-        from.checked_add(patience).unwrap_or(from + Duration::from_hours(24))
+        from.checked_add(patience).unwrap_or(from + DAY)
     }
 
     async fn time_is_up(&self, is_listed: &AtomicBool) {
