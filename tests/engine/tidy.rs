@@ -60,6 +60,7 @@ const ENGINE: &[&str] = &[
 const ONLY_IN: &[(&str, &[&str])] = &[
     ("rusqlite", &["src/db", "src/journal", "src/participants/sqlite", "tests/"]),
     ("tokio_postgres", &["src/participants/postgres", "tests/"]),
+    ("zookeeper_client", &["src/locks/zookeeper", "tests/"]),
     ("pyo3", &["python/bindings/"]),
 ];
 
