@@ -2,8 +2,9 @@
 //!
 //! Layer 3, the only part that spawns tasks. It decides nothing itself. [`Coordinator`] is the
 //! handle; `core` is the inbox that whoever brings a fact works off; `drive` steps machines and
-//! carries out effects; `admission` lets requests in; `recovery` resumes and sweeps; `queries`
-//! answers; `forget` drops markers; `background` has the two tasks.
+//! carries out effects; `locking` takes locks and gives them back; `admission` lets requests in;
+//! `recovery` resumes and sweeps; `queries` answers; `forget` drops markers; `background` has the
+//! two tasks.
 //!
 //! Invariant: every waiter is told exactly once.
 
@@ -15,7 +16,7 @@ mod core;
 mod drive;
 mod error;
 mod forget;
-mod lock_news;
+mod locking;
 pub mod operator;
 mod options;
 mod queries;
@@ -57,12 +58,13 @@ pub struct Ports {
     pub stores: Vec<NamedStore>,
     /// Who agrees on decisions, if not the journal alone.
     pub consensus: Option<Arc<dyn Consensus>>,
-    /// Who grants locks.
-    pub locks: Option<Arc<dyn LockManager>>,
     /// Who is told events.
     pub bus: Option<Arc<dyn EventBus>>,
     /// Who is told alerts.
     pub alerting: Option<Arc<dyn Alerting>>,
+    /// Who keeps strong coordinations apart; without one they run without locks. It stays open when
+    /// the engine is closed: whoever built it closes it.
+    pub locks: Option<Arc<dyn LockManager>>,
     /// Bounds and waits.
     pub options: Options,
     /// Where the tasks run.
@@ -126,10 +128,11 @@ impl Coordinator {
         let core = Core::new(ports);
         core.ports.journal.attach(Arc::new(Ear(Arc::downgrade(&core))));
         if let Some(locks) = &core.ports.locks {
-            locks.listen(Arc::new(lock_news::LockNews(Arc::downgrade(&core))));
+            locks.listen(Arc::new(locking::Ear(Arc::downgrade(&core))));
         }
         let coordinator = Self { core };
         coordinator.recover(reply);
+        coordinator.core.open_admission_later();
         background::start(&coordinator.core);
         Ok(coordinator)
     }

@@ -136,7 +136,8 @@ fn what_an_owner_left_open_is_adopted_when_it_is_gone_and_not_before() {
         assert_eq!((&open.owner, open.epoch), (heir.journal.instance(), 2));
         let (at, first) = &open.records[0];
         let request = request(open.id.as_str());
-        assert_eq!(first, &Record::Begin { request, owner: gone.clone(), epoch: 1 });
+        let begin = Record::Begin { request, owner: gone.clone(), epoch: 1, locks: Vec::new() };
+        assert_eq!(first, &begin);
         assert!(*at == Timestamp(1) || *at == Timestamp(2));
         let last = &open.records.last().unwrap().1;
         assert_eq!(last, &Record::Adopted { owner: heir.journal.instance().clone(), epoch: 2 });
