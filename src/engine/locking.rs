@@ -12,6 +12,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use crate::locks::{Deadlock, Grant, LockAsk, LockEar, LockError, LockId, LockManager, WaitId};
+use crate::model::event::CoordinationEvent;
 use crate::model::ids::CoordinationId;
 use crate::model::lock::{Fence, LockMode, RequesterId, ResourceId};
 use crate::model::outcome::{CoordinationResult, Outcome};
@@ -85,6 +86,9 @@ impl LockEar for Ear {
             let found = core.deadlocks.fetch_add(1, Ordering::Relaxed) + 1;
             let Deadlock { victim, resource, .. } = deadlock;
             tracing::warn!(%victim, %resource, found, "a deadlock was found");
+            if let Some(bus) = &core.ports.bus {
+                bus.publish(CoordinationEvent::Deadlock(Box::new(deadlock.clone())));
+            }
         }
     }
 }

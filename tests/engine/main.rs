@@ -5,6 +5,8 @@
 #![allow(missing_docs)]
 
 mod coverage;
+mod locks_zookeeper;
+mod locks_zookeeper_rate;
 mod postgres;
 mod postgres_rate;
 mod protocols_page;

@@ -1,4 +1,7 @@
 //! What several tests of the engine need.
 
+pub(crate) mod keeper_proxy;
+pub(crate) mod lock_caller;
 pub(crate) mod postgres;
 pub(crate) mod proxy;
+pub(crate) mod zookeeper;
