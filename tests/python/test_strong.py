@@ -220,9 +220,9 @@ def test_without_strong_no_lock_is_taken(
 ) -> None:
     async def scenario() -> None:
         locks = LocalLockManager()
-        async with locks, make_service(ledgers, lock_manager=locks) as service:
-            async with locks.lock("left/k", LockType.EXCLUSIVE, "hand"):
-                wanted = request("c1", consistency_level=level)
-                assert (await service.coordinate_transaction(wanted)).success
+        hand = locks.lock("left/k", LockType.EXCLUSIVE, "hand")
+        async with locks, hand, make_service(ledgers, lock_manager=locks) as service:
+            wanted = request("c1", consistency_level=level)
+            assert (await service.coordinate_transaction(wanted)).success
 
     asyncio.run(scenario())
