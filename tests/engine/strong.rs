@@ -3,6 +3,7 @@
 //! Not the rules (scenarios, simulation) and not the manager (its own tests). The store here votes
 //! at once and acknowledges when it is told to, and keeps what it was asked in order.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
 
@@ -10,9 +11,11 @@ use unanimity::engine::{Coordinator, EngineError, Options, Ports};
 use unanimity::journal::{Append, Durability, Journal, JournalOptions, SqliteJournal};
 use unanimity::locks::local::LocalLockManager;
 use unanimity::locks::{
-    Grant, LockAsk, LockError, LockInfo, LockManager, LockMode, RequesterId, ResourceId,
+    Deadlock, Grant, LockAsk, LockEar, LockError, LockId, LockInfo, LockManager, LockMode,
+    RequesterId, ResourceId, WaitForGraph, WaitId,
 };
 use unanimity::model::ids::{ClusterId, CoordinationId, StoreName};
+use unanimity::model::lock::Fence;
 use unanimity::model::outcome::{
     Acknowledgement, CoordinationResult, Decision, OutcomeKind, TransactionState, Vote,
 };
@@ -33,6 +36,10 @@ type Results = Answers<Result<CoordinationResult, EngineError>>;
 struct Store {
     asked: Mutex<Vec<String>>,
     shut: Mutex<Option<Vec<Reply<Acknowledgement>>>>,
+    fences: Mutex<Vec<Fence>>,
+    /// Keeps the vote instead of giving it.
+    hesitates: AtomicBool,
+    vote: Mutex<Option<Reply<Vote>>>,
 }
 
 impl Store {
@@ -74,8 +81,12 @@ impl Participant for Store {
 
     fn prepare(&self, ask: PrepareAsk, reply: Reply<Vote>) {
         self.asked.lock().unwrap().push(format!("prepare {}", ask.id()));
-        assert!(ask.fences.is_empty(), "tokens of a manager that nobody shares tell nothing");
-        reply.send(Vote::Commit);
+        self.fences.lock().unwrap().extend(ask.fences.iter().cloned());
+        if self.hesitates.load(Ordering::SeqCst) {
+            *self.vote.lock().unwrap() = Some(reply);
+        } else {
+            reply.send(Vote::Commit);
+        }
     }
 
     fn commit(&self, ask: DeliveryAsk, reply: Reply<Acknowledgement>) {
@@ -106,6 +117,10 @@ impl Stage {
     }
 
     fn after(decided: &[&str], locks: Arc<LocalLockManager>) -> Self {
+        Self::under(decided, locks.clone(), locks)
+    }
+
+    fn under(decided: &[&str], locks: Arc<LocalLockManager>, port: Arc<dyn LockManager>) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("journal.db").display().to_string();
         if !decided.is_empty() {
@@ -122,7 +137,7 @@ impl Stage {
             consensus: None,
             bus: None,
             alerting: None,
-            locks: Some(locks.clone()),
+            locks: Some(port),
             options: Options {
                 prepare_timeout: Duration::from_secs(10),
                 commit_timeout: Duration::from_millis(200),
@@ -263,6 +278,8 @@ fn a_strong_coordination_waits_for_a_key_that_is_held_and_a_session_one_does_not
     stage.let_go("hand");
     assert_eq!(result(&waiting).outcome.kind, OutcomeKind::Committed);
     stage.until_nothing_is_held();
+    let fences = stage.left.fences.lock().unwrap();
+    assert!(fences.is_empty(), "tokens of a manager that nobody shares tell nothing: {fences:?}");
 }
 
 #[test]
@@ -327,6 +344,19 @@ fn an_abort_that_is_asked_for_while_locks_are_waited_for_gives_the_wait_up() {
 }
 
 #[test]
+fn closing_does_not_wait_for_a_coordination_that_waits_for_locks() {
+    let stage = Stage::new();
+    stage.hold("hand", "left/k", None).answer().unwrap();
+    let waiting = stage.submit("c1", "strong", 30.0);
+    stage.until_somebody_waits();
+    let (sender, closed) = mpsc::channel();
+    stage.engine.close(Reply::new(move |answer| drop(sender.send(answer))));
+    let message = result(&waiting).outcome.message.unwrap();
+    assert!(message.contains("closed before its locks were granted"), "{message}");
+    assert_eq!(closed.recv_timeout(Duration::from_secs(5)).unwrap(), Ok(()));
+}
+
+#[test]
 fn locks_are_held_until_the_end_and_not_only_until_the_caller_is_answered() {
     let stage = Stage::new();
     stage.left.shut();
@@ -360,4 +390,124 @@ fn recovery_takes_the_locks_again_before_it_delivers_and_before_new_ones_come() 
     assert_eq!(result(&new).outcome.kind, OutcomeKind::Committed);
     assert_eq!(stage.left.asked(), ["commit old", "prepare new", "commit new"]);
     stage.until_nothing_is_held();
+}
+
+/// The local manager, as one that others share and that can take a lock away.
+#[derive(Default)]
+struct Shared {
+    inner: Arc<LocalLockManager>,
+    ears: Mutex<Vec<Arc<dyn LockEar>>>,
+}
+
+impl Shared {
+    fn rob(&self, requester: &str, lock_id: &LockId) {
+        let requester = RequesterId::new(requester).unwrap();
+        assert!(self.inner.release_now(lock_id, &requester), "{lock_id} is not held");
+        for ear in self.ears.lock().unwrap().iter() {
+            ear.lost(lock_id, &requester, "its session ended");
+        }
+    }
+}
+
+impl LockManager for Shared {
+    fn is_shared(&self) -> bool {
+        true
+    }
+
+    fn listen(&self, ear: Arc<dyn LockEar>) {
+        self.ears.lock().unwrap().push(ear);
+    }
+
+    fn acquire(&self, ask: LockAsk, reply: Reply<Result<Grant, LockError>>) -> WaitId {
+        self.inner.acquire(ask, reply)
+    }
+
+    fn acquire_many(
+        &self,
+        asks: Vec<LockAsk>,
+        reply: Reply<Result<Vec<Grant>, LockError>>,
+    ) -> WaitId {
+        self.inner.acquire_many(asks, reply)
+    }
+
+    fn cancel(&self, wait: WaitId) {
+        self.inner.cancel(wait);
+    }
+
+    fn release(
+        &self,
+        lock_id: &LockId,
+        requester: &RequesterId,
+        reply: Reply<Result<bool, LockError>>,
+    ) {
+        self.inner.release(lock_id, requester, reply);
+    }
+
+    fn release_all(&self, requester: &RequesterId, reply: Reply<Result<usize, LockError>>) {
+        self.inner.release_all(requester, reply);
+    }
+
+    fn renew(&self, lock_id: &LockId, lease: Duration, reply: Reply<Result<bool, LockError>>) {
+        self.inner.renew(lock_id, lease, reply);
+    }
+
+    fn status(&self, resource: Option<ResourceId>, reply: Reply<Result<Vec<LockInfo>, LockError>>) {
+        self.inner.status(resource, reply);
+    }
+
+    fn wait_for_graph(&self, reply: Reply<Result<WaitForGraph, LockError>>) {
+        self.inner.wait_for_graph(reply);
+    }
+
+    fn deadlocks(&self) -> Vec<Deadlock> {
+        self.inner.deadlocks()
+    }
+
+    fn close(&self) {
+        self.inner.close();
+    }
+}
+
+/// A stage under a shared manager, with the lock on left/k that c1 holds.
+fn robbed_stage(prepare: impl FnOnce(&Store)) -> (Stage, Arc<Shared>, Results, LockId) {
+    let shared = Arc::new(Shared::default());
+    let stage = Stage::under(&[], shared.inner.clone(), shared.clone());
+    prepare(&stage.left);
+    let results = stage.submit("c1", "strong", 30.0);
+    let begun = Instant::now();
+    while stage.left.fences.lock().unwrap().len() < 2 {
+        assert!(begun.elapsed() < LONG, "c1 does not prepare");
+        std::thread::yield_now();
+    }
+    let fences = stage.left.fences.lock().unwrap().clone();
+    let shown = |fence: &Fence| format!("{} {}", fence.resource, fence.mode);
+    let expected = ["left intent_exclusive", "left/k exclusive"];
+    assert_eq!(fences.iter().map(shown).collect::<Vec<_>>(), expected, "its own locks, no others");
+    let key = &fences[1];
+    let lock_id = LockId::new(&key.resource, key.mode, key.token);
+    (stage, shared, results, lock_id)
+}
+
+#[test]
+fn a_lock_that_is_lost_before_the_decision_aborts_and_the_rest_is_let_go() {
+    let hesitant = |store: &Store| store.hesitates.store(true, Ordering::SeqCst);
+    let (stage, shared, results, lock_id) = robbed_stage(hesitant);
+    shared.rob("c1", &lock_id);
+    let vote = stage.left.vote.lock().unwrap().take().unwrap();
+    vote.send(Vote::Commit);
+    let result = result(&results);
+    assert_eq!(kind_and_code(&result), (OutcomeKind::Aborted, "transaction.aborted.lock_lost"));
+    assert!(result.outcome.message.unwrap().contains("its session ended"));
+    stage.until_nothing_is_held();
+    assert_eq!(stage.left.asked(), ["prepare c1", "abort c1"]);
+}
+
+#[test]
+fn a_lock_that_is_lost_after_the_decision_changes_nothing() {
+    let (stage, shared, results, lock_id) = robbed_stage(Store::shut);
+    assert_eq!(result(&results).outcome.state, TransactionState::Committing);
+    shared.rob("c1", &lock_id);
+    stage.left.open();
+    stage.until_nothing_is_held();
+    assert_eq!(stage.left.asked(), ["prepare c1", "commit c1"]);
 }
