@@ -31,7 +31,13 @@ from ._exceptions import (
     TransactionInDoubt,
     UnanimityError,
 )
-from ._locks import ActiveLock, IDistributedLockManager, LockAcquisitionResult, LockInfo
+from ._locks import (
+    ActiveLock,
+    Deadlock,
+    IDistributedLockManager,
+    LockAcquisitionResult,
+    LockInfo,
+)
 from ._metrics import IAlertingService, IMetricsCollector
 from ._stores import (
     AbortResult,
@@ -54,6 +60,7 @@ from ._types import (
 )
 
 if TYPE_CHECKING:
+    from ._lock_managers import LocalLockManager
     from ._records import CoordinationRecord, History, RecoveryReport, StoreRecord, TimelineEntry
     from ._service import CoordinationService, ICoordinationService
     from ._transaction import Transaction
@@ -92,6 +99,8 @@ __all__ = [
     "LockAcquisitionResult",
     "LockInfo",
     "ActiveLock",
+    "Deadlock",
+    "LocalLockManager",
     "IConsensusService",
     "IEventBus",
     "IMetricsCollector",
@@ -121,6 +130,7 @@ __all__ = [
 _LATE = {
     "CoordinationService": "_service",
     "ICoordinationService": "_service",
+    "LocalLockManager": "_lock_managers",
     "Transaction": "_transaction",
     "CoordinationRecord": "_records",
     "StoreRecord": "_records",

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ._exceptions import ConfigError
+from ._locks import IDistributedLockManager
 from ._stores import IStorageStore, PythonStore
 
 
@@ -42,6 +43,24 @@ def _is_unchanged(store: IStorageStore) -> bool:
     methods = ("prepare_transaction", "commit_transaction", "abort_transaction")
     own = type(store)
     return all(getattr(own, name) is getattr(NativeStore, name) for name in methods)
+
+
+def lock_manager_for_engine(manager: object) -> object | None:
+    """The native side of one of our lock managers, or a user's own as it is."""
+    if manager is None:
+        return None
+    methods = ("acquire_lock", "release_lock", "check_lock_status")
+    for name in methods:
+        if not callable(getattr(manager, name, None)):
+            raise ConfigError(f"the lock manager {manager!r} has no method {name}()")
+    if isinstance(manager, IDistributedLockManager) and hasattr(manager, "for_service"):
+        from ._lock_managers import NativeLockManager
+
+        # A subclass's own methods must be called, so then the engine may not go past them.
+        own = type(manager)
+        if all(getattr(own, name) is getattr(NativeLockManager, name) for name in methods):
+            return manager.for_service()  # type: ignore[no-any-return]
+    return manager
 
 
 def checked_journal(journal: object) -> str:

@@ -8,24 +8,31 @@ cancelled meanwhile is left alone. Times are whole microseconds since 1970 in UT
 from asyncio import Future
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import Context
-from typing import Any, final
+from typing import Any, Generic, TypeVar, final
 
-from ._types import CoordinationRequest, CoordinationResult
+from ._locks import ActiveLock, Deadlock, LockAcquisitionResult, LockInfo
+from ._types import CoordinationRequest, CoordinationResult, LockType
 
 __all__ = [
     "Bridge",
     "Coordinator",
     "FileStore",
     "JournalReader",
+    "LockManager",
+    "LockWait",
     "MemoryStore",
     "PostgresStore",
     "SqliteStore",
     "after_fork_in_child",
     "after_fork_in_parent",
     "before_fork",
+    "draw_waits",
     "shutdown",
     "version",
+    "wait_circles",
 ]
+
+_Answer = TypeVar("_Answer")
 
 def version() -> str: ...
 def shutdown() -> None: ...
@@ -113,6 +120,52 @@ class PostgresStore(_NativeStore):
     ) -> None: ...
 
 @final
+class LockWait(Generic[_Answer]):
+    @property
+    def future(self) -> Future[_Answer]: ...
+    def give_up(self) -> None: ...
+
+# An answer that is there at once comes as it is; for another one there is something to await.
+@final
+class LockManager:
+    @staticmethod
+    def local(wait_max: float | None, lease: float | None) -> LockManager: ...
+    def come_home(self, bridge: Bridge, create_future: Callable[[], Future[Any]]) -> None: ...
+    def listen(self, lost: Callable[[str, str, str], None]) -> None: ...
+    def acquire(
+        self,
+        names: tuple[str, LockType | str, str],
+        timeout: float | None,
+        lease: float | None,
+    ) -> LockAcquisitionResult | LockWait[LockAcquisitionResult]: ...
+    def hold(
+        self,
+        names: tuple[str, LockType | str, str],
+        timeout: float | None,
+        lease: float | None,
+    ) -> ActiveLock | LockWait[ActiveLock]: ...
+    def hold_many(
+        self,
+        wishes: Sequence[tuple[str, LockType | str]],
+        requester: str,
+        timeout: float | None,
+        lease: float | None,
+    ) -> list[ActiveLock] | LockWait[list[ActiveLock]]: ...
+    def release(self, lock_id: str, requester: str) -> bool | Future[bool]: ...
+    def release_all(self, requester: str) -> int | Future[int]: ...
+    def renew(self, lock_id: str, lease: float) -> bool | Future[bool]: ...
+    def status(self, resource: str | None) -> list[LockInfo] | Future[list[LockInfo]]: ...
+    def wait_for_graph(self) -> dict[str, list[str]] | Future[dict[str, list[str]]]: ...
+    def deadlocks(self) -> list[Deadlock]: ...
+    def close(self, future: Future[bool]) -> None: ...
+
+# The forms are "text", "dot" and "svg".
+def draw_waits(
+    waits: Mapping[str, Sequence[str]], wants: Mapping[str, Sequence[str]], form: str
+) -> str: ...
+def wait_circles(waits: Mapping[str, Sequence[str]]) -> list[list[str]]: ...
+
+@final
 class Coordinator:
     def __new__(
         cls,
@@ -122,6 +175,7 @@ class Coordinator:
         stores: dict[str, object],
         config: dict[str, Any],
         consensus: object | None,
+        lock_manager: object | None,
         event_bus: object | None,
         metrics: object | None,
         alerting: object | None,

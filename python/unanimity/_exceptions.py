@@ -106,12 +106,15 @@ class DeadlockDetected(LockError):
 
     default_code = "lock.deadlock"
     default_retryable = True
+    deadlock_cycle: list[str] | None = None
+    """Who waited for each other: each for the next, the last for the first."""
 
 
 class LockLost(LockError):
     """A lock that was held is held no longer."""
 
     default_code = "lock.lost"
+    lock_id: str | None = None
 
 
 class ConsensusError(UnanimityError):

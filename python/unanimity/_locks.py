@@ -1,7 +1,7 @@
 """What a lock manager is: the interface and its plain data.
 
-Not a lock manager: a service accepts any object with these methods.
-Invariant: names and signatures are the public contract.
+Not a lock manager: ours are in `_lock_managers`, and a service accepts any object with these
+methods. Invariant: names and signatures are the public contract.
 """
 
 from __future__ import annotations
@@ -65,6 +65,16 @@ class ActiveLock:
     acquired_at: datetime
     fencing_token: int | None = None
     zk_path: str | None = None
+
+
+@dataclass
+class Deadlock:
+    """A circle of waits that was found: each waits for the next, the last for the first."""
+
+    victim_transaction: str
+    deadlock_cycle: list[str]
+    resource_id: str
+    detected_at: datetime
 
 
 class IDistributedLockManager(ABC):

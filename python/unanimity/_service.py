@@ -21,6 +21,7 @@ from ._arguments import (
     checked_stores,
     checked_text,
     for_engine,
+    lock_manager_for_engine,
 )
 from ._bridge import bridge_for_running_loop
 from ._config import settings_of
@@ -170,6 +171,7 @@ class CoordinationService(ICoordinationService):
             stores=native,
             config=self._settings,
             consensus=self.consensus,
+            lock_manager=lock_manager_for_engine(self.lock_manager),
             event_bus=self.event_bus,
             metrics=self.metrics,
             alerting=self.alerting,

@@ -33,7 +33,7 @@ pub(super) fn refuse(request: &CoordinationRequest, waiter: Waiter, code: &str, 
     }));
 }
 
-fn conflict(id: &CoordinationId) -> String {
+pub(super) fn conflict(id: &CoordinationId) -> String {
     format!(
         "coordination_id '{id}' was used before with another request; use a new id, or repeat the \
          request exactly"
@@ -58,7 +58,7 @@ impl State {
             Ok(plan) => plan,
             Err((code, message)) => return refuse(&request, waiter, code, message),
         };
-        let starts = self.running < core.ports.options.concurrent_max;
+        let starts = self.admits && self.running < core.ports.options.concurrent_max;
         if !starts && self.queue.len() >= core.ports.options.queued_max {
             let message = format!(
                 "{} coordinations run and {} wait already; try again later, or raise \
@@ -69,6 +69,7 @@ impl State {
             return refuse(&request, waiter, "request.overloaded", message);
         }
         let mut entry = Entry::new(TwoPhase::new(plan, core.clock.now()), attachment);
+        entry.locks.working_since = self.first_starts.of(&request.id);
         entry.waiters.push(waiter);
         entry.queued = !starts;
         let deadline = core.clock.now() + request.timeout;
@@ -116,7 +117,12 @@ impl State {
             return;
         }
         self.running -= 1;
-        while self.running < core.ports.options.concurrent_max {
+        self.begin_next(core);
+    }
+
+    /// Whoever waited in the queue starts, as far as there are places.
+    pub(super) fn begin_next(&mut self, core: &Core) {
+        while self.admits && self.running < core.ports.options.concurrent_max {
             let Some(next) = self.queue.pop_front() else { break };
             self.begin(core, next);
         }
@@ -169,6 +175,7 @@ impl State {
 
     /// The journal knows the id already: from another process, or from before.
     pub(super) fn begin_exists(&mut self, core: &Core, key: SlotKey, stored: &StoredCoordination) {
+        self.release(core, key);
         self.give_up_place(core, key);
         let Some(mut entry) = self.table.remove(key) else { return };
         let mut waiters = std::mem::take(&mut entry.waiters);
@@ -190,6 +197,7 @@ impl State {
     }
 
     pub(super) fn begin_failed(&mut self, core: &Core, key: SlotKey, error: &JournalError) {
+        self.release(core, key);
         self.give_up_place(core, key);
         let Some(mut entry) = self.table.remove(key) else { return };
         let request = entry.machine.request();
@@ -201,10 +209,11 @@ impl State {
     }
 
     /// The journal is broken for good with this one's record on its way: whether it stands is for
-    /// the next process to read.
+    /// the next process to read. Its locks stay, as what it prepared stays.
     pub(super) fn abandoned(&mut self, core: &Core, key: SlotKey, error: &JournalError) {
         self.give_up_place(core, key);
         let Some(mut entry) = self.table.remove(key) else { return };
+        self.keep_locks(core, &mut entry);
         if matches!(error, JournalError::Closed) {
             // The service is being closed, and told so; this is what closing it means.
             tracing::debug!(coordination = %entry.id(), "left to the next service");
@@ -221,6 +230,7 @@ impl State {
     pub(super) fn deposed(&mut self, core: &Core, key: SlotKey) {
         self.give_up_place(core, key);
         let Some(mut entry) = self.table.remove(key) else { return };
+        self.keep_locks(core, &mut entry);
         tracing::warn!(coordination = %entry.id(), "taken over by another process");
         let mut waiters = std::mem::take(&mut entry.waiters);
         waiters.append(&mut entry.finish_waiters);
@@ -278,6 +288,7 @@ impl Core {
         });
         let options = &self.ports.options;
         Plan {
+            locks: self.locks_of(request),
             parties: parties.collect(),
             request: Arc::clone(request),
             owner,

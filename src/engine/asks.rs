@@ -52,7 +52,7 @@ impl State {
                 crash::point("after_ask", &format_point(ask, point.as_str()));
                 send(Fact::Voted { key, party, vote });
             });
-            let fences = Arc::default();
+            let fences = core.fences(entry, party);
             participant.prepare(PrepareAsk { request, store, timeout, attachment, fences }, reply);
             return;
         }

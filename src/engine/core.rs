@@ -10,17 +10,19 @@
 //! blocks, or calls a user's code; after a panic the engine is broken for good and says so.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError, Weak};
 
 use tokio::sync::Notify;
 
 use crate::journal::{Answer, AnswerSink, JournalError};
 use crate::model::ids::CoordinationId;
+use crate::model::lock::{Grant, LockError, LockId, RequesterId};
 use crate::model::outcome::{Acknowledgement, Decision, Vote};
 use crate::model::request::CoordinationRequest;
 use crate::model::time::Timestamp;
 use crate::participants::Attachment;
+use crate::protocol::lock_plan::LockWish;
 use crate::protocol::two_phase::Standing;
 use crate::reply::Reply;
 
@@ -36,6 +38,9 @@ pub(super) enum Fact {
     Answered(Vec<(u64, Answer)>),
     Voted { key: SlotKey, party: usize, vote: Vote },
     Acknowledged { key: SlotKey, party: usize, answer: Acknowledgement },
+    LocksAnswered { key: SlotKey, asker: RequesterId, result: Result<Vec<Grant>, LockError> },
+    LockLost { lock_id: LockId, requester: RequesterId, reason: String },
+    AdmissionOpens,
     Proposed { key: SlotKey, taken: bool },
     DecisionRead { key: SlotKey, standing: Standing },
     TimeReached,
@@ -65,6 +70,10 @@ pub(super) struct Core {
     pub(super) closed: AtomicBool,
     pub(super) clock: Clock,
     pub(super) ports: Ports,
+    /// For those that lock nothing.
+    pub(super) no_locks: Arc<[LockWish]>,
+    /// How many deadlocks the lock manager has told of.
+    pub(super) deadlocks: AtomicU64,
     /// Itself, for the replies that it hands out.
     pub(super) this: Weak<Core>,
 }
@@ -78,13 +87,15 @@ impl Core {
     pub(super) fn new(ports: Ports) -> Arc<Self> {
         Arc::new_cyclic(|this| Self {
             inbox: Mutex::new(Vec::new()),
-            state: Mutex::new(State::new()),
+            state: Mutex::new(State::new(ports.locks.is_none())),
             broken: AtomicBool::new(false),
             armed: AtomicI64::new(i64::MAX),
             timer: Notify::new(),
             closed: AtomicBool::new(false),
             clock: Clock::start(),
             ports,
+            no_locks: Arc::default(),
+            deadlocks: AtomicU64::new(0),
             this: this.clone(),
         })
     }

@@ -7,8 +7,10 @@ use std::collections::{HashMap, VecDeque};
 
 use crate::journal::{Answer, Append};
 use crate::model::ids::CoordinationId;
+use crate::model::lock::Grant;
 use crate::model::outcome::{CoordinationResult, Outcome, OutcomeKind, TransactionState};
 use crate::model::record::{Durability, Record};
+use crate::model::request::CoordinationRequest;
 use crate::model::time::Timestamp;
 use crate::protocol::two_phase::Input;
 use crate::protocol::{Effect, Machine};
@@ -17,6 +19,7 @@ use crate::reply::Reply;
 use super::Waiter;
 use super::core::{Core, Fact};
 use super::forget::Forgettable;
+use super::locking::FirstStarts;
 use super::table::{Awaited, Entry, SlotKey, Table};
 
 /// Everything that is changed under the core's lock.
@@ -24,6 +27,10 @@ pub(super) struct State {
     pub(super) table: Table,
     /// Those that wait for their turn; keys of entries that are gone are skipped.
     pub(super) queue: VecDeque<SlotKey>,
+    /// Whether coordinations may begin: not before those that were left open have queued for
+    /// their locks.
+    pub(super) admits: bool,
+    pub(super) first_starts: FirstStarts,
     /// How many run.
     pub(super) running: usize,
     /// Records of this drain, handed to the journal together.
@@ -33,6 +40,8 @@ pub(super) struct State {
     pub(super) forgettable: Forgettable,
     /// Callers who wait for a coordination of another process.
     pub(super) followers: HashMap<CoordinationId, Vec<Waiter>>,
+    /// Locks of coordinations that other processes have taken over.
+    pub(super) kept_locks: HashMap<CoordinationId, Vec<Grant>>,
     /// When an unknown prepared transaction was first seen at a store.
     pub(super) orphans: HashMap<(usize, CoordinationId), Timestamp>,
     pub(super) reports: Vec<super::recovery::Collector>,
@@ -40,15 +49,18 @@ pub(super) struct State {
 }
 
 impl State {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(admits: bool) -> Self {
         Self {
             table: Table::default(),
             queue: VecDeque::new(),
+            admits,
+            first_starts: FirstStarts::default(),
             running: 0,
             outgoing: Vec::new(),
             sequence: 0,
             forgettable: Forgettable::default(),
             followers: HashMap::new(),
+            kept_locks: HashMap::new(),
             orphans: HashMap::new(),
             reports: Vec::new(),
             closing: None,
@@ -71,6 +83,13 @@ impl State {
             Fact::Acknowledged { key, party, answer } => {
                 self.step(core, key, Input::Acknowledged { party, answer });
             }
+            Fact::LocksAnswered { key, asker, result } => {
+                self.locks_answered(core, key, &asker, result);
+            }
+            Fact::LockLost { lock_id, requester, reason } => {
+                self.lock_lost(core, &lock_id, &requester, &reason);
+            }
+            Fact::AdmissionOpens => self.open_admission(core),
             Fact::Proposed { key, taken } => self.step(core, key, Input::Proposed { taken }),
             Fact::DecisionRead { key, standing } => {
                 self.step(core, key, Input::DecisionRead(standing));
@@ -82,17 +101,23 @@ impl State {
                 self.resolve_asked(core, id, decision, reason, waiter);
             }
             Fact::LookedAt { id, reply } => self.look_at(core, &id, reply),
-            Fact::Adopted { open, report } => self.adopt(core, open, report),
+            Fact::Adopted { open, report } => {
+                self.adopt(core, open, report);
+                self.open_admission(core);
+            }
             Fact::Listed { store, ids } => self.listed(core, store, ids),
             Fact::Orphaned { store, id, decision } => self.orphaned(core, store, &id, decision),
-            Fact::Followed { id, found } => self.followed(&id, found),
+            Fact::Followed { id, found } => self.followed(core, &id, found),
             Fact::WaitElsewhere { id, waiter } => {
                 self.followers.entry(id).or_default().push(waiter);
             }
             Fact::ActiveAsked(reply) => reply.send(Ok(self.table.ids())),
             Fact::Patrol => self.patrol(core),
             Fact::Closing(reply) => self.close(core, reply),
-            Fact::Dropped => drop(self.everybody()),
+            Fact::Dropped => {
+                self.leave_locks(core);
+                drop(self.everybody());
+            }
         }
     }
 
@@ -191,6 +216,11 @@ impl State {
         match effect {
             Effect::Ask { party, ask, timeout } => self.ask(core, key, party, ask, timeout),
             Effect::Propose { .. } | Effect::ReadDecision => self.ask_consensus(core, key, effect),
+            Effect::Acquire { locks, timeout } => self.acquire(core, key, &locks, timeout),
+            Effect::Release => {
+                self.release(core, key);
+                self.release_left_behind(core, key);
+            }
             Effect::Publish(event) => {
                 if let Some(bus) = &core.ports.bus {
                     bus.publish(event);
@@ -210,7 +240,11 @@ impl State {
         if finished {
             waiters.append(&mut entry.finish_waiters);
         }
-        entry.tell(core, waiters, outcome);
+        if entry.machine.is_unbegun() {
+            core.tell_unbegun(entry, waiters, outcome);
+        } else {
+            entry.tell(core, waiters, outcome);
+        }
         if finished {
             self.tell_reports(key);
         }
@@ -284,7 +318,8 @@ impl Entry {
     pub(super) fn tell(&self, core: &Core, waiters: Vec<Waiter>, outcome: &Outcome) {
         let began_at = self.machine.began_at();
         for waiter in waiters {
-            waiter.send(Ok(result_of(core, self, outcome.clone(), began_at)));
+            let request = self.machine.request();
+            waiter.send(Ok(core.result_of(request, outcome.clone(), began_at)));
         }
     }
 
@@ -311,12 +346,19 @@ pub(super) fn unwritten_outcome() -> Outcome {
     }
 }
 
-fn result_of(core: &Core, entry: &Entry, outcome: Outcome, began: Timestamp) -> CoordinationResult {
-    let request = entry.machine.request();
-    CoordinationResult {
-        id: request.id.clone(),
-        outcome,
-        duration_ms: u64::try_from(core.clock.now().since(began).as_millis()).unwrap_or(u64::MAX),
-        stores: request.stores.clone(),
+impl Core {
+    pub(super) fn result_of(
+        &self,
+        request: &CoordinationRequest,
+        outcome: Outcome,
+        began_at: Timestamp,
+    ) -> CoordinationResult {
+        let duration = self.clock.now().since(began_at).as_millis();
+        CoordinationResult {
+            id: request.id.clone(),
+            outcome,
+            duration_ms: u64::try_from(duration).unwrap_or(u64::MAX),
+            stores: request.stores.clone(),
+        }
     }
 }

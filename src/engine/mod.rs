@@ -2,8 +2,9 @@
 //!
 //! Layer 3, the only part that spawns tasks. It decides nothing itself. [`Coordinator`] is the
 //! handle; `core` is the inbox that whoever brings a fact works off; `drive` steps machines and
-//! carries out effects; `admission` lets requests in; `recovery` resumes and sweeps; `queries`
-//! answers; `forget` drops markers; `background` has the two tasks.
+//! carries out effects; `locking` takes locks and gives them back; `admission` lets requests in;
+//! `recovery` resumes and sweeps; `queries` answers; `forget` drops markers; `background` has the
+//! two tasks.
 //!
 //! Invariant: every waiter is told exactly once.
 
@@ -15,6 +16,7 @@ mod core;
 mod drive;
 mod error;
 mod forget;
+mod locking;
 pub mod operator;
 mod options;
 mod queries;
@@ -30,6 +32,7 @@ use std::sync::Arc;
 use crate::consensus::Consensus;
 use crate::events::EventBus;
 use crate::journal::{Journal, StoredCoordination};
+use crate::locks::LockManager;
 use crate::model::ids::{CoordinationId, StoreName};
 use crate::model::outcome::{CoordinationResult, Decision, Outcome};
 use crate::model::request::{CoordinationRequest, RequestParts};
@@ -59,6 +62,9 @@ pub struct Ports {
     pub bus: Option<Arc<dyn EventBus>>,
     /// Who is told alerts.
     pub alerting: Option<Arc<dyn Alerting>>,
+    /// Who keeps strong coordinations apart; without one they run without locks. It stays open when
+    /// the engine is closed: whoever built it closes it.
+    pub locks: Option<Arc<dyn LockManager>>,
     /// Bounds and waits.
     pub options: Options,
     /// Where the tasks run.
@@ -121,8 +127,12 @@ impl Coordinator {
         }
         let core = Core::new(ports);
         core.ports.journal.attach(Arc::new(Ear(Arc::downgrade(&core))));
+        if let Some(locks) = &core.ports.locks {
+            locks.listen(Arc::new(locking::Ear(Arc::downgrade(&core))));
+        }
         let coordinator = Self { core };
         coordinator.recover(reply);
+        coordinator.core.open_admission_later();
         background::start(&coordinator.core);
         Ok(coordinator)
     }

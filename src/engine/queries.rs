@@ -157,6 +157,7 @@ impl State {
     /// The journal was asked again about what another process drives.
     pub(super) fn followed(
         &mut self,
+        core: &Core,
         id: &CoordinationId,
         found: Result<Option<Found>, EngineError>,
     ) {
@@ -167,6 +168,7 @@ impl State {
             // The journal is asked again at the next round.
             Err(_) => return,
         };
+        self.release_kept(core, id);
         for waiter in self.followers.remove(id).unwrap_or_default() {
             waiter.send(ended.clone());
         }

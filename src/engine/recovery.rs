@@ -101,7 +101,9 @@ impl State {
         tracing::info!(coordination = %open.id, epoch = open.epoch, "resumed");
         let plan = core.plan_for(request, open.owner, open.epoch);
         let machine = TwoPhase::from_records(plan, &open.records);
-        Some(self.table.insert(Entry::new(machine, None)))
+        let mut entry = Entry::new(machine, None);
+        entry.locks.resumed = true;
+        Some(self.table.insert(entry))
     }
 
     /// A coordination has moved: reports that wait for it may be complete.
@@ -207,7 +209,12 @@ impl Core {
                     core.post(Fact::Adopted { open, report });
                 }
             }
-            Err(error) => report.fail(EngineError::Journal(error)),
+            Err(error) => {
+                report.fail(EngineError::Journal(error));
+                if let Some(core) = this.upgrade() {
+                    core.post(Fact::AdmissionOpens);
+                }
+            }
         });
         let stores = self.ports.stores.iter().map(|(name, ..)| name.clone()).collect();
         self.ports.journal.adopt(stores, reply);

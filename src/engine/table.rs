@@ -15,6 +15,7 @@ use crate::protocol::Effect;
 use crate::protocol::two_phase::TwoPhase;
 
 use super::Waiter;
+use super::locking::HeldLocks;
 
 /// A slot and its generation; travels as one number through the journal and the stores.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -61,6 +62,7 @@ pub(super) struct Entry {
     /// Those who are told how it stands once nothing is held back.
     pub(super) settled_waiters: Vec<Waiter>,
     pub(super) attachment: Option<Attachment>,
+    pub(super) locks: HeldLocks,
     /// Whether it waits for its turn.
     pub(super) queued: bool,
     /// Whether it takes one of the places of those that run at once.
@@ -78,6 +80,7 @@ impl Entry {
             finish_waiters: Vec::new(),
             settled_waiters: Vec::new(),
             attachment,
+            locks: HeldLocks::default(),
             queued: false,
             counted: false,
             timer: None,

@@ -2,7 +2,7 @@
 //!
 //! Not a store for users' data. Where to look: `queue` (what waits), `writer` (group commit and
 //! what happens when it fails), `judge` (who may write what), `view` (what is known without
-//! asking), `sight` (what others wrote), `log` (the records), `projector`, `projection` and
+//! asking), `sight` (what others wrote), `log` (the records), `projector`, `projection`, `held` and
 //! `table` (the tables that people query), `serve` and `query` (questions, adoption, retention),
 //! `instance` (who lives).
 //!
@@ -11,6 +11,7 @@
 //! whatever happens to the files, nothing of them is overwritten that was not understood.
 
 mod fold;
+mod held;
 mod instance;
 mod judge;
 mod linger;

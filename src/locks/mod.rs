@@ -20,6 +20,9 @@
 pub mod local;
 pub mod many;
 mod telling;
+pub mod zookeeper;
+mod zookeeper_path;
+mod zookeeper_queue;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

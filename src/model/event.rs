@@ -1,14 +1,15 @@
 //! What is told to event buses. Never an input of a machine, never on the commit path.
 //!
-//! The wire names stand here once. Invariant: an event says only what a durable record (or, for a
-//! start, an accepted request) already says.
+//! The wire names stand here once. Invariant: an event of a coordination says only what a durable
+//! record (or, for a start, an accepted request) already says.
 
 use super::ids::{CoordinationId, StoreName};
+use super::lock::Deadlock;
 use super::request::CoordinationType;
 use super::time::Timestamp;
 use super::value::Value;
 
-/// An event about a coordination.
+/// An event about a coordination, or about those that wait for each other.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum CoordinationEvent {
@@ -43,6 +44,8 @@ pub enum CoordinationEvent {
         /// When.
         at: Timestamp,
     },
+    /// `DEADLOCK_DETECTED`.
+    Deadlock(Box<Deadlock>),
 }
 
 impl CoordinationEvent {
@@ -52,6 +55,7 @@ impl CoordinationEvent {
             Self::Started { .. } => "COORDINATION_STARTED",
             Self::Completed { .. } => "COORDINATION_COMPLETED",
             Self::Failed { .. } => "COORDINATION_FAILED",
+            Self::Deadlock(_) => "DEADLOCK_DETECTED",
         }
     }
 
@@ -78,6 +82,13 @@ impl CoordinationEvent {
                 add("coordination_id", id.as_str().into());
                 add("error_message", message.as_str().into());
                 add("failed_at", Value::Text(at.to_rfc3339()));
+            }
+            Self::Deadlock(deadlock) => {
+                add("victim_transaction", deadlock.victim.as_str().into());
+                let cycle = deadlock.cycle.iter().map(|name| name.as_str().into()).collect();
+                add("deadlock_cycle", Value::List(cycle));
+                add("resource_id", deadlock.resource.as_str().into());
+                add("detected_at", Value::Text(deadlock.detected_at.to_rfc3339()));
             }
         }
         Value::Map(entries)

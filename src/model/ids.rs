@@ -62,6 +62,12 @@ macro_rules! id_type {
             pub fn as_str(&self) -> &str {
                 &self.0
             }
+
+            /// The string, for a name of another kind with at least the same rules.
+            #[allow(dead_code, reason = "only some names serve as others")]
+            pub(super) fn shared(&self) -> &Arc<str> {
+                &self.0
+            }
         }
 
         impl fmt::Display for $name {

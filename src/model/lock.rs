@@ -89,6 +89,11 @@ macro_rules! name_type {
             pub fn as_str(&self) -> &str {
                 &self.0
             }
+
+            /// A string that is known to be right.
+            pub(super) fn from_checked(text: Arc<str>) -> Self {
+                Self(text)
+            }
         }
 
         impl fmt::Display for $name {

@@ -10,5 +10,6 @@ pub mod operation;
 pub mod outcome;
 pub mod record;
 pub mod request;
+pub mod resource;
 pub mod time;
 pub mod value;

@@ -36,6 +36,10 @@ pub enum Record {
         owner: InstanceId,
         /// Grows with every change of owner.
         epoch: u32,
+        /// The fencing tokens of the locks that it holds, in the order of
+        /// [`crate::protocol::lock_plan`], which says what they are.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        locks: Vec<u64>,
     },
     /// A dead owner's coordination belongs to another process now.
     Adopted {

@@ -1,6 +1,12 @@
-//! The port for what operators are told at once. Not the log: that is `tracing`.
+//! What operators are told at once (the port `Alerting`), and pictures of what they look at
+//! (`graph`, `graph_svg`). Not the log: that is `tracing`.
 //!
 //! Duties of an adapter: `raise` returns at once and never fails.
+
+mod graph;
+mod graph_svg;
+
+pub use graph::{Node, Picture};
 
 use crate::model::ids::CoordinationId;
 

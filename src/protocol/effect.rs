@@ -1,11 +1,14 @@
 //! Everything that a machine may ask for. Requests, in the imperative; carrying them out is the
 //! engine's. The order in which they may become visible is the law in this folder's `mod.rs`.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::model::event::CoordinationEvent;
 use crate::model::outcome::{Decision, Outcome};
 use crate::model::record::{Durability, Record};
+
+use super::lock_plan::LockWish;
 
 /// One request of a machine.
 #[derive(Clone, Debug, PartialEq)]
@@ -17,6 +20,16 @@ pub enum Effect {
         /// What must have happened to it before the next effect.
         durability: Durability,
     },
+    /// Take these locks, all or none.
+    Acquire {
+        /// Which.
+        locks: Arc<[LockWish]>,
+        /// How long to wait for them. `None`: for ever, and never as the victim of a deadlock,
+        /// because what was prepared or decided cannot give way.
+        timeout: Option<Duration>,
+    },
+    /// Let go of the locks, and give up the wait for them.
+    Release,
     /// Ask the consensus service to make this the decision.
     Propose {
         /// Commit or abort.

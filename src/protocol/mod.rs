@@ -19,11 +19,16 @@
 //!    standing one. The same decision standing already counts as recorded.
 //! 3. Answer every [`Effect::Ask`] exactly once, late rather than never; an answer that got lost
 //!    is [`Vote::Unknown`] or [`Acknowledgement::Unknown`].
-//! 4. Step [`two_phase::Input::TimeReached`] at or after [`Machine::deadline`], and ask for the
+//! 4. Answer every [`Effect::Acquire`] with [`two_phase::Input::Locked`] or
+//!    [`two_phase::Input::LockRefused`], unless an [`Effect::Release`] came in between, which also
+//!    gives up a wait. What is granted to a machine that is gone is let go of.
+//! 5. Step [`two_phase::Input::TimeReached`] at or after [`Machine::deadline`], and ask for the
 //!    deadline again after each step.
-//! 5. After a crash build the machine from its records and step [`two_phase::Input::Resumed`].
+//! 6. After a crash build the machine from its records and step [`two_phase::Input::Resumed`].
 //!    There is no other way of recovery.
-//! 6. A machine whose step fails with [`ProtocolError`] has not changed.
+//! 7. When [`two_phase::TwoPhase::is_unbegun`] tells that it ended without a record, tell its
+//!    outcome only if the journal knows nothing of its id: another try under it may have run.
+//! 8. A machine whose step fails with [`ProtocolError`] has not changed.
 //!
 //! [`Vote::Unknown`]: crate::model::outcome::Vote::Unknown
 //! [`Acknowledgement::Unknown`]: crate::model::outcome::Acknowledgement::Unknown
@@ -34,6 +39,7 @@
 pub mod claim;
 pub mod deadlock;
 mod effect;
+pub mod lock_plan;
 pub mod lock_table;
 pub mod retry;
 pub mod two_phase;

@@ -6,11 +6,14 @@
 
 mod coverage;
 mod lock_table;
+mod locks_zookeeper;
+mod locks_zookeeper_rate;
 mod postgres;
 mod postgres_rate;
 mod protocols_page;
 mod recovery;
 mod scenarios;
 mod simulation;
+mod strong;
 mod support;
 mod tidy;

@@ -32,7 +32,7 @@ fn leave_behind(path: &str, left: Vec<(&str, Record)>) {
     let mut batch = Vec::new();
     for (id, record) in left {
         let owner = journal.instance().clone();
-        let begin = Record::Begin { request: request(id), owner, epoch: 1 };
+        let begin = Record::Begin { request: request(id), owner, epoch: 1, locks: Vec::new() };
         for record in [begin, record] {
             batch.push(Append {
                 token: 0,
@@ -80,6 +80,7 @@ fn a_coordination_that_is_done_within_its_first_step_does_not_end_the_report_on_
         consensus: None,
         bus: None,
         alerting: None,
+        locks: None,
         options: Options::default(),
         runtime: runtime.handle().clone(),
     };

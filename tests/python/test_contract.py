@@ -140,6 +140,18 @@ DATACLASSES: dict[str, list[tuple[str, Any]]] = {
         ("fencing_token", None),
         ("zk_path", None),
     ],
+    "LockAcquisitionResult": [
+        ("acquired", MISSING),
+        ("lock_id", None),
+        ("acquired_at", None),
+        ("error_message", None),
+        ("fencing_token", None),
+        ("deadlock_cycle", None),
+    ],
+    "Deadlock": [
+        (name, MISSING)
+        for name in ["victim_transaction", "deadlock_cycle", "resource_id", "detected_at"]
+    ],
     "RecoveryReport": [
         (name, []) for name in ["committed", "aborted", "resumed", "compensated", "in_doubt"]
     ],
@@ -178,6 +190,31 @@ SIGNATURES = {
     ),
     "IDistributedLockManager.release_lock": "(self, lock_id, requester_id)",
     "IDistributedLockManager.check_lock_status": "(self, resource_id)",
+    **{
+        f"LocalLockManager.{method}": shape
+        for method, shape in {
+            "acquire_lock": (
+                "(self, resource_id, lock_type, requester_id, timeout_seconds=300, *, "
+                "lease_seconds=None)"
+            ),
+            "release_lock": "(self, lock_id, requester_id)",
+            "check_lock_status": "(self, resource_id)",
+            "lock": (
+                "(self, resource_id, lock_type, requester_id, timeout_seconds=300, *, "
+                "lease_seconds=None)"
+            ),
+            "acquire_many": (
+                "(self, wishes, requester_id, timeout_seconds=300, *, lease_seconds=None)"
+            ),
+            "renew": "(self, lock_id, lease_seconds=None)",
+            "release_all": "(self, requester_id)",
+            "wait_for_graph": "(self)",
+            "deadlocks": "(self)",
+            "on_lost": "(self, callback)",
+            "start": "(self)",
+            "close": "(self)",
+        }.items()
+    },
     "IConsensusService.propose_coordination_decision": (
         "(self, coordination_id, decision, evidence)"
     ),
@@ -192,6 +229,8 @@ SIGNATURES = {
 
 NOT_ASYNC = {
     "CoordinationService.__init__",
+    "LocalLockManager.lock",
+    "LocalLockManager.on_lost",
     "Transaction.add",
     "IMetricsCollector.increment_counter",
     "IMetricsCollector.record_histogram",
@@ -203,6 +242,10 @@ STORE_SIGNATURES = {
     "SqliteStore": "(path, name='sqlite')",
     "FileStore": "(root, name='files')",
     "PostgresStore": "(dsn, name='postgres', min_connections=1, max_connections=20)",
+}
+
+LOCK_MANAGER_SIGNATURES = {
+    "LocalLockManager": "(*, max_wait_time_seconds=None, lease_seconds=None)",
 }
 
 
@@ -239,6 +282,13 @@ def test_methods_take_these_arguments(path: str) -> None:
     function = getattr(getattr(unanimity, kind), method)
     assert shape(function) == SIGNATURES[path]
     assert inspect.iscoroutinefunction(function) is (path not in NOT_ASYNC)
+
+
+@pytest.mark.parametrize("name", LOCK_MANAGER_SIGNATURES)
+def test_the_lock_managers_take_these_arguments(name: str) -> None:
+    kind = getattr(unanimity, name)
+    assert issubclass(kind, unanimity.IDistributedLockManager)
+    assert shape(kind) == LOCK_MANAGER_SIGNATURES[name]
 
 
 @pytest.mark.parametrize("name", STORE_SIGNATURES)

@@ -51,7 +51,15 @@ pub(crate) enum Argument {
     Map(Value),
     /// Keyword arguments.
     Keywords(Value),
+    /// Whatever this makes.
+    Made(MakeArguments),
 }
+
+/// Makes the positional arguments of a call.
+pub(crate) type MakeArguments = Box<dyn FnOnce(Python<'_>) -> PyResult<Py<PyTuple>> + Send>;
+
+/// Is told what a method returned, or the message of what it raised.
+pub(crate) type Told = Box<dyn FnOnce(Result<&Bound<'_, PyAny>, String>) + Send>;
 
 /// Who waits for the answer of a call.
 pub(crate) enum Answers {
@@ -60,6 +68,8 @@ pub(crate) enum Answers {
     List(Reply<Result<Vec<CoordinationId>, ParticipantError>>),
     Proposal(Reply<Proposal>),
     Standing(Reply<Standing>),
+    /// Whoever can read it.
+    Told(Told),
     /// Nobody; the place among those that are told is given back.
     Nobody(#[expect(dead_code, reason = "held until it is dropped")] Place),
 }
@@ -193,6 +203,7 @@ impl Argument {
                 let keywords = from_value(py, &map)?.into_bound(py).cast_into::<PyDict>()?;
                 return Ok((PyTuple::empty(py), Some(keywords)));
             }
+            Self::Made(make) => make(py)?.into_bound(py),
         };
         Ok((arguments, None))
     }
@@ -235,6 +246,7 @@ impl Started {
                 reply.send(if taken { Proposal::Taken } else { Proposal::NotTaken });
             }
             Answers::Standing(reply) => reply.send(standing_of(answer)),
+            Answers::Told(told) => told(Ok(answer)),
             Answers::Nobody(_) => {}
         }
     }
@@ -253,6 +265,7 @@ impl Started {
             Answers::List(reply) => reply.send(Err(ParticipantError::new(message))),
             Answers::Proposal(reply) => reply.send(Proposal::NotTaken),
             Answers::Standing(reply) => reply.send(Standing::Unknown),
+            Answers::Told(told) => told(Err(message)),
             Answers::Nobody(_) => tracing::warn!("{message}"),
         }
     }

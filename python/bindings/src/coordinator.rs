@@ -23,7 +23,7 @@ use crate::ports::{PythonAlerting, PythonConsensus, PythonListeners};
 use crate::request::{Unreadable, request_parts};
 use crate::runtime::Engine;
 use crate::start::{self, Parts};
-use crate::{errors, records, runtime};
+use crate::{errors, locks, records, runtime};
 
 /// A coordinator that belongs to one event loop.
 #[pyclass(frozen)]
@@ -72,7 +72,7 @@ fn result_to(bridge: &Arc<Shared>, future: Py<PyAny>, attachment: Option<Attachm
 impl Coordinator {
     #[new]
     #[pyo3(signature = (
-        bridge, *, journal, stores, config, consensus, event_bus, metrics, alerting
+        bridge, *, journal, stores, config, consensus, lock_manager, event_bus, metrics, alerting
     ))]
     #[expect(clippy::too_many_arguments, reason = "keywords, as the Python constructor has them")]
     fn new(
@@ -81,6 +81,7 @@ impl Coordinator {
         stores: &Bound<'_, PyDict>,
         config: &Bound<'_, PyDict>,
         consensus: Option<Bound<'_, PyAny>>,
+        lock_manager: Option<Bound<'_, PyAny>>,
         event_bus: Option<Bound<'_, PyAny>>,
         metrics: Option<Bound<'_, PyAny>>,
         alerting: Option<Bound<'_, PyAny>>,
@@ -97,6 +98,7 @@ impl Coordinator {
             options: start::options(config)?,
             stores: named,
             consensus: consensus.map(|c| PythonConsensus::adapt(&shared, &c)).transpose()?,
+            locks: locks::port_of(&shared, lock_manager.as_ref())?,
             listeners: PythonListeners::adapt(&shared, event_bus.as_ref(), metrics.as_ref())?,
             alerting: alerting.map(|a| PythonAlerting::adapt(&shared, &a)).transpose()?,
         };

@@ -10,7 +10,9 @@ mod call;
 mod convert;
 mod coordinator;
 mod errors;
+mod locks;
 mod logging;
+mod pictures;
 mod ports;
 mod python_store;
 mod reader;
@@ -42,6 +44,8 @@ fn _engine(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<bridge::Bridge>()?;
     module.add_class::<coordinator::Coordinator>()?;
     module.add_class::<reader::JournalReader>()?;
+    locks::register(module)?;
+    pictures::register(module)?;
     stores::register(module)?;
     runtime::register(module)
 }

@@ -30,7 +30,11 @@ const EVENTS_MAX: usize = 10_000;
 const TELL_WAIT: Duration = Duration::from_secs(10);
 
 /// The bound method of that name, and whether a call of it gives a coroutine.
-fn method(object: &Bound<'_, PyAny>, owner: &str, name: &'static str) -> PyResult<Arc<Method>> {
+pub(crate) fn method(
+    object: &Bound<'_, PyAny>,
+    owner: &str,
+    name: &'static str,
+) -> PyResult<Arc<Method>> {
     let callable = object.getattr(name)?;
     let stores = object.py().import("unanimity._stores")?;
     let is_async = stores.call_method1("is_async", (&callable,))?.is_truthy()?;
@@ -160,6 +164,10 @@ fn count(metrics: &Bound<'_, PyAny>, event: &CoordinationEvent) -> PyResult<()> 
             let seconds = Duration::from_millis(*duration_ms).as_secs_f64();
             let name = "coordination_transaction_duration_seconds";
             metrics.call_method1("record_histogram", (name, seconds)).map(drop)
+        }
+        CoordinationEvent::Deadlock(_) => {
+            let name = "coordination_deadlocks_detected_total";
+            metrics.call_method1("increment_counter", (name,)).map(drop)
         }
         _ => Ok(()),
     }

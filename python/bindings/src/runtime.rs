@@ -8,6 +8,7 @@
 
 use std::cell::RefCell;
 use std::ops::Deref;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use pyo3::exceptions::PyRuntimeError;
@@ -25,6 +26,9 @@ struct Stamped {
 static RUNTIME: Mutex<Option<Stamped>> = Mutex::new(None);
 /// Kept here, so that an engine whose service was forgotten goes on, and is flushed at exit.
 static OPEN: Mutex<Vec<Arc<Engine>>> = Mutex::new(Vec::new());
+
+/// How many forks lie between this process and the one that first loaded the module.
+static FORKS: AtomicU64 = AtomicU64::new(0);
 
 /// How many worker threads a runtime has. They only wait for sockets and timers; with a second one
 /// every answer would first wake a thread that looks for work and finds none.
@@ -67,6 +71,11 @@ impl Deref for Engine {
     fn deref(&self) -> &Self::Target {
         &self.coordinator
     }
+}
+
+/// Changes with every fork, in the child: a cheap sign for what belongs to which process.
+pub(crate) fn forks() -> u64 {
+    FORKS.load(Ordering::Relaxed)
 }
 
 fn open() -> MutexGuard<'static, Vec<Arc<Engine>>> {
@@ -144,6 +153,7 @@ fn after_fork_in_parent() {
 /// Called in a forked child: what belongs to the parent is left to the parent.
 #[pyfunction]
 fn after_fork_in_child() {
+    FORKS.fetch_add(1, Ordering::Relaxed);
     let _ = unanimity::journal::forget_instance_locks_in_child();
     if let Some(mut held) = HELD_FOR_FORK.with(|held| held.borrow_mut().take()) {
         // Not dropped: that would wait for threads that are not there.

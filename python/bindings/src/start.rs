@@ -9,6 +9,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use unanimity::engine::{self, EngineError, Options, Ports, RecoveryReport};
 use unanimity::journal::{Journal, JournalOptions, SqliteJournal};
+use unanimity::locks::LockManager;
 use unanimity::model::ids::StoreName;
 use unanimity::participants::Participant;
 use unanimity::reply::Reply;
@@ -26,6 +27,7 @@ pub(crate) struct Parts {
     pub(crate) options: Options,
     pub(crate) stores: Vec<engine::NamedStore>,
     pub(crate) consensus: Option<PythonConsensus>,
+    pub(crate) locks: Arc<dyn LockManager>,
     pub(crate) listeners: Option<PythonListeners>,
     pub(crate) alerting: Option<PythonAlerting>,
 }
@@ -43,6 +45,7 @@ pub(crate) fn start_engine(
         journal,
         stores: parts.stores,
         consensus: parts.consensus.map(|consensus| Arc::new(consensus) as _),
+        locks: Some(parts.locks),
         bus: parts.listeners.map(|listeners| Arc::new(listeners) as _),
         alerting: parts.alerting.map(|alerting| Arc::new(alerting) as _),
         options: parts.options,

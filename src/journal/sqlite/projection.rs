@@ -10,12 +10,14 @@ use std::sync::Arc;
 
 use rusqlite::{Connection, Transaction, TransactionBehavior, params};
 
+use super::held;
 use super::log::{self, Entry};
 use super::trouble::{Outcome, Trouble};
 use super::view::View;
 use crate::journal::StoredCoordination;
 use crate::model::operation::Operation;
 use crate::model::outcome::OutcomeKind;
+use crate::model::record::Record;
 use crate::model::time::Timestamp;
 use crate::model::value::Value;
 
@@ -119,6 +121,14 @@ impl Part {
         upsert(transaction, &self.stored)?;
         for entry in &self.open {
             log::keep(transaction, &self.stored.owner, entry)?;
+            if let Record::Begin { locks, .. } = &entry.record
+                && entry.position > before
+            {
+                held::write(transaction, &self.stored, locks)?;
+            }
+        }
+        if self.positions.first().is_some_and(|first| *first <= before) {
+            held::remove(transaction, &self.stored)?;
         }
         let kept = self.positions.partition_point(|position| *position <= before);
         log::drop_kept(transaction, &self.positions[..kept])

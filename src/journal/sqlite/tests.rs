@@ -141,7 +141,8 @@ fn request(name: &str) -> Arc<CoordinationRequest> {
 }
 
 fn begin(journal: &SqliteJournal, name: &str) -> Record {
-    Record::Begin { request: request(name), owner: journal.instance().clone(), epoch: 1 }
+    let owner = journal.instance().clone();
+    Record::Begin { request: request(name), owner, epoch: 1, locks: Vec::new() }
 }
 
 fn decide(decision: Decision) -> Record {

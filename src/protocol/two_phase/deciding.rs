@@ -9,7 +9,7 @@ use crate::model::outcome::Decision;
 use crate::model::record::{Durability, Reason, Record};
 use crate::model::time::Timestamp;
 
-use super::outcome;
+use super::outcome::{self, requested_reason};
 use super::party::{Ballot, Delivery};
 use super::{Effect, ProtocolError, Rule, Standing, State, TwoPhase};
 
@@ -74,12 +74,14 @@ impl TwoPhase {
     }
 
     pub(super) fn abort_requested(&mut self, now: Timestamp, reason: String) -> Vec<Effect> {
+        if self.state == State::Locking && !self.is_resumed() {
+            return self.give_up_locking(requested_reason(&reason));
+        }
         if self.state != State::Preparing {
             self.take(Rule::AbortTooLate);
             return Vec::new();
         }
-        let message = format!("aborted on request: {reason}");
-        let reason = Reason::new("transaction.aborted.requested", message);
+        let reason = requested_reason(&reason);
         self.decide_abort(now, reason, (Rule::AbortAsked, Rule::AbortAskedPropose))
     }
 
@@ -173,6 +175,9 @@ impl TwoPhase {
         let words =
             Reason::new("transaction.resolved", format!("resolved by an operator: {reason}"));
         match (self.state, self.decision) {
+            (State::Locking, None) if decision == Decision::Abort && !self.is_resumed() => {
+                return Ok(self.give_up_locking(words));
+            }
             (State::Preparing, None) if decision == Decision::Abort => {
                 return Ok(self.decide_abort(
                     now,

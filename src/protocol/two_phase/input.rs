@@ -5,8 +5,10 @@ use std::time::Duration;
 
 use crate::model::ids::{InstanceId, StoreName};
 use crate::model::outcome::{Acknowledgement, Decision, Vote};
+use crate::model::record::Reason;
 use crate::model::request::CoordinationRequest;
 
+use crate::protocol::lock_plan::LockWish;
 use crate::protocol::retry::Backoff;
 
 /// A fact about one coordination.
@@ -14,6 +16,21 @@ use crate::protocol::retry::Backoff;
 pub enum Input {
     /// The request was accepted.
     Started,
+    /// The locks are held.
+    Locked {
+        /// Their fencing tokens, in the order of the plan's locks.
+        tokens: Vec<u64>,
+    },
+    /// The locks are not held, and nothing waits for them any more.
+    LockRefused {
+        /// Why, and who stands in the way.
+        reason: Reason,
+    },
+    /// A lock that was held is held no more, though nobody let go of it.
+    LockLost {
+        /// Which, and why.
+        message: String,
+    },
     /// A store answered prepare.
     Voted {
         /// Which.
@@ -59,6 +76,9 @@ impl Input {
     pub(super) fn name(&self) -> &'static str {
         match self {
             Self::Started => "Started",
+            Self::Locked { .. } => "Locked",
+            Self::LockRefused { .. } => "LockRefused",
+            Self::LockLost { .. } => "LockLost",
             Self::Voted { .. } => "Voted",
             Self::Acknowledged { .. } => "Acknowledged",
             Self::Proposed { .. } => "Proposed",
@@ -112,6 +132,8 @@ pub struct Plan {
     pub epoch: u32,
     /// The request's stores, in its order.
     pub parties: Vec<PartyPlan>,
+    /// The locks to be held from before the first prepare to the end.
+    pub locks: Arc<[LockWish]>,
     /// Whether decisions are proposed to a consensus service.
     pub consensus: bool,
     /// The longest that prepare may take.

@@ -11,6 +11,11 @@
 //! Read-only stores get no second phase (same source). With a consensus service the decision is
 //! proposed to it first; an answer that is lost leaves the coordination in doubt, never aborted.
 //!
+//! A coordination that is to hold locks takes them before anything of it is recorded or asked, all
+//! or none, and lets go of them when it has ended. Locks that are refused end it: there is nothing
+//! to undo, and no record forbids a later try under the same id. After a crash they are taken again
+//! before the machine goes on, for as long as that takes.
+//!
 //! Single-writer stores (one prepared transaction at a time) are asked one after the other in the
 //! order of their names, so that two coordinations over two of them cannot wait for each other.
 //!
@@ -19,12 +24,16 @@
 //! - Commit is asked only after `DECISION commit` was listed as a forced record, or stands.
 //! - `decision` is set once by this machine; only the journal's standing decision replaces it, and
 //!   only while the own record is not yet answered.
+//! - Nothing is asked of a store before the locks are held, also after a crash; they are let go of
+//!   behind the end record. A lock that is lost before the decision aborts; after it, only fencing
+//!   helps, and the delivery goes on.
 //! - It ends only when every store has answered its prepare and the decision.
 //! - Whoever asked is answered at his deadline with what is true then.
 
 mod deciding;
 mod delivering;
 mod input;
+mod locking;
 mod outcome;
 mod party;
 mod resume;
@@ -42,7 +51,9 @@ use crate::model::record::Reason;
 use crate::model::request::CoordinationRequest;
 use crate::model::time::Timestamp;
 
+use super::lock_plan::LockWish;
 use super::{Ask, Effect, Machine, ProtocolError, View};
+use locking::Locking;
 use party::Party;
 
 /// The machine.
@@ -51,8 +62,10 @@ pub struct TwoPhase {
     plan: Plan,
     state: State,
     parties: Vec<Party>,
+    locking: Locking,
     began_at: Timestamp,
-    /// Until when votes are waited for.
+    /// Since and until when votes are waited for.
+    prepare_from: Timestamp,
     prepare_until: Timestamp,
     /// Until when the caller waits; `None` once answered.
     answer_at: Option<Timestamp>,
@@ -81,7 +94,9 @@ impl TwoPhase {
         Self {
             state: State::New,
             parties,
+            locking: Locking::default(),
             began_at: now,
+            prepare_from: now,
             prepare_until: answer_at.min(now + plan.prepare_timeout),
             answer_at: Some(answer_at),
             answer_at_if_overruled: None,
@@ -115,6 +130,11 @@ impl TwoPhase {
         self.began_at
     }
 
+    /// The locks that it holds while it prepares and delivers.
+    pub fn locks(&self) -> &Arc<[LockWish]> {
+        &self.plan.locks
+    }
+
     /// Whether its caller waits for an answer.
     pub fn awaits_answer(&self) -> bool {
         self.answer_at.is_some()
@@ -127,6 +147,11 @@ impl TwoPhase {
         self.decision == Some(Decision::Abort) || self.decision.is_none() && proposed
     }
 
+    /// Whether it ended while it waited for its locks: no record tells of it.
+    pub fn is_unbegun(&self) -> bool {
+        self.state == State::Ended && self.locking.ended_unbegun
+    }
+
     /// Whether it waits for an operator.
     pub fn is_parked(&self) -> bool {
         self.state == State::Heuristic
@@ -135,6 +160,7 @@ impl TwoPhase {
     /// Whether no question of it is out: it waits for time or for an operator, or has ended.
     pub fn is_quiet(&self) -> bool {
         !matches!(self.state, State::Proposing | State::Reading)
+            && !self.waits_for_locks()
             && !self.parties.iter().any(Party::is_asked)
     }
 
@@ -165,7 +191,9 @@ impl TwoPhase {
         let mut effects = Vec::new();
         let taken = self.taken;
         self.taken = 0;
-        if self.state == State::Preparing && now >= self.prepare_until {
+        if self.state == State::Locking {
+            effects = self.locking_time_reached(now);
+        } else if self.state == State::Preparing && now >= self.prepare_until {
             let reason = self.timeout_reason();
             let rules = (Rule::PrepareTimedOut, Rule::PrepareTimedOutPropose);
             effects = self.decide_abort(now, reason, rules);
@@ -217,6 +245,9 @@ impl Machine for TwoPhase {
                 self.take(Rule::Ignored);
                 Vec::new()
             }
+            Input::Locked { tokens } => self.locked(now, tokens),
+            Input::LockRefused { reason } => self.lock_refused(now, reason),
+            Input::LockLost { message } => self.lock_lost(now, &message),
             Input::Voted { party, vote } => self.vote(now, party, vote),
             Input::Acknowledged { party, answer } => self.acknowledge(now, party, answer),
             Input::Proposed { taken } => self.proposed(now, taken),
@@ -232,6 +263,7 @@ impl Machine for TwoPhase {
 
     fn deadline(&self) -> Option<Timestamp> {
         let of_state = match self.state {
+            State::Locking => return self.locking_deadline(),
             State::Preparing => Some(self.prepare_until),
             State::InDoubt => Some(self.read_again_at),
             State::Ended => return None,

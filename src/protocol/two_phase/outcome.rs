@@ -30,6 +30,10 @@ pub(super) fn overruled_reason() -> Reason {
     Reason::new("transaction.aborted.elsewhere", message)
 }
 
+pub(super) fn requested_reason(words: &str) -> Reason {
+    Reason::new("transaction.aborted.requested", format!("aborted on request: {words}"))
+}
+
 fn names<'a>(parties: impl Iterator<Item = &'a Party>) -> String {
     let names: Vec<String> = parties.map(|party| format!("'{}'", party.store)).collect();
     names.join(", ")
@@ -50,7 +54,7 @@ impl TwoPhase {
 
     pub(super) fn timeout_reason(&self) -> Reason {
         let silent = names(self.parties.iter().filter(|party| party.is_preparing()));
-        let waited = self.prepare_until.since(self.began_at);
+        let waited = self.prepare_until.since(self.prepare_from);
         let message = format!("timed out: no vote within {waited:?} from {silent}");
         Reason::new("transaction.aborted.timeout", message)
     }
@@ -68,6 +72,7 @@ impl TwoPhase {
     pub(super) fn public_state(&self) -> TransactionState {
         match self.state {
             State::New => TransactionState::Initiated,
+            State::Locking => self.locking_state(),
             State::Preparing => TransactionState::Preparing,
             State::Proposing | State::Reading | State::InDoubt => TransactionState::Prepared,
             State::Committing => TransactionState::Committing,
@@ -80,7 +85,8 @@ impl TwoPhase {
 
     /// What a caller would be told now.
     pub(super) fn outcome(&self) -> Outcome {
-        let delivering = matches!(self.state, State::Committing | State::Aborting);
+        let delivering = matches!(self.state, State::Committing | State::Aborting)
+            || self.state == State::Locking && self.decision.is_some();
         let refused = self.parties.iter().any(|party| party.delivery == Delivery::Refused);
         if self.state == State::Heuristic || delivering && refused {
             return self.heuristic_outcome();
@@ -199,6 +205,9 @@ impl TwoPhase {
         let stores = self.parties.iter().map(Party::summary).collect();
         let record = Record::End { outcome: outcome.clone(), stores };
         effects.push(Effect::Record { record, durability });
+        if !self.plan.locks.is_empty() {
+            effects.push(Effect::Release);
+        }
         effects.push(Effect::Publish(CoordinationEvent::Completed {
             id: self.plan.request.id.clone(),
             success: outcome.is_success(),

@@ -50,8 +50,8 @@ impl TwoPhase {
         }
     }
 
-    /// Asks whatever is unanswered, as the folded records have it.
-    pub(super) fn resume(&mut self, now: Timestamp) -> Vec<Effect> {
+    /// Asks whatever is unanswered, as the folded records have it. Locks, if any, are held.
+    pub(super) fn go_on(&mut self, now: Timestamp) -> Vec<Effect> {
         let mut effects = Vec::new();
         let refused = self.parties.iter().any(|party| party.delivery == Delivery::Refused);
         match self.decision {

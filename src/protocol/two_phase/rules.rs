@@ -9,6 +9,8 @@
 pub enum State {
     /// Built, not begun.
     New,
+    /// Locks are waited for; nothing was asked of any store.
+    Locking,
     /// Votes are being gathered.
     Preparing,
     /// A decision is proposed to the consensus service.
@@ -32,6 +34,7 @@ impl State {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::New => "New",
+            Self::Locking => "Locking",
             Self::Preparing => "Preparing",
             Self::Proposing => "Proposing",
             Self::Reading => "Reading",
@@ -87,9 +90,23 @@ macro_rules! table {
 }
 
 table! {
-    Begin: [New] "Started", "" => Preparing,
+    Lock: [New] "Started", "locks are needed" => Locking,
+        "acquire them, all or none, within the prepare deadline";
+    Begin: [New] "Started", "no locks are needed" => Preparing,
         "record BEGIN (forced, or accepted when every store lists its prepared work); publish the \
          start; ask prepare of all, single-writer stores one after the other";
+    Locked: [Locking] "Locked", "a new coordination" => Preparing,
+        "record BEGIN with the tokens, publish and ask as Begin does";
+    LockRefused: [Locking] "LockRefused", "a new coordination" => Ended,
+        "finish as aborted; nothing is recorded, because nothing was asked of any store";
+    LockTimedOut: [Locking] "TimeReached", "a new coordination, the prepare deadline passed" => Ended,
+        "release: give the wait up; finish as aborted";
+    LockGivenUp: [Locking] "AbortRequested or Resolved abort", "a new coordination" => Ended,
+        "release: give the wait up; finish as aborted";
+    LockLost: [Preparing] "LockLost", "no consensus service" => Aborting,
+        "record DECISION abort (accepted); ask abort of all that answered";
+    LockLostPropose: [Preparing] "LockLost", "consensus service" => Proposing,
+        "propose ABORT";
     VoteCounted: [Preparing] "Voted", "yes or read-only, others are missing" => same,
         "ask prepare of the next single-writer store";
     AllYes: [Preparing] "Voted", "the last vote, none against, no consensus service" => Committing,
@@ -110,7 +127,7 @@ table! {
         "record DECISION abort (accepted); ask abort of all that answered";
     AbortAskedPropose: [Preparing] "AbortRequested or Resolved abort", "consensus service" => Proposing,
         "propose ABORT";
-    AbortTooLate: [New, Proposing, Reading, InDoubt, Committing, Aborting, Heuristic, Ended] "AbortRequested", "" => same,
+    AbortTooLate: [New, Locking, Proposing, Reading, InDoubt, Committing, Aborting, Heuristic, Ended] "AbortRequested", "" => same,
         "nothing: the decision is on its way or made";
     CommitTaken: [Proposing, Reading] "Proposed or DecisionRead", "COMMIT stands" => Committing,
         "record DECISION commit (forced); ask commit of all that voted COMMIT";
@@ -158,17 +175,23 @@ table! {
         "record HEURISTIC for every silent store, then END (forced): an operator answers for them";
     ResolvedHeuristic: [Heuristic] "Resolved", "" => Ended,
         "record HEURISTIC for every silent store, then END (forced) with the operator's words";
-    ResumedUndecided: [New] "Resumed", "no decision in the journal, no consensus service" => Aborting,
+    ResumedLock: [New] "Resumed", "locks are needed" => Locking,
+        "acquire them again, for ever, before anything else is done";
+    LockRefusedAgain: [Locking] "LockRefused", "a resumed coordination" => same,
+        "acquire them again after a capped backoff, for ever";
+    LockAgain: [Locking] "TimeReached", "a resumed coordination, the backoff passed" => same,
+        "acquire them again";
+    ResumedUndecided: [New, Locking] "Resumed or Locked", "no decision in the journal, no consensus service" => Aborting,
         "record DECISION abort (accepted); ask abort of all: presumed abort";
-    ResumedUnread: [New] "Resumed", "no decision in the journal, consensus service" => Reading,
+    ResumedUnread: [New, Locking] "Resumed or Locked", "no decision in the journal, consensus service" => Reading,
         "read what stands";
-    ResumedCommit: [New] "Resumed", "DECISION commit" => Committing,
+    ResumedCommit: [New, Locking] "Resumed or Locked", "DECISION commit" => Committing,
         "ask commit of all but the read-only ones";
-    ResumedAbort: [New] "Resumed", "DECISION abort" => Aborting,
+    ResumedAbort: [New, Locking] "Resumed or Locked", "DECISION abort" => Aborting,
         "ask abort of all";
-    ResumedHeuristic: [New] "Resumed", "HEURISTIC of some store" => Heuristic,
+    ResumedHeuristic: [New, Locking] "Resumed or Locked", "HEURISTIC of some store" => Heuristic,
         "ask the others again; finish as failed; kept for an operator";
-    Ignored: [New, Preparing, Proposing, Reading, InDoubt, Committing, Aborting, Heuristic, Ended] "any", "late, doubled, or of no use here" => same,
+    Ignored: [New, Locking, Preparing, Proposing, Reading, InDoubt, Committing, Aborting, Heuristic, Ended] "any", "late, doubled, or of no use here" => same,
         "nothing";
 }
 

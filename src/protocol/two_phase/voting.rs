@@ -14,8 +14,8 @@ use super::party::{Ballot, Delivery, Party, Prepare};
 use super::{Ask, Effect, Rule, State, TwoPhase};
 
 impl TwoPhase {
-    pub(super) fn start(&mut self, now: Timestamp) -> Vec<Effect> {
-        self.take(Rule::Begin);
+    /// Records the begin and asks whoever can be asked.
+    pub(super) fn begin(&mut self, now: Timestamp, locks: Vec<u64>) -> Vec<Effect> {
         let all_list = self.plan.parties.iter().all(|party| party.lists_prepared);
         let request = Arc::clone(&self.plan.request);
         let mut effects = vec![
@@ -24,6 +24,7 @@ impl TwoPhase {
                     request: Arc::clone(&request),
                     owner: self.plan.owner.clone(),
                     epoch: self.plan.epoch,
+                    locks,
                 },
                 durability: if all_list { Durability::Accepted } else { Durability::Forced },
             },

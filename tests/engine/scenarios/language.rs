@@ -1,10 +1,11 @@
 //! The language of two-phase commit's scenarios: commands in, what the machine asked for out, as
 //! text.
 //!
-//! Commands: `stores a b/lists c/single` `consensus` `timeout 30s` `eventual` (before `begin`);
+//! Commands: `stores a b/lists c/single` `consensus` `timeout 30s` `eventual`, and `strong a/k
+//! b/k/read a` for operations under locks (before `begin`);
 //! `begin` (or `build` alone) `vote a commit|read_only|abort|unknown "why"`
 //! `ack a done|failed|unknown|never_prepared "why"` `advance 30s` `abort "why"`
-//! `resolve commit "why"` `proposed taken|lost`
+//! `locked` `refused "why"` `lost "why"` `resolve commit "why"` `proposed taken|lost`
 //! `read commit|abort|open|unknown [read_only a b]`; `recorded` and `overruled commit` answer the
 //! record that everything else waits behind; `crash` loses what was not on disk, `crash later` only
 //! what the journal had not accepted; `resume` continues from the records that are left.
@@ -18,10 +19,11 @@ use std::time::Duration;
 
 use unanimity::model::ids::{InstanceId, StoreName};
 use unanimity::model::outcome::{Acknowledgement, Decision, Outcome, Vote};
-use unanimity::model::record::{Durability, Record};
+use unanimity::model::record::{Durability, Reason, Record};
 use unanimity::model::request::{CoordinationRequest, RequestParts};
 use unanimity::model::time::Timestamp;
 use unanimity::model::value::Value;
+use unanimity::protocol::lock_plan::locks_of;
 use unanimity::protocol::retry::Backoff;
 use unanimity::protocol::two_phase::{Input, PartyPlan, Plan, Rule, Standing, TwoPhase};
 use unanimity::protocol::{Effect, Machine};
@@ -42,6 +44,7 @@ pub(super) struct TwoPhaseStage {
     consensus: bool,
     timeout_seconds: f64,
     consistency: &'static str,
+    operations: Vec<Value>,
     epoch: u32,
     machine: Option<TwoPhase>,
     held: VecDeque<Effect>,
@@ -63,6 +66,7 @@ impl TwoPhaseStage {
             consensus: false,
             timeout_seconds: 300.0,
             consistency: "session",
+            operations: Vec::new(),
             epoch: 0,
             machine: None,
             held: VecDeque::new(),
@@ -89,6 +93,11 @@ impl TwoPhaseStage {
                 self.consistency = "eventual";
                 self.say("ready");
             }
+            ["strong", operations @ ..] => {
+                self.consistency = "strong";
+                self.operations = operations.iter().map(|words| operation(words)).collect();
+                self.say("ready");
+            }
             ["timeout", time] => {
                 self.timeout_seconds = duration(time).as_secs_f64();
                 self.say("ready");
@@ -108,6 +117,15 @@ impl TwoPhaseStage {
                 let (party, answer) = (self.party(store), answer_of(answer));
                 self.step(Input::Acknowledged { party, answer });
             }
+            ["locked"] => {
+                let locks = self.machine.as_ref().map_or(0, |machine| machine.locks().len());
+                self.step(Input::Locked { tokens: (1..=locks as u64).collect() });
+            }
+            ["refused", message] => {
+                let reason = Reason::new("transaction.aborted.lock_timeout", *message);
+                self.step(Input::LockRefused { reason });
+            }
+            ["lost", message] => self.step(Input::LockLost { message: (*message).to_owned() }),
             ["abort", reason] => self.step(Input::AbortRequested { reason: (*reason).to_owned() }),
             ["resolve", decision, reason] => {
                 let (decision, reason) = (decision_of(decision), (*reason).to_owned());
@@ -142,13 +160,14 @@ impl TwoPhaseStage {
             id: "c1".into(),
             kind: "two_phase_commit".into(),
             stores: self.parties.iter().map(|party| party.store.to_string()).collect(),
-            operations: Vec::new(),
+            operations: self.operations.clone(),
             timeout_seconds: self.timeout_seconds,
             consistency: self.consistency.into(),
             metadata: Value::Map(Vec::new()),
         })
         .expect("the scenario names its stores");
         Plan {
+            locks: locks_of(&request).into(),
             request: Arc::new(request),
             owner: InstanceId::new("n1").expect("it is short"),
             epoch: self.epoch,
@@ -241,6 +260,12 @@ impl TwoPhaseStage {
             Effect::Record { record, durability } => {
                 format!("record {} ({})", shown_record(record), shown_durability(*durability))
             }
+            Effect::Acquire { locks, timeout } => {
+                let locks = locks.iter().map(|lock| format!("{} {}", lock.resource, lock.mode));
+                let wait = timeout.map_or("for ever".to_owned(), |time| format!("for {time:?}"));
+                format!("acquire {}, {wait}", locks.collect::<Vec<_>>().join(", "))
+            }
+            Effect::Release => "release".to_owned(),
             Effect::Propose { decision } => format!("propose {}", decision.as_str()),
             Effect::ReadDecision => "read decision".to_owned(),
             Effect::Ask { party, ask, timeout } => {
@@ -280,7 +305,12 @@ fn shown_durability(durability: Durability) -> &'static str {
 
 fn shown_record(record: &Record) -> String {
     match record {
-        Record::Begin { owner, epoch, .. } => format!("begin by {owner}, epoch {epoch}"),
+        Record::Begin { owner, epoch, locks, .. } if locks.is_empty() => {
+            format!("begin by {owner}, epoch {epoch}")
+        }
+        Record::Begin { owner, epoch, locks, .. } => {
+            format!("begin by {owner}, epoch {epoch}, holding tokens {locks:?}")
+        }
         Record::Decision { decision, reason, read_only } => {
             let mut line = format!("decision {}", decision.as_str());
             for store in read_only {
@@ -317,6 +347,15 @@ fn party_plan(name: &str) -> PartyPlan {
         lists_prepared: traits.contains("lists"),
         single_writer: traits.contains("single"),
     }
+}
+
+/// `a/k/read`: a read of the key k of store a; `a`: a write of no key.
+fn operation(words: &str) -> Value {
+    let mut fields = vec![("type".to_owned(), Value::from("put"))];
+    for (name, word) in ["store", "key", "access"].into_iter().zip(words.split('/')) {
+        fields.push((name.to_owned(), Value::from(word)));
+    }
+    Value::Map(fields)
 }
 
 fn words_of(rest: &[&str]) -> String {

@@ -32,12 +32,22 @@ pub(super) enum Bug {
     SweepsUndecided,
     /// Nobody sweeps prepared work that no record tells of.
     NeverSweeps,
+    /// The driver lets go of the locks when the decision is told.
+    ReleasesTooEarly,
+    /// The driver takes locks for held that it has only asked for.
+    PreparesBeforeLocked,
+    /// Recovery goes on without the locks.
+    RecoveryTakesNoLocks,
+    /// The driver does not tell the machine of a lock that was lost.
+    LostLockIgnored,
+    /// A process takes requests before it has asked for the locks of what was left open.
+    AdmitsBeforeRecovery,
     /// The driver never steps the machine because of time.
     TimeStandsStill,
 }
 
 impl Bug {
-    pub(super) const ALL: [Self; 14] = [
+    pub(super) const ALL: [Self; 19] = [
         Self::CutIgnored,
         Self::RecoveryForgetsAbort,
         Self::PresumedCommit,
@@ -51,6 +61,11 @@ impl Bug {
         Self::ForgetsTooEarly,
         Self::SweepsUndecided,
         Self::NeverSweeps,
+        Self::ReleasesTooEarly,
+        Self::PreparesBeforeLocked,
+        Self::RecoveryTakesNoLocks,
+        Self::LostLockIgnored,
+        Self::AdmitsBeforeRecovery,
         Self::TimeStandsStill,
     ];
 }

@@ -56,6 +56,7 @@ impl World {
             }
         };
         Plan {
+            locks: self.locks_of(request),
             request: Arc::clone(request),
             owner,
             epoch,
@@ -87,7 +88,10 @@ impl World {
         if self.bug == Some(Bug::RecoveryForgetsAbort) && row.decision.is_none() {
             return;
         }
-        let plan = self.plan(&row.request, row.owner.clone(), row.epoch);
+        let mut plan = self.plan(&row.request, row.owner.clone(), row.epoch);
+        if self.bug == Some(Bug::RecoveryTakesNoLocks) {
+            plan.locks = Arc::default();
+        }
         let mut records = row.records.clone();
         if self.bug == Some(Bug::PresumedCommit) && row.decision.is_none() {
             let decision = unanimity::model::outcome::Decision::Commit;
@@ -110,7 +114,10 @@ impl World {
             timer_at: None,
             caller_waits,
         };
-        self.nodes[node].driven.insert(id, driven);
+        // One that it drove and lost to another process, and now gets back.
+        if let Some(before) = self.nodes[node].driven.insert(id.clone(), driven) {
+            self.keep_locks(&Address { node, id, run: before.run });
+        }
         self.step(&address, input);
     }
 
@@ -183,6 +190,13 @@ impl World {
         self.note(|| format!("n{} {}: does {effect:?}", of.node, of.id));
         match effect {
             Effect::Record { record, durability } => self.record(of, record, durability),
+            Effect::Acquire { locks, timeout } => self.acquire(of, locks, timeout),
+            Effect::Release => {
+                if self.driven(of).is_some_and(|driven| !driven.machine.is_unbegun()) {
+                    self.is_exposed_no_more(&of.id);
+                }
+                self.release_locks(of);
+            }
             Effect::Propose { decision } => {
                 self.propose(of, decision);
             }
@@ -198,6 +212,7 @@ impl World {
     }
 
     fn record(&mut self, of: &Address, record: Record, durability: Durability) {
+        self.check_deciding(of, &record);
         let now = self.now;
         let Some(driven) = self.driven(of) else { return };
         driven.waits_for_record = durability != Durability::Lazy;
@@ -222,7 +237,11 @@ impl World {
                 self.step(of, Input::Overruled(standing));
             }
             // Somebody else has it, or nobody: this machine has nothing more to say.
-            Answer::Exists | Answer::Deposed | Answer::Failed => self.close(of),
+            Answer::Deposed => {
+                self.keep_locks(of);
+                self.close(of);
+            }
+            Answer::Exists | Answer::Failed => self.close(of),
         }
         self.plan_timer(of);
     }
@@ -232,6 +251,10 @@ impl World {
             && let Some(driven) = self.nodes[of.node].driven.remove(&of.id)
         {
             self.took(driven.machine.rules_taken());
+            if !self.keeps_locks(of) {
+                self.release_locks(of);
+            }
+            self.is_dropped(&of.id);
             if self.bug == Some(Bug::ForgetsTooEarly) {
                 self.forget(&of.id);
             }
@@ -241,6 +264,11 @@ impl World {
     fn tell(&mut self, of: &Address, outcome: &Outcome) {
         let Some(driven) = self.driven(of) else { return };
         driven.caller_waits = false;
+        if driven.machine.is_unbegun() {
+            // Its caller is told what the journal has of the id, or that this try never began,
+            // which says nothing of another one.
+            return;
+        }
         self.check_telling(of, outcome.kind);
         self.told.entry(of.id.clone()).or_default().push(outcome.kind);
     }

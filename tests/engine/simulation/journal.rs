@@ -94,7 +94,7 @@ impl Disk {
         if answer != Answer::Recorded {
             return answer;
         }
-        if let Record::Begin { request, owner, epoch } = &append.record {
+        if let Record::Begin { request, owner, epoch, .. } = &append.record {
             let row = Row {
                 request: Arc::clone(request),
                 owner: owner.clone(),

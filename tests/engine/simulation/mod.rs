@@ -8,6 +8,7 @@ mod bugs;
 mod driver;
 mod invariants;
 mod journal;
+mod locks;
 mod network;
 mod store;
 mod world;

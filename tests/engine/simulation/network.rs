@@ -37,6 +37,10 @@ impl World {
         let to = self.stores.iter().position(|store| store.name == *request);
         let to = to.expect("requests name only the world's stores");
         self.check_asking(of, ask);
+        self.check_locks(of);
+        if self.bug == Some(Bug::ReleasesTooEarly) && ask != Ask::Prepare {
+            self.release_locks(of);
+        }
         let question = Question {
             to,
             life: self.stores[to].life,
@@ -271,12 +275,16 @@ impl World {
         for driven in driven.values() {
             self.took(driven.machine.rules_taken());
         }
+        self.session_breaks(node, self.nodes[node].life - 1);
         let reached_disk = self.random.chance(50);
         self.note(|| format!("n{node} dies; its last group reached the disk: {reached_disk}"));
         if reached_disk {
             for append in &group {
                 self.disk.write(append);
             }
+        }
+        for id in driven.keys() {
+            self.is_dropped(id);
         }
         let pause = self.random.millis(50, 6_000);
         self.schedule(pause, Happening::NodeStarts { node });
@@ -289,7 +297,9 @@ impl World {
         let name = instance(node, self.nodes[node].life);
         self.note(|| format!("n{node} starts as {name}"));
         self.nodes[node].instance = Some(name);
-        self.adopt(node);
+        if self.bug != Some(Bug::AdmitsBeforeRecovery) {
+            self.adopt(node);
+        }
     }
 
     /// Takes over what belongs to the dead, and rarely, by mistake, to the living.

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use unanimity::model::ids::{CoordinationId, InstanceId, StoreName};
 use unanimity::model::outcome::{Decision, OutcomeKind};
+use unanimity::model::record::Reason;
 use unanimity::model::request::{CoordinationRequest, RequestParts};
 use unanimity::model::time::Timestamp;
 use unanimity::model::value::Value;
@@ -20,6 +21,7 @@ use unanimity::protocol::two_phase::{Input, Rule};
 use super::bugs::Bug;
 use super::driver::Node;
 use super::journal::Disk;
+use super::locks::Locks;
 use super::store::Store;
 use crate::support::random::Random;
 
@@ -63,6 +65,10 @@ pub(super) enum Happening {
     Time { of: Address },
     CommitStarts { node: usize, life: u64 },
     CommitEnds { node: usize, life: u64 },
+    LocksAnswered { to: Address, refused: Option<Reason> },
+    LockWaitEnds { of: Address },
+    LockIsLost { of: Address },
+    LockSessionEnds { node: usize, life: u64 },
     Proposal { from: Address, decision: Decision, read_only: Vec<StoreName>, is_answered: bool },
     Read { from: Address },
     AbortWish { request: usize, node: usize },
@@ -102,6 +108,9 @@ impl Ord for Scheduled {
 /// What is drawn once for a run.
 pub(super) struct Climate {
     pub(super) has_consensus: bool,
+    pub(super) has_locks: bool,
+    /// The lock manager outlives a process, and is asked by all.
+    pub(super) locks_are_shared: bool,
     /// How many answers of 100 are lost.
     pub(super) loss: usize,
     /// How many of 1000 records and asks are the last act of a process.
@@ -118,6 +127,7 @@ pub(super) struct World {
     pub(super) now: Timestamp,
     pub(super) climate: Climate,
     pub(super) disk: Disk,
+    pub(super) locks: Locks,
     pub(super) consensus: BTreeMap<CoordinationId, (Decision, Vec<StoreName>)>,
     pub(super) nodes: Vec<Node>,
     pub(super) stores: Vec<Store>,
@@ -141,19 +151,22 @@ impl World {
         let names = (0..=random.below(5)).map(|index| name(&format!("s{index}")));
         let mut draws = random.clone();
         let stores: Vec<Store> = names.map(|name| Store::new(name, &mut draws)).collect();
+        let nodes: Vec<_> = (0..=draws.below(3)).map(|_| Node::default()).collect();
         let climate = Climate {
             has_consensus: draws.chance(35),
+            has_locks: draws.chance(70),
+            locks_are_shared: nodes.len() > 1 || draws.chance(50),
             loss: [0, 2, 10][draws.below(3)],
             deaths_per_mille: [0, 5, 20][draws.below(3)],
             hangs: [0, 1, 5][draws.below(3)],
             slow_prepares: [0, 10, 40][draws.below(3)],
         };
-        let nodes = (0..=draws.below(3)).map(|_| Node::default()).collect();
         let mut world = Self {
             random: draws,
             now: Timestamp(0),
             climate,
             disk: Disk { bug, ..Disk::default() },
+            locks: Locks::default(),
             consensus: BTreeMap::new(),
             nodes,
             stores,
@@ -208,18 +221,33 @@ impl World {
             let gone = self.random.below(stores.len());
             stores.remove(gone);
         }
+        let operations: Vec<Value> =
+            stores.iter().map(|store| self.draw_operation(store)).collect();
         let seconds = [0.3, 2.0, 10.0, 45.0][self.random.below(4)];
-        let levels = ["strong", "session", "eventual"];
+        let levels = ["strong", "strong", "strong", "session", "eventual"];
         CoordinationRequest::check(RequestParts {
             id: format!("c{number}"),
             kind: "two_phase_commit".into(),
             stores,
-            operations: Vec::new(),
+            operations,
             timeout_seconds: seconds,
-            consistency: levels[self.random.below(3)].into(),
+            consistency: levels[self.random.below(5)].into(),
             metadata: Value::Map(Vec::new()),
         })
         .expect("the parts are made to be right")
+    }
+
+    /// Mostly a write of one of two keys; sometimes a read, or of no key at all.
+    fn draw_operation(&mut self, store: &str) -> Value {
+        let mut fields = vec![("store", store), ("type", "put")];
+        if self.random.chance(25) {
+            fields.push(("access", "read"));
+        }
+        if self.random.chance(90) {
+            fields.push(("key", ["k0", "k1"][self.random.below(2)]));
+        }
+        let fields = fields.into_iter().map(|(name, word)| (name.to_owned(), Value::from(word)));
+        Value::Map(fields.collect())
     }
 
     fn plan_misfortune(&mut self) {
@@ -301,6 +329,10 @@ impl World {
             Happening::Time { of } => self.time_reached(&of),
             Happening::CommitStarts { node, life } => self.commit_starts(node, life),
             Happening::CommitEnds { node, life } => self.commit_ends(node, life),
+            Happening::LocksAnswered { to, refused } => self.locks_answered(&to, refused),
+            Happening::LockWaitEnds { of } => self.lock_wait_ends(&of),
+            Happening::LockIsLost { of } => self.lock_is_lost(&of),
+            Happening::LockSessionEnds { node, life } => self.session_ends(node, life),
             Happening::Proposal { from, decision, read_only, is_answered } => {
                 self.proposal(from, decision, read_only, is_answered);
             }
@@ -321,6 +353,7 @@ impl World {
 
     fn tick(&mut self) {
         self.adopt_and_sweep();
+        self.release_kept_locks();
         self.check_on_the_way();
         if self.is_calm() && self.is_over() {
             return;

@@ -136,7 +136,8 @@ fn what_an_owner_left_open_is_adopted_when_it_is_gone_and_not_before() {
         assert_eq!((&open.owner, open.epoch), (heir.journal.instance(), 2));
         let (at, first) = &open.records[0];
         let request = request(open.id.as_str());
-        assert_eq!(first, &Record::Begin { request, owner: gone.clone(), epoch: 1 });
+        let begin = Record::Begin { request, owner: gone.clone(), epoch: 1, locks: Vec::new() };
+        assert_eq!(first, &begin);
         assert!(*at == Timestamp(1) || *at == Timestamp(2));
         let last = &open.records.last().unwrap().1;
         assert_eq!(last, &Record::Adopted { owner: heir.journal.instance().clone(), epoch: 2 });
@@ -159,6 +160,32 @@ fn a_deposed_owner_is_told_so() {
         let stored = desk.find("a").unwrap();
         assert_eq!((stored.owner, stored.epoch, stored.decision), (other, 2, None));
     });
+}
+
+#[test]
+fn the_locks_of_what_is_under_way_are_rows_until_its_end() {
+    let (_folder, path) = folder();
+    let desk = Desk::open(&path);
+    let Record::Begin { request, owner, epoch, .. } = begin(&desk.journal, "a") else {
+        panic!("a begin is a begin");
+    };
+    let held = |request: &str| {
+        let connection = rusqlite::Connection::open(&path).unwrap();
+        let sql = "SELECT lock_id FROM distributed_locks WHERE coordination_id = ?1 ORDER BY 1";
+        let mut statement = connection.prepare(sql).unwrap();
+        let rows = statement.query_map([request], |row| row.get::<_, String>(0)).unwrap();
+        rows.map(Result::unwrap).collect::<Vec<_>>()
+    };
+    let locked = Record::Begin { request, owner, epoch, locks: vec![7, 9] };
+    desk.put(forced("a", 1, locked));
+    desk.history(everything());
+    assert_eq!(held("a"), ["left:intent_exclusive:7", "right:intent_exclusive:9"]);
+    desk.put(forced("a", 2, decide(Decision::Commit)));
+    desk.history(everything());
+    assert_eq!(held("a").len(), 2, "decided is not ended");
+    desk.put(forced("a", 3, end(Decision::Commit)));
+    desk.history(everything());
+    assert!(held("a").is_empty());
 }
 
 #[test]

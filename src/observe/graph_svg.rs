@@ -1,0 +1,182 @@
+//! The wait-for graph as one SVG document: no scripts, no links, no outside resources.
+//!
+//! Who waits stands to the left of whom he waits for; those in one circle stand in a ring. A way
+//! past other columns gets a lane of its own in each. Invariants: no two boxes overlap; text is
+//! escaped; colours follow the reader's light or dark page.
+
+mod layout;
+
+use std::fmt::Write as _;
+
+use super::graph::{Picture, shown};
+use layout::{Layout, Point, Spot};
+
+const NAME_CHARACTERS_MAX: usize = 30;
+const WANTS_MAX: usize = 2;
+/// The advance of a character of a monospaced font, at 13 and at 11 pixels.
+const NAME_ADVANCE: f64 = 7.9;
+const WANT_ADVANCE: f64 = 6.7;
+const LINE_HEIGHT: f64 = 16.0;
+const PADDING: f64 = 12.0;
+const MARGIN: f64 = 24.0;
+const HEAD: f64 = 64.0;
+const WIDTH_MIN: f64 = 420.0;
+
+// Plain colours, no variables: several viewers of SVG know none.
+const STYLE: &str = "<style>\
+    text{font-family:ui-monospace,Menlo,Consolas,'DejaVu Sans Mono',monospace}\
+    .page{fill:#ffffff}.title{font-size:15px;font-weight:bold;fill:#1f2328}\
+    .note{font-size:12px;fill:#59636e}.alarm{font-size:12px;fill:#c02a2a}\
+    .name{font-size:13px;fill:#1f2328}.want{font-size:11px;fill:#59636e}\
+    .node{fill:#f6f8fa;stroke:#818b98}.node.bad{fill:#fff1f0;stroke:#c02a2a;stroke-width:2.5}\
+    .wait{fill:none;stroke:#818b98;stroke-width:1.4}\
+    .wait.bad{stroke:#c02a2a;stroke-width:2.6}.tip{fill:#818b98}.badtip{fill:#c02a2a}\
+    @media(prefers-color-scheme:dark){.page{fill:#0d1117}.title,.name{fill:#e6edf3}\
+    .note,.want{fill:#9198a1}.alarm,.badtip{fill:#ff8a80}.tip{fill:#7d8590}\
+    .node{fill:#161b22;stroke:#7d8590}.node.bad{fill:#2d1517;stroke:#ff8a80}\
+    .wait{stroke:#7d8590}.wait.bad{stroke:#ff8a80}}</style>";
+
+const MARKERS: &str = "<defs>\
+    <marker id=\"tip\" viewBox=\"0 0 10 10\" refX=\"9\" refY=\"5\" markerWidth=\"9\" \
+    markerHeight=\"9\" markerUnits=\"userSpaceOnUse\" orient=\"auto\">\
+    <path class=\"tip\" d=\"M0 0L10 5L0 10z\"/></marker>\
+    <marker id=\"badtip\" viewBox=\"0 0 10 10\" refX=\"9\" refY=\"5\" markerWidth=\"12\" \
+    markerHeight=\"12\" markerUnits=\"userSpaceOnUse\" orient=\"auto\">\
+    <path class=\"badtip\" d=\"M0 0L10 5L0 10z\"/></marker></defs>";
+
+impl Picture {
+    /// The whole document.
+    pub fn svg(&self) -> String {
+        let texts: Vec<Texts> = self.nodes.iter().map(Texts::of).collect();
+        let sizes: Vec<(f64, f64)> = texts.iter().map(Texts::size).collect();
+        let layout = Layout::of(self, &sizes);
+        let width = (layout.width + 2.0 * MARGIN).max(WIDTH_MIN);
+        let height = layout.height + HEAD + 2.0 * MARGIN;
+        let mut svg = format!(
+            "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{width:.0}\" \
+             height=\"{height:.0}\" viewBox=\"0 0 {width:.0} {height:.0}\" role=\"img\" \
+             aria-label=\"Who waits for whom\">{STYLE}{MARKERS}\
+             <rect class=\"page\" width=\"100%\" height=\"100%\"/>\n"
+        );
+        self.push_head(&mut svg);
+        let _ = writeln!(svg, "<g transform=\"translate({MARGIN} {})\">", HEAD + MARGIN);
+        for (edge, way) in self.edges.iter().zip(&layout.ways) {
+            self.push_edge(&mut svg, *edge, way);
+        }
+        for ((node, spot), texts) in self.nodes.iter().zip(&layout.spots).zip(&texts) {
+            push_box(&mut svg, node.circle.is_some(), &node.name, spot, texts);
+        }
+        svg.push_str("</g>\n</svg>\n");
+        svg
+    }
+
+    fn push_head(&self, svg: &mut String) {
+        let title = "<text class=\"title\" x=\"24\" y=\"32\">Who waits for whom</text>\n";
+        svg.push_str(title);
+        let circles = self.circles().len();
+        let (class, note) = match (self.edges.len(), circles) {
+            (0, _) => ("note", "nobody waits".to_owned()),
+            (_, 0) => ("note", "an arrow leads to whom one waits for; no deadlock".to_owned()),
+            (_, 1) => ("alarm", "1 deadlock: those in the ring wait for each other".to_owned()),
+            (_, many) => {
+                ("alarm", format!("{many} deadlocks: those in a ring wait for each other"))
+            }
+        };
+        let _ = writeln!(svg, "<text class=\"{class}\" x=\"24\" y=\"54\">{note}</text>");
+    }
+
+    fn push_edge(&self, svg: &mut String, edge: (usize, usize), way: &[Point]) {
+        let (class, tip) =
+            if self.is_in_circle(edge) { ("wait bad", "badtip") } else { ("wait", "tip") };
+        let path = layout::path(way, self.is_in_circle(edge));
+        let names = [edge.0, edge.1].map(|node| escaped(&self.nodes[node].name));
+        let _ = writeln!(
+            svg,
+            "<path class=\"{class}\" d=\"{path}\" marker-end=\"url(#{tip})\">\
+             <title>{} waits for {}</title></path>",
+            names[0], names[1]
+        );
+    }
+}
+
+/// What is written into a box.
+struct Texts {
+    name: String,
+    wants: Vec<String>,
+}
+
+impl Texts {
+    fn of(node: &super::graph::Node) -> Self {
+        let mut wants: Vec<String> =
+            node.wants.iter().take(WANTS_MAX).map(|want| shortened(want)).collect();
+        if node.wants.len() > WANTS_MAX {
+            wants.push(format!("and {} more", node.wants.len() - WANTS_MAX));
+        }
+        Self { name: shortened(&node.name), wants }
+    }
+
+    fn size(&self) -> (f64, f64) {
+        let widest = self.wants.iter().map(|want| columns(want) * WANT_ADVANCE);
+        let text = widest.fold(columns(&self.name) * NAME_ADVANCE, f64::max);
+        let lines: f64 = std::iter::repeat_n(LINE_HEIGHT, 1 + self.wants.len()).sum();
+        (text + 2.0 * PADDING, lines + 2.0 * PADDING - 4.0)
+    }
+}
+
+fn push_box(svg: &mut String, is_bad: bool, name: &str, spot: &Spot, texts: &Texts) {
+    let Spot { x, y, width, height } = *spot;
+    let class = if is_bad { "node bad" } else { "node" };
+    let _ = write!(
+        svg,
+        "<g><title>{}</title><rect class=\"{class}\" x=\"{x:.1}\" y=\"{y:.1}\" \
+         width=\"{width:.1}\" height=\"{height:.1}\" rx=\"6\"/>",
+        escaped(name)
+    );
+    let lines = std::iter::once(("name", &texts.name));
+    let mut baseline = y + PADDING + 10.0;
+    for (class, line) in lines.chain(texts.wants.iter().map(|want| ("want", want))) {
+        let _ = write!(
+            svg,
+            "<text class=\"{class}\" x=\"{:.1}\" y=\"{baseline:.1}\">{}</text>",
+            x + PADDING,
+            escaped(line)
+        );
+        baseline += LINE_HEIGHT;
+    }
+    svg.push_str("</g>\n");
+}
+
+/// Columns of a monospaced font; what is not ASCII may be wide.
+fn columns(text: &str) -> f64 {
+    text.chars().map(|c| if c.is_ascii() { 1.0 } else { 2.0 }).sum()
+}
+
+/// A long text without its middle: both ends tell more.
+fn shortened(text: &str) -> String {
+    let characters: Vec<char> = shown(text).chars().collect();
+    if characters.len() <= NAME_CHARACTERS_MAX {
+        return characters.into_iter().collect();
+    }
+    let (head, tail) = (NAME_CHARACTERS_MAX / 2, NAME_CHARACTERS_MAX / 2 - 1);
+    let begin: String = characters[..head].iter().collect();
+    let end: String = characters[characters.len() - tail..].iter().collect();
+    format!("{begin}\u{2026}{end}")
+}
+
+fn escaped(text: &str) -> String {
+    let mut safe = String::with_capacity(text.len());
+    for character in shown(text).chars() {
+        match character {
+            '&' => safe.push_str("&amp;"),
+            '<' => safe.push_str("&lt;"),
+            '>' => safe.push_str("&gt;"),
+            '"' => safe.push_str("&quot;"),
+            '\'' => safe.push_str("&#39;"),
+            other => safe.push(other),
+        }
+    }
+    safe
+}
+
+#[cfg(test)]
+mod tests;
