@@ -1,10 +1,11 @@
 //! Databases of our own: opening them with the right settings, and their versioned tables.
 //!
-//! Not what is kept in them: that is the journal's. Layer 1, knows only the standard library and
-//! SQLite. Invariant: a file that is not ours, is damaged, or is newer than we are is refused
-//! before anything is written to it.
+//! Not what is kept in them: that is the journal's and the lock managers'. Layer 1, knows only the
+//! standard library, SQLite and PostgreSQL. Invariant: what is not ours, is damaged, or is newer
+//! than we are is refused before anything is written to it.
 
 pub mod migration;
+pub mod postgres;
 pub mod sqlite;
 pub mod wal;
 

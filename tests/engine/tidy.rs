@@ -59,7 +59,10 @@ const ENGINE: &[&str] = &[
 /// A word, and the only places (prefixes of paths) where it may stand in code.
 const ONLY_IN: &[(&str, &[&str])] = &[
     ("rusqlite", &["src/db", "src/journal", "src/participants/sqlite", "tests/"]),
-    ("tokio_postgres", &["src/participants/postgres", "tests/"]),
+    (
+        "tokio_postgres",
+        &["src/db/postgres", "src/locks/postgres", "src/participants/postgres", "tests/"],
+    ),
     ("pyo3", &["python/bindings/"]),
 ];
 

@@ -14,8 +14,8 @@ use crate::model::outcome::Acknowledgement;
 use super::gid::{Gid, Scope};
 use super::marker::{self, Mark};
 use super::pool::Lease;
-use super::server::describe;
 use super::statement::literal;
+use crate::db::postgres::describe;
 
 /// Commits what is prepared under the gid.
 pub(super) async fn commit(lease: &mut Lease, scope: &Scope, gid: &Gid) -> Acknowledgement {

@@ -14,10 +14,10 @@ use crate::participants::Rows;
 
 use super::pool::Lease;
 use super::prepare::parameters;
-use super::server::describe;
 use super::session::{InFlight, all_in_order};
 use super::values::{Parameter, Read, is_readable};
 use super::work::{Step, refused};
+use crate::db::postgres::describe;
 
 /// The rows of a statement.
 pub(super) async fn rows(lease: &mut Lease, text: &str, values: &[Value]) -> Result<Rows, String> {

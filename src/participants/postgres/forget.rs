@@ -92,7 +92,7 @@ async fn delete(pool: &Arc<Pool>, store: &StoreName, batch: &[Gid]) -> Result<()
     let mut lease = pool.lease(Purpose::Work).await?;
     crash::point("store_forget", store.as_str());
     let answer = marker::delete(&lease.session().client, batch).await;
-    answer.map_err(|error| super::server::describe(&error))?;
+    answer.map_err(|error| crate::db::postgres::describe(&error))?;
     crash::point("store_forgotten", store.as_str());
     lease.clean();
     Ok(())

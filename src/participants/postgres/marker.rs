@@ -9,9 +9,9 @@
 use tokio_postgres::{Client, Error, SimpleQueryMessage};
 
 use super::gid::Gid;
-use super::server::describe;
 use super::statement::literal;
 use super::values::text_array;
+use crate::db::postgres::describe;
 
 /// The marker's table.
 pub(super) const TABLE: &str = "unanimity_prepared";

@@ -2,7 +2,7 @@
 //!
 //! Read it from here down: `voting` answers prepares with `prepare` (one flight of requests) or
 //! `fetch` (reads); `delivery` commits and aborts; `marker` and `gid` remember. Below them `pool`,
-//! `session` and `server` are the connections, `values` and `statement` what travels on them.
+//! `session` are the connections, `values` and `statement` what travels on them.
 //! Not a query builder and not a journal. Invariants: nothing blocks the asking thread; whatever
 //! this process does, PostgreSQL holds what was voted for until it is told the decision.
 
@@ -14,7 +14,6 @@ mod marker;
 mod pool;
 mod prepare;
 mod running;
-mod server;
 mod session;
 mod statement;
 mod values;
@@ -27,6 +26,7 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::time::timeout;
 
+use crate::db::postgres::Server;
 use crate::model::ids::{ClusterId, CoordinationId, StoreName};
 use crate::model::outcome::{Acknowledgement, Vote};
 use crate::model::value::Value;
@@ -36,7 +36,7 @@ use self::forget::Forgetter;
 use self::gid::{Gid, Scope};
 use self::pool::{Lease, Pool, Purpose};
 use self::running::Running;
-use self::server::Server;
+
 use super::{Abilities, DeliveryAsk, Participant, ParticipantError, PrepareAsk, Rows};
 
 const ATTACH_TIMEOUT: Duration = Duration::from_secs(30);
@@ -74,7 +74,8 @@ impl PostgresStore {
                  may wait for another one's commit, and a min that is not above it"
             )));
         }
-        let server = Server::parse(dsn, name)?;
+        let server = Server::parse(dsn, &format!("the PostgreSQL store '{name}'"))
+            .map_err(|error| ParticipantError::new(error.to_string()))?;
         let inner = Inner {
             name: name.to_owned(),
             pool: Arc::new(Pool::new(server, name, min_connections, max_connections)),

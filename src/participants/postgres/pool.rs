@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::server::Server;
 use super::session::Session;
+use crate::db::postgres::{Server, carry};
 
 /// A connection beyond the least that nobody used for this long is closed.
 const IDLE_MAX: Duration = Duration::from_secs(300);
@@ -106,8 +106,15 @@ impl Pool {
 
     async fn open(&self) -> Result<Session, String> {
         match self.server.connect().await {
-            Ok(client) => Ok(Session::new(client)),
-            Err(error) => Err(self.server.unreachable(&self.name, &error)),
+            Ok((client, connection)) => {
+                // It ends with the client, or with the server.
+                tokio::spawn(carry(connection));
+                Ok(Session::new(client))
+            }
+            Err(error) => {
+                let whose = format!("the PostgreSQL store '{}'", self.name);
+                Err(self.server.unreachable(&whose, &error))
+            }
         }
     }
 

@@ -17,11 +17,11 @@ use tokio_postgres::{Error, Statement};
 use super::gid::Gid;
 use super::marker;
 use super::pool::Lease;
-use super::server::describe;
 use super::session::{InFlight, Session, all_in_order};
 use super::statement::literal;
 use super::values::Parameter;
 use super::work::{Step, refused};
+use crate::db::postgres::describe;
 
 /// How a try to prepare ended.
 #[derive(Debug)]

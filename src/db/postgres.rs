@@ -1,40 +1,55 @@
 //! Where a PostgreSQL server is, how to reach it, and what its errors say to people.
 //!
-//! Not the pool. Invariant: nothing that is written here shows the password.
+//! Not a pool, and it spawns nothing: who connects carries the connection. Invariant: nothing that
+//! is written here shows the password.
 
 use std::fmt::Write as _;
 use std::time::Duration;
 
 use tokio_postgres::config::{Host, SslMode};
-use tokio_postgres::{Client, Config, NoTls};
-
-use crate::participants::ParticipantError;
+use tokio_postgres::tls::NoTlsStream;
+use tokio_postgres::{Client, Config, Connection, NoTls, Socket};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A server and a database on it.
-pub(super) struct Server {
-    config: Config,
-    /// Host, port and database, for people.
-    pub(super) label: String,
+/// Why a dsn cannot be used. It quotes nothing of it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the dsn of {whose} {reason}")]
+pub struct DsnError {
+    /// Who would use it.
+    pub whose: String,
+    /// Why, and how to write it.
+    pub reason: String,
 }
 
+/// A server and a database on it.
+pub struct Server {
+    config: Config,
+    /// Host, port and database, for people.
+    pub label: String,
+}
+
+/// The half of a connection that does the work, and must be polled for the other to be of use.
+pub type Carried = Connection<Socket, NoTlsStream>;
+
 impl Server {
-    /// Reads a dsn: a `postgresql://` URL or `key=value` pairs.
-    pub(super) fn parse(dsn: &str, name: &str) -> Result<Self, ParticipantError> {
-        let mut config: Config = dsn.parse().map_err(|error| unreadable(name, &error))?;
+    /// Reads a dsn: a `postgresql://` URL or `key=value` pairs. `whose` is for error messages.
+    pub fn parse(dsn: &str, whose: &str) -> Result<Self, DsnError> {
+        let refused = |reason: String| DsnError { whose: whose.to_owned(), reason };
+        let mut config: Config = dsn.parse().map_err(|error| refused(unreadable(&error)))?;
         if config.get_hosts().is_empty() && config.get_hostaddrs().is_empty() {
-            return Err(ParticipantError::new(format!(
-                "the dsn of the PostgreSQL store '{name}' names no host; write it as \
-                 postgresql://user:password@host:5432/database"
-            )));
+            return Err(refused(
+                "names no host; write it as postgresql://user:password@host:5432/database"
+                    .to_owned(),
+            ));
         }
         if config.get_ssl_mode() == SslMode::Require {
-            return Err(ParticipantError::new(format!(
-                "the dsn of the PostgreSQL store '{name}' says sslmode=require, and this version \
-                 of unanimity speaks to PostgreSQL without TLS only; use sslmode=disable on a \
-                 trusted network, or a local TLS tunnel in front of the server"
-            )));
+            return Err(refused(
+                "says sslmode=require, and this version of unanimity speaks to PostgreSQL without \
+                 TLS only; use sslmode=disable on a trusted network, or a local TLS tunnel in \
+                 front of the server"
+                    .to_owned(),
+            ));
         }
         config.ssl_mode(SslMode::Disable);
         if config.get_connect_timeout().is_none() {
@@ -47,43 +62,41 @@ impl Server {
         Ok(Self { config, label })
     }
 
-    /// Opens a connection. It is carried by a task that ends with it. `TCP_NODELAY` is
-    /// the driver's own choice for every TCP connection.
-    pub(super) async fn connect(&self) -> Result<Client, tokio_postgres::Error> {
-        let (client, connection) = self.config.connect(NoTls).await?;
-        tokio::spawn(async move {
-            if let Err(error) = connection.await {
-                tracing::debug!(error = %describe(&error), "a PostgreSQL connection ended");
-            }
-        });
-        Ok(client)
+    /// Opens a connection; `TCP_NODELAY` is the driver's own choice for every TCP connection.
+    pub async fn connect(&self) -> Result<(Client, Carried), tokio_postgres::Error> {
+        self.config.connect(NoTls).await
     }
 
-    /// An error that connecting gave, with where and what to do.
-    pub(super) fn unreachable(&self, name: &str, error: &tokio_postgres::Error) -> String {
+    /// An error that connecting gave, with where and what to do. `whose` names who connects.
+    pub fn unreachable(&self, whose: &str, error: &tokio_postgres::Error) -> String {
         format!(
-            "the PostgreSQL store '{name}' cannot connect to {}: {}; check that the server runs \
-             and accepts connections there, and that the dsn's user, password and database are \
-             right",
+            "{whose} cannot connect to {}: {}; check that the server runs and accepts connections \
+             there, and that the dsn's user, password and database are right",
             self.label,
             describe(error)
         )
     }
 }
 
+/// Polls a connection until it ends. Who opened it spawns this.
+pub async fn carry(connection: Carried) {
+    if let Err(error) = connection.await {
+        tracing::debug!(error = %describe(&error), "a PostgreSQL connection ended");
+    }
+}
+
 /// The driver's words for a dsn that it cannot read may quote a part of it, and with it a piece
 /// of a password that was not escaped; only words that quote nothing are passed on.
-fn unreadable(name: &str, error: &tokio_postgres::Error) -> ParticipantError {
+fn unreadable(error: &tokio_postgres::Error) -> String {
     let source = std::error::Error::source(error).map(ToString::to_string).unwrap_or_default();
     let detail = match source.strip_prefix("invalid value for option ") {
         Some(option) => format!(" (the value of {option} is not valid)"),
         None => String::new(),
     };
-    ParticipantError::new(format!(
-        "the dsn of the PostgreSQL store '{name}' cannot be read{detail}; write it as \
-         postgresql://user:password@host:5432/database, with special characters of the password \
-         percent-encoded"
-    ))
+    format!(
+        "cannot be read{detail}; write it as postgresql://user:password@host:5432/database, with \
+         special characters of the password percent-encoded"
+    )
 }
 
 fn label(config: &Config) -> String {
@@ -107,7 +120,7 @@ fn label(config: &Config) -> String {
 }
 
 /// An error in words: the server's own with its SQLSTATE, or the driver's with its causes.
-pub(super) fn describe(error: &tokio_postgres::Error) -> String {
+pub fn describe(error: &tokio_postgres::Error) -> String {
     if let Some(db) = error.as_db_error() {
         let mut text = format!("{} (SQLSTATE {})", db.message(), db.code().code());
         if let Some(detail) = db.detail() {
@@ -134,7 +147,7 @@ mod tests {
     fn refusal(dsn: &str) -> String {
         match Server::parse(dsn, "s") {
             Ok(server) => panic!("{} was accepted", server.label),
-            Err(error) => error.message,
+            Err(error) => error.to_string(),
         }
     }
 
