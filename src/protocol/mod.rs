@@ -31,6 +31,8 @@
 //! [`Durability::Accepted`]: crate::model::record::Durability::Accepted
 //! [`Durability::Lazy`]: crate::model::record::Durability::Lazy
 
+pub mod claim;
+pub mod deadlock;
 mod effect;
 pub mod retry;
 pub mod two_phase;
