@@ -17,13 +17,17 @@
 //! 6. **Never block**: every method returns at once and answers through its [`Reply`], from any
 //!    thread, also before it returns.
 
+pub mod local;
+pub mod many;
+mod telling;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::model::ids::CoordinationId;
 pub use crate::model::lock::{
-    Deadlock, Grant, LockError, LockId, LockInfo, LockMode, RequesterId, ResourceId,
+    Deadlock, Grant, LockError, LockId, LockInfo, LockMode, RequesterId, ResourceId, WaitId,
 };
 use crate::model::time::Timestamp;
 use crate::reply::{LOST, Lost, Reply};
@@ -50,10 +54,6 @@ pub struct LockAsk {
     /// The coordination for which it is taken, for people.
     pub coordination: Option<CoordinationId>,
 }
-
-/// A wait that can be given up.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct WaitId(pub u64);
 
 /// Who waits for whom: for each requester that waits, those that it waits for.
 pub type WaitForGraph = BTreeMap<RequesterId, Vec<RequesterId>>;

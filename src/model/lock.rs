@@ -128,10 +128,14 @@ impl LockId {
 
     /// An id that was given out before, as its parts; `None` when it cannot be one.
     pub fn parse(text: &str) -> Option<(ResourceId, LockMode, u64)> {
-        let (rest, sequence) = text.rsplit_once(':')?;
-        let (resource, mode) = rest.rsplit_once(':')?;
-        let parts = (ResourceId::new(resource).ok()?, LockMode::parse(mode)?);
-        Some((parts.0, parts.1, sequence.parse().ok()?))
+        let (resource, mode, sequence) = parts(text)?;
+        Some((ResourceId::new(resource).ok()?, mode, sequence))
+    }
+
+    /// Its parts: the name of the resource, the mode, the sequence; `None` when it cannot be one
+    /// that was given out.
+    pub fn parts(&self) -> Option<(&str, LockMode, u64)> {
+        parts(&self.0)
     }
 
     /// Any text, for asking a manager about it.
@@ -145,11 +149,21 @@ impl LockId {
     }
 }
 
+fn parts(text: &str) -> Option<(&str, LockMode, u64)> {
+    let (rest, sequence) = text.rsplit_once(':')?;
+    let (resource, mode) = rest.rsplit_once(':')?;
+    Some((resource, LockMode::parse(mode)?, sequence.parse().ok()?))
+}
+
 impl fmt::Display for LockId {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(&self.0)
     }
 }
+
+/// A wait that can be given up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct WaitId(pub u64);
 
 /// What a holder is told.
 #[derive(Clone, Debug, PartialEq, Eq)]

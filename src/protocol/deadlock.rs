@@ -11,6 +11,7 @@
 //! Invariants: the same graph gives the same answer. After [`WaitGraph::resolve`] every circle that
 //! had somebody unprotected is open, and no wait was refused that lay on none.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::claim::{Claim, blockers_of};
@@ -25,12 +26,10 @@ pub struct WaitGraph {
 }
 
 /// What counts when a victim is chosen.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Standing {
-    /// Since when the requester is at work.
-    pub working_since: Timestamp,
-    /// Whether it is never a victim.
-    pub is_protected: bool,
+#[derive(Clone, Copy, Debug)]
+struct Standing {
+    working_since: Timestamp,
+    is_protected: bool,
 }
 
 /// A circle of waits.
@@ -153,7 +152,7 @@ impl WaitGraph {
         // `next` lends from the graph, so that the search copies no names.
         let start = self.waits.get_key_value(requester)?.0;
         let mut members = shortest_circle(&start, next)?;
-        let victim = youngest(&members, |member| self.standings.get(*member).copied());
+        let victim = youngest(&members, |member| self.age_of(member));
         turn_to(&mut members, victim);
         let second = members.get(1).unwrap_or(&members[0]);
         let waits = self.waits.get(members[0])?;
@@ -167,10 +166,16 @@ impl WaitGraph {
 
     /// Those who may be victims, the youngest first.
     fn unprotected(&self) -> Vec<&RequesterId> {
-        let is_protected = |name: &RequesterId| self.standings[name].is_protected;
-        let mut names: Vec<_> = self.waits.keys().filter(|name| !is_protected(name)).collect();
-        names.sort_by_key(|name| std::cmp::Reverse((self.standings[*name].working_since, *name)));
+        let mut names: Vec<_> =
+            self.waits.keys().filter(|name| self.age_of(name).is_some()).collect();
+        names.sort_by_key(|name| Reverse(self.age_of(name)));
         names
+    }
+
+    /// What the choice of a victim goes by; `None` for one who is protected.
+    fn age_of<'a>(&self, name: &'a RequesterId) -> Option<(Timestamp, &'a RequesterId)> {
+        let standing = self.standings.get(name).filter(|standing| !standing.is_protected)?;
+        Some((standing.working_since, name))
     }
 }
 
@@ -207,20 +212,15 @@ fn way_back<N: Ord + Clone>(start: &N, last: N, reached_from: &BTreeMap<N, N>) -
     way
 }
 
-/// Where the victim stands among these; `None` when all are protected.
-pub fn youngest<N: Ord>(
-    members: &[N],
-    standing_of: impl Fn(&N) -> Option<Standing>,
-) -> Option<usize> {
-    let age = |at: &usize| standing_of(&members[*at]).map(|standing| standing.working_since);
-    let may_give_way =
-        |at: &usize| standing_of(&members[*at]).is_some_and(|standing| !standing.is_protected);
-    let candidates = (0..members.len()).filter(may_give_way);
-    candidates.max_by(|one, other| (age(one), &members[*one]).cmp(&(age(other), &members[*other])))
+/// Where the victim stands among these: at the greatest age that `age_of` gives, which gives none
+/// for the protected.
+pub fn youngest<N, K: Ord>(members: &[N], age_of: impl Fn(&N) -> Option<K>) -> Option<usize> {
+    let ages = members.iter().enumerate().filter_map(|(at, member)| Some((age_of(member)?, at)));
+    ages.max().map(|(_, at)| at)
 }
 
 /// Turns a circle so that the victim comes first, or the least member where there is no victim.
-pub fn turn_to<N: Ord>(members: &mut [N], victim: Option<usize>) {
+fn turn_to<N: Ord>(members: &mut [N], victim: Option<usize>) {
     let least = || (0..members.len()).min_by_key(|at| &members[*at]).unwrap_or(0);
     let first = victim.unwrap_or_else(least);
     members.rotate_left(first);

@@ -34,6 +34,7 @@
 pub mod claim;
 pub mod deadlock;
 mod effect;
+pub mod lock_table;
 pub mod retry;
 pub mod two_phase;
 

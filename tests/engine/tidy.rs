@@ -88,8 +88,8 @@ const IMPURE: &[&str] = &[
     "env",
     "process",
 ];
-/// Where a hashed set is only asked for membership, never walked: its order cannot be seen.
-const HASH_ALLOWED: &[&str] = &["src/model/request.rs"];
+/// Where a hashed set or map is only asked for one member, never walked: its order cannot be seen.
+const HASH_ALLOWED: &[&str] = &["src/model/request.rs", "src/protocol/lock_table/registry.rs"];
 
 const FILE_LINES_SOFT: usize = 400;
 const FILE_LINES_MAX: usize = 600;
@@ -97,7 +97,8 @@ const TEST_FILE_LINES_MAX: usize = 800;
 const FUNCTION_LINES_MAX: usize = 70;
 const LINE_COLUMNS_MAX: usize = 100;
 /// Tables of which each row is two lines.
-const WIDE_TABLES: &[&str] = &["src/protocol/two_phase/rules.rs"];
+const WIDE_TABLES: &[&str] =
+    &["src/protocol/two_phase/rules.rs", "src/protocol/lock_table/rules.rs"];
 
 fn fail_on(offences: &[String]) {
     assert!(offences.is_empty(), "\n{}\n", offences.join("\n"));

@@ -1,0 +1,129 @@
+//! The transition table of a claim on a resource: every way in which one comes, stays and goes.
+//!
+//! Not the code of the steps: those name the rule they take. `docs/protocols.md` is printed from
+//! here. Invariant: a rule is taken only from a state in its `from`.
+
+/// Where a claim stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum State {
+    /// Asked for, not judged yet.
+    Asked,
+    /// In the queue.
+    Waiting,
+    /// Granted.
+    Held,
+    /// Gone; nothing of it is left.
+    Gone,
+}
+
+impl State {
+    /// The name in tables and messages.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Asked => "Asked",
+            Self::Waiting => "Waiting",
+            Self::Held => "Held",
+            Self::Gone => "Gone",
+        }
+    }
+}
+
+/// One row of the table.
+#[derive(Clone, Copy, Debug)]
+pub struct Transition {
+    /// The rule's name.
+    pub rule: Rule,
+    /// The states it is taken from.
+    pub from: &'static [State],
+    /// The input.
+    pub on: &'static str,
+    /// What must hold besides.
+    pub when: &'static str,
+    /// The state after it; `None` for the same.
+    pub to: Option<State>,
+    /// What is done.
+    pub does: &'static str,
+}
+
+macro_rules! table {
+    ($($name:ident: [$($from:ident),+] $on:literal, $when:literal => $to:tt, $does:literal;)+) => {
+        /// A row of the table by name.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[repr(u8)]
+        pub enum Rule {
+            $(#[doc = $does] $name,)+
+        }
+
+        /// Every row, in the order of [`Rule`].
+        pub const TRANSITIONS: &[Transition] = &[
+            $(Transition {
+                rule: Rule::$name,
+                from: &[$(State::$from),+],
+                on: $on,
+                when: $when,
+                to: table!(@to $to),
+                does: $does,
+            },)+
+        ];
+    };
+    (@to same) => { None };
+    (@to $to:ident) => { Some(State::$to) };
+}
+
+table! {
+    Impossible: [Asked] "ask", "a lease of no length, or the table has all the waits it may have" => Gone,
+        "refuse as invalid";
+    GrantedFree: [Asked] "ask", "nobody's claim is in its way" => Held,
+        "grant at once, with the next token";
+    GrantedAgain: [Asked] "ask", "its requester holds as much already" => Held,
+        "grant at once, past those who wait";
+    GrantedOver: [Asked] "ask", "its requester holds less, and no other holder or earlier upgrade is in its way" => Held,
+        "grant at once, past those who wait";
+    GrantedTogether: [Asked] "ask many", "nothing is in the way of any of them" => Held,
+        "grant all at once";
+    RefusedTogether: [Asked] "ask many", "something is in the way of one of them" => Gone,
+        "grant none; the caller asks one by one, in the canonical order";
+    RefusedNow: [Asked] "ask", "something is in its way, and it may not wait" => Gone,
+        "refuse as timed out";
+    Queued: [Asked] "ask", "something is in its way" => Waiting,
+        "to the end of the queue; look for a circle that it closes";
+    QueuedUpgrade: [Asked] "ask", "its requester holds less, and something is in its way" => Waiting,
+        "ahead of the queue, behind earlier upgrades; look for a circle that it closes";
+    GrantedInTurn: [Waiting] "any", "the last claim in its way is gone" => Held,
+        "grant, with the next token; its neighbours too where they are compatible";
+    GaveWay: [Waiting] "ask", "a circle of waits was closed, and of those unprotected in it its requester is the youngest" => Gone,
+        "refuse as the victim, with the circle; grant those whose turn it is";
+    CircleStands: [Waiting] "ask", "it closes a circle of waits of which all are protected" => same,
+        "nothing: nobody can give way, and it ends by its timeout";
+    TimedOut: [Waiting] "time reached", "its timeout passed" => Gone,
+        "refuse, with who was in the way; grant those whose turn it is";
+    Cancelled: [Waiting] "cancel", "" => Gone,
+        "refuse as cancelled; grant those whose turn it is";
+    Withdrawn: [Waiting] "release all", "" => Gone,
+        "refuse as cancelled; grant those whose turn it is";
+    WaitClosed: [Waiting] "close", "" => Gone,
+        "refuse as closed";
+    Released: [Held] "release", "its requester holds it" => Gone,
+        "answer true; grant those whose turn it is";
+    ReleasedWithAll: [Held] "release all", "" => Gone,
+        "count it; grant those whose turn it is";
+    Downgraded: [Held] "downgrade", "the new mode keeps out no more than the old one" => same,
+        "change it for a grant in the new mode; grant those whose turn it is";
+    Renewed: [Held] "renew", "" => same,
+        "the lease begins anew";
+    LeaseEnded: [Held] "time reached", "its lease passed" => Gone,
+        "tell the holder that it is lost; grant those whose turn it is";
+    HoldClosed: [Held] "close", "" => Gone,
+        "nothing: the table is empty";
+    NotHeld: [Gone] "release, downgrade or renew", "no such grant, or another requester's" => same,
+        "answer false, or nothing";
+    NotWaiting: [Gone, Held] "cancel", "no such wait, or not any more" => same,
+        "answer false";
+}
+
+impl Rule {
+    /// The row.
+    pub fn row(self) -> &'static Transition {
+        &TRANSITIONS[self as usize]
+    }
+}
