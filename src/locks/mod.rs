@@ -19,6 +19,7 @@
 
 pub mod local;
 pub mod many;
+pub mod postgres;
 mod telling;
 
 use std::collections::BTreeMap;

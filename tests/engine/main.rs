@@ -5,6 +5,7 @@
 #![allow(missing_docs)]
 
 mod coverage;
+mod locks_postgres;
 mod postgres;
 mod postgres_rate;
 mod protocols_page;
