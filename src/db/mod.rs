@@ -7,6 +7,7 @@
 pub mod migration;
 pub mod postgres;
 pub mod segments;
+pub mod postgres_migration;
 pub mod sqlite;
 pub mod wal;
 

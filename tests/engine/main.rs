@@ -6,6 +6,7 @@
 
 mod coverage;
 mod lock_table;
+mod locks_postgres;
 mod locks_zookeeper;
 mod locks_zookeeper_rate;
 mod postgres;
