@@ -33,7 +33,8 @@ pub(crate) fn nodes(address: &str, root: &str) -> Vec<String> {
     })
 }
 
-const ROOT: &str = "/memory_os/locks";
+/// Where the locks stand.
+pub(crate) const ROOT: &str = "/memory_os/locks";
 
 #[test]
 fn every_pair_of_modes_excludes_as_the_matrix_says_on_one_manager_and_between_two() {

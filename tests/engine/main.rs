@@ -6,6 +6,7 @@
 
 mod coverage;
 mod locks_zookeeper;
+mod locks_zookeeper_faults;
 mod locks_zookeeper_rate;
 mod postgres;
 mod postgres_rate;
