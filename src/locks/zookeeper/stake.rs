@@ -15,9 +15,9 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use tokio::sync::watch;
 use tokio::time::sleep;
 use zookeeper_client::{
     Client, CreateMode, Error, MultiWriteError, MultiWriteResult, OneshotWatcher, WatchedEvent,
@@ -77,8 +77,8 @@ pub(super) struct Stake {
     is_uncertain: bool,
     /// The queue as it was read last.
     pub(super) queue: Queue,
-    /// Whether the server has answered with a queue.
-    pub(super) is_listed: Arc<AtomicBool>,
+    /// Whether the server has told that somebody is in the way.
+    pub(super) is_blocked: watch::Sender<bool>,
 }
 
 impl Stake {
@@ -94,7 +94,7 @@ impl Stake {
             node: None,
             is_uncertain: false,
             queue: Queue::default(),
-            is_listed: Arc::default(),
+            is_blocked: watch::Sender::new(false),
         }
     }
 
@@ -115,9 +115,6 @@ impl Stake {
             let token = self.write(session).await?;
             return Ok(self.granted(token, None));
         }
-        if self.queue.overtaking(index).is_none() && !is_patient {
-            return Err(Stop::Busy);
-        }
         waits();
         self.wait(session, is_patient).await
     }
@@ -129,7 +126,9 @@ impl Stake {
             if let Some(overtaking) = self.queue.overtaking(index) {
                 own = None;
                 self.overtake(session, &overtaking).await?;
+                // It may be granted now, so its time is not up yet.
             } else if !is_patient {
+                self.is_blocked.send_replace(true);
                 return Err(Stop::Busy);
             } else if let Some(watcher) = self.watch(session, index, &mut own).await? {
                 tokio::select! {
@@ -154,6 +153,7 @@ impl Stake {
     ) -> Result<Option<OneshotWatcher>, Stop> {
         let client = &session.client;
         let Some(blocker) = self.queue.nearest_blocker(index) else { return Ok(None) };
+        self.is_blocked.send_replace(true);
         let (blocker, path) = (format!("{}/{blocker}", self.container), self.path());
         let watching = client.list_and_watch_children(&blocker);
         if own.is_none() {
@@ -301,7 +301,6 @@ impl Stake {
 
     fn listed(&mut self, children: Vec<String>) {
         self.queue = Queue::of(children);
-        self.is_listed.store(true, Ordering::Release);
     }
 
     async fn list(&mut self, session: &Session) -> Result<(), Stop> {
