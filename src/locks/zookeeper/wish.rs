@@ -17,8 +17,9 @@ use super::node::{Details, whole_ms};
 use super::options::wall_now;
 use super::session::{Session, told};
 use super::shared::Shared;
-use super::stake::{Granted, Stake, Stop};
+use super::stake::{Stake, Stop};
 use super::table::Hold;
+use super::turn::Granted;
 
 /// The least time that the server has for its first answer, however short the wish's own is.
 const PATIENCE_MIN: Duration = Duration::from_millis(500);
