@@ -5,6 +5,7 @@
 #![allow(missing_docs)]
 
 mod coverage;
+mod lock_table;
 mod locks_zookeeper;
 mod locks_zookeeper_faults;
 mod locks_zookeeper_rate;

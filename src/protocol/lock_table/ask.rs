@@ -38,7 +38,9 @@ impl LockTable {
         let (rule, ahead) = match self.judge(at, ask) {
             Verdict::Grant(rule) => {
                 self.take(rule, State::Asked);
-                return Answer::Granted(self.hold(now, at, ask));
+                let grant = self.hold(now, at, ask);
+                self.overtaken(now, rule, ask, effects);
+                return Answer::Granted(grant);
             }
             Verdict::Wait(rule, ahead) => (rule, ahead),
         };
@@ -82,7 +84,9 @@ impl LockTable {
             return None;
         };
         self.take(rule, State::Asked);
-        Some(self.hold(now, at, ask))
+        let grant = self.hold(now, at, ask);
+        self.overtaken(now, rule, ask, effects);
+        Some(grant)
     }
 
     /// Asks for several locks at once: all are granted, in the order of the asks, or none is
@@ -99,17 +103,35 @@ impl LockTable {
             return Err(error);
         }
         let mut grants = Vec::with_capacity(asks.len());
+        let mut over = None;
         for ask in asks {
             let at = self.queues.find_or_add(ask.resource);
-            if let Verdict::Wait(..) = self.judge(at, ask) {
+            let Verdict::Grant(rule) = self.judge(at, ask) else {
                 self.take(Rule::RefusedTogether, State::Asked);
                 self.take_back(&grants);
                 return Ok(None);
-            }
+            };
+            over = if rule == Rule::GrantedOver { Some((rule, ask)) } else { over };
             grants.push(self.hold(now, at, ask));
         }
         self.take(Rule::GrantedTogether, State::Asked);
+        if let Some((rule, ask)) = over {
+            self.overtaken(now, rule, ask, effects);
+        }
         Ok(Some(grants))
+    }
+
+    /// Who was overtaken by an upgrade may wait for its requester since now; if that one waits
+    /// elsewhere in the same time, this closed a circle as a wait does.
+    fn overtaken(&mut self, now: Timestamp, rule: Rule, ask: &Ask<'_>, effects: &mut Vec<Effect>) {
+        if rule != Rule::GrantedOver {
+            return;
+        }
+        if let Some(requester) = self.requesters.find(ask.requester.as_str())
+            && !self.requesters[requester].waiting.is_empty()
+        {
+            self.open_circles(now, requester, effects);
+        }
     }
 
     fn impossible(&mut self, error: LockError) -> Answer {

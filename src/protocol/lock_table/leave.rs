@@ -68,11 +68,7 @@ impl LockTable {
         }
         let mut touched: Vec<Slot> = held.iter().map(|(at, _)| *at).collect();
         touched.extend(waiting.iter().map(|(at, _)| *at));
-        touched.sort_unstable();
-        touched.dedup();
-        for at in touched {
-            self.settle(now, at, effects);
-        }
+        self.settle_all(now, touched, effects);
         held.len()
     }
 
@@ -132,13 +128,28 @@ impl LockTable {
 
     /// Ends the waits and the leases whose time has come.
     pub fn time_reached(&mut self, now: Timestamp, effects: &mut Vec<Effect>) {
+        let (mut waits, mut leases) = (Vec::new(), Vec::new());
         while self.deadline().is_some_and(|due| due <= now) {
             match self.timers.pop_first() {
-                Some((_, Timer::Wait(at, wait))) => self.wait_ended(now, (at, wait), effects),
-                Some((_, Timer::Lease(at, token))) => self.lease_ended(now, (at, token), effects),
-                None => return,
+                Some((_, Timer::Wait(at, wait))) => waits.push((at, wait)),
+                Some((_, Timer::Lease(at, token))) => leases.push((at, token)),
+                None => break,
             }
         }
+        // What has ended is not granted, so all of it goes before anybody is; and who was in the
+        // way is written down before it goes.
+        let errors: Vec<_> =
+            waits.iter().map(|(at, wait)| self.timed_out_wait(now, *at, *wait)).collect();
+        for ((at, wait), error) in waits.iter().zip(errors) {
+            self.take(Rule::TimedOut, State::Waiting);
+            self.refuse(*at, *wait, error, effects);
+        }
+        for (at, token) in &leases {
+            self.lease_ended((*at, *token), effects);
+        }
+        let mut touched: Vec<Slot> = waits.iter().map(|(at, _)| *at).collect();
+        touched.extend(leases.iter().map(|(at, _)| *at));
+        self.settle_all(now, touched, effects);
     }
 
     /// Ends every wait and lets go of every lock.
@@ -162,23 +173,15 @@ impl LockTable {
         }
     }
 
-    fn wait_ended(
-        &mut self,
-        now: Timestamp,
-        (at, wait): (Slot, WaitId),
-        effects: &mut Vec<Effect>,
-    ) {
+    fn timed_out_wait(&self, now: Timestamp, at: Slot, wait: WaitId) -> LockError {
         let queue = &self.queues[at];
-        let Some(place) = queue.waiter_at(wait) else { return };
+        let Some(place) = queue.waiter_at(wait) else { return LockError::Cancelled };
         let waiter = &queue.waiters[place];
         let (requester, waited) = (Some(waiter.requester), now.since(waiter.since));
-        let error = self.timed_out(at, requester, (waiter.mode, place), waited);
-        self.take(Rule::TimedOut, State::Waiting);
-        self.refuse(at, wait, error, effects);
-        self.settle(now, at, effects);
+        self.timed_out(at, requester, (waiter.mode, place), waited)
     }
 
-    fn lease_ended(&mut self, now: Timestamp, (at, token): (Slot, u64), effects: &mut Vec<Effect>) {
+    fn lease_ended(&mut self, (at, token): (Slot, u64), effects: &mut Vec<Effect>) {
         let queue = &self.queues[at];
         let Some(held) = queue.holder_at(token) else { return };
         let holder = &queue.holders[held];
@@ -189,7 +192,6 @@ impl LockTable {
         });
         self.take(Rule::LeaseEnded, State::Held);
         self.remove_holder(at, token);
-        self.settle(now, at, effects);
     }
 
     fn not_held(&mut self) -> bool {
@@ -243,6 +245,14 @@ impl LockTable {
         self.requesters[waiter.requester].forget_wait(waiter.wait);
         self.requesters.tidy(waiter.requester);
         self.queues.tidy(at);
+    }
+
+    fn settle_all(&mut self, now: Timestamp, mut touched: Vec<Slot>, effects: &mut Vec<Effect>) {
+        touched.sort_unstable();
+        touched.dedup();
+        for at in touched {
+            self.settle(now, at, effects);
+        }
     }
 
     /// Grants everybody whose turn it is, in the order of the queue.

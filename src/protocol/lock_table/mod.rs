@@ -33,12 +33,14 @@
 
 mod ask;
 mod leave;
+mod matrix;
 mod queue;
 mod registry;
 mod report;
 mod rules;
 mod search;
 
+pub use matrix::{MatrixRow, effective_matrix};
 pub use rules::{Rule, State, TRANSITIONS, Transition};
 
 use std::collections::{BTreeMap, BTreeSet};

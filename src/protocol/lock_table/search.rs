@@ -3,8 +3,8 @@
 //! Not the choice of the victim (`protocol/deadlock.rs`). The search goes against the waits, from
 //! the asker to those who wait for it: mostly nobody does, and then it is over at once.
 //!
-//! Invariant: only a new wait adds to who waits for whom, so after each there is no circle with
-//! somebody unprotected in it.
+//! Invariant: only a new wait, and an upgrade that is granted past others, add to who waits for
+//! whom, so after each there is no circle with somebody unprotected in it.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
@@ -19,7 +19,7 @@ use crate::protocol::deadlock::{shortest_circle, youngest};
 type Walked = BTreeMap<(Slot, LockMode), usize>;
 
 impl LockTable {
-    /// Opens every circle through a requester that has just begun to wait.
+    /// Opens every circle through a requester that has just asked.
     pub(super) fn open_circles(&mut self, now: Timestamp, asker: Slot, effects: &mut Vec<Effect>) {
         while let Some(circle) = self.circle_through(asker) {
             if self.age_of(circle[0]).is_none() {

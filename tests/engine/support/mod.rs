@@ -4,4 +4,5 @@ pub(crate) mod keeper_proxy;
 pub(crate) mod lock_caller;
 pub(crate) mod postgres;
 pub(crate) mod proxy;
+pub(crate) mod random;
 pub(crate) mod zookeeper;
