@@ -8,6 +8,7 @@ mod coverage;
 mod lock_table;
 mod locks_postgres;
 mod locks_zookeeper;
+mod locks_zookeeper_faults;
 mod locks_zookeeper_rate;
 mod postgres;
 mod postgres_rate;
