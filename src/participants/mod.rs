@@ -21,6 +21,7 @@
 //! Invariant: one reply, one answer.
 
 pub mod files;
+mod files_fence;
 mod files_key;
 mod files_plan;
 mod files_stage;
@@ -28,6 +29,7 @@ mod key_value;
 pub mod memory;
 pub mod postgres;
 pub mod sqlite;
+mod sqlite_fence;
 mod sqlite_guard;
 mod sqlite_lock;
 mod sqlite_queue;

@@ -32,6 +32,9 @@
 //! [`Durability::Lazy`]: crate::model::record::Durability::Lazy
 
 mod effect;
+pub mod fence;
+#[cfg(test)]
+mod fence_test;
 pub mod retry;
 pub mod two_phase;
 

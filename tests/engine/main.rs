@@ -5,6 +5,8 @@
 #![allow(missing_docs)]
 
 mod coverage;
+mod fencing;
+mod fencing_stopped;
 mod postgres;
 mod postgres_rate;
 mod protocols_page;
