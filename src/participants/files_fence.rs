@@ -219,3 +219,85 @@ fn decode(line: &[u8]) -> Option<io::Result<Raised>> {
     };
     Some(serde_json::from_str(json).map_err(unknown))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::lock::LockMode;
+    use crate::participants::files_stage::Area;
+    use crate::participants::test_kit::{cluster, store_name};
+
+    struct Root {
+        folder: tempfile::TempDir,
+        area: Area,
+    }
+
+    impl Root {
+        fn new() -> Self {
+            let folder = tempfile::TempDir::new().unwrap();
+            let area = Area::open(folder.path(), &cluster(), &store_name()).unwrap();
+            Self { folder, area }
+        }
+
+        fn path(&self) -> PathBuf {
+            self.folder.path().join(OWN_FOLDER).join(NAME)
+        }
+
+        fn log(&self) -> FenceLog {
+            FenceLog::new(self.folder.path())
+        }
+
+        fn show(&self, log: &FenceLog, resource: &str, token: u64) -> Result<(), String> {
+            let resource = ResourceId::new(resource).unwrap();
+            let guard = self.area.lock().unwrap();
+            let raised =
+                log.check(&guard, &[Fence { resource, mode: LockMode::Exclusive, token }])?;
+            log.remember(&guard, raised).map_err(|error| error.to_string())
+        }
+    }
+
+    #[test]
+    fn two_that_write_in_turn_see_each_others_tokens() {
+        let root = Root::new();
+        let (one, other) = (root.log(), root.log());
+        for token in 1..=10 {
+            let (writer, reader) = if token % 2 == 0 { (&one, &other) } else { (&other, &one) };
+            root.show(writer, "a\nb", 2 * token).unwrap();
+            assert!(root.show(reader, "a\nb", 2 * token - 1).unwrap_err().contains("was lost"));
+        }
+    }
+
+    #[test]
+    fn a_torn_last_line_is_cut_off_and_a_damaged_one_before_it_is_an_error() {
+        let root = Root::new();
+        root.show(&root.log(), "a", 7).unwrap();
+        let whole = fs::read(root.path()).unwrap();
+        for torn in [&whole[..whole.len() - 1], &whole[..5], b"\0\0\0\0", b"\0\0\n"] {
+            fs::write(root.path(), [&whole[..], torn].concat()).unwrap();
+            let log = root.log();
+            assert!(root.show(&log, "a", 6).is_err());
+            root.show(&log, "b", 1).unwrap();
+            assert!(root.show(&root.log(), "a", 6).unwrap_err().contains("was lost"));
+            assert_eq!(fs::read_to_string(root.path()).unwrap().lines().count(), 2);
+        }
+        fs::write(root.path(), [b"what\n", &whole[..]].concat()).unwrap();
+        let reason = root.show(&root.log(), "a", 9).unwrap_err();
+        assert!(reason.contains("damaged after its byte 0") && reason.contains(NAME), "{reason}");
+    }
+
+    #[test]
+    fn the_log_is_written_anew_before_it_is_long_and_forgets_nothing() {
+        let root = Root::new();
+        let (log, idle) = (root.log(), root.log());
+        root.show(&idle, "rare", 5).unwrap();
+        let mut longest = 0;
+        for token in 1..=2_500 {
+            root.show(&log, "hot", token).unwrap();
+            longest = longest.max(fs::read_to_string(root.path()).unwrap().lines().count());
+        }
+        assert!(longest <= ENTRIES_KEPT + 1, "{longest}");
+        for late in [&log, &idle, &root.log()] {
+            assert!(root.show(late, "rare", 4).is_err() && root.show(late, "hot", 2_499).is_err());
+        }
+    }
+}

@@ -136,10 +136,12 @@ pub(super) async fn judge(
 /// Why tokens could not be shown.
 pub(super) fn not_shown(error: &Error) -> String {
     let cause = describe(error);
-    if error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) {
+    // The server's own timeout, or ours, which has it cancel.
+    let waited = [SqlState::LOCK_NOT_AVAILABLE, SqlState::QUERY_CANCELED];
+    if error.code().is_some_and(|code| waited.contains(code)) {
         return format!(
-            "a transaction that an earlier holder of the lock prepared here has not ended ({cause}); \
-             try again when it has"
+            "waited in vain for what an earlier holder of the lock has prepared here ({cause}); try \
+             again when that has ended"
         );
     }
     format!("its fencing tokens could not be checked: {cause}")

@@ -3,7 +3,7 @@
 //! Real files, real SQLite, a real PostgreSQL server. Not the engine: tokens are given by hand.
 //! Invariant: every wait has a bound, and a bound that passes is a failed test.
 
-use std::sync::mpsc::channel;
+use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -188,8 +188,21 @@ impl Store {
         operations: Vec<Value>,
         fences: &[Fence],
     ) -> Vote {
+        self.ask(timeout, id, operations, fences).recv_timeout(2 * PATIENCE).expect("a vote comes")
+    }
+
+    /// Asks, and gives the end at which the vote comes out.
+    pub(crate) fn ask(
+        &self,
+        timeout: Duration,
+        id: &str,
+        operations: Vec<Value>,
+        fences: &[Fence],
+    ) -> Receiver<Vote> {
+        let (sender, votes) = channel();
         let ask = question(timeout, id, operations, fences);
-        answer(|reply| self.participant().prepare(ask, reply))
+        self.participant().prepare(ask, Reply::new(move |vote| drop(sender.send(vote))));
+        votes
     }
 
     /// The reason of a refusal; anything else fails the test.
