@@ -159,7 +159,7 @@ struct Holder {
     has_written: bool,
 }
 
-/// Every history of `left` more steps: a grant, the loss of one, a prepare by one that holds or held.
+/// Every history of `left` more steps: a grant, a loss, a prepare by one that holds or held.
 fn walk(store: &Store, holders: &[Holder], left: u32, seen: &mut (u64, u64)) {
     if left == 0 {
         return;

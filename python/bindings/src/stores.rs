@@ -192,7 +192,7 @@ impl<S: Participant + 'static> Handle<S> {
     }
 }
 
-/// Tokens by resource. A plain number is an exclusive lock's; one that the engine gave knows better.
+/// Tokens by resource. A plain number is an exclusive lock's; one of the engine's knows its own.
 fn fences(py: Python<'_>, tokens: &Bound<'_, PyDict>) -> PyResult<Vec<Fence>> {
     let mut fences = Vec::with_capacity(tokens.len());
     for (resource, token) in tokens {

@@ -140,8 +140,8 @@ pub(super) fn not_shown(error: &Error) -> String {
     let waited = [SqlState::LOCK_NOT_AVAILABLE, SqlState::QUERY_CANCELED];
     if error.code().is_some_and(|code| waited.contains(code)) {
         return format!(
-            "waited in vain for what an earlier holder of the lock has prepared here ({cause}); try \
-             again when that has ended"
+            "waited in vain for what an earlier holder of the lock has prepared here ({cause}); \
+             try again when that has ended"
         );
     }
     format!("its fencing tokens could not be checked: {cause}")
