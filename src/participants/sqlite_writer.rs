@@ -312,7 +312,8 @@ impl Writer {
             Ok(false) => {}
         }
         let is_read_only = statement::are_read_only(&self.connection, statements);
-        if self.lock.is_overrun() && !(is_read_only && ask.fences.is_empty()) {
+        let writes = !is_read_only || !ask.fences.is_empty();
+        if writes && self.lock.is_overrun() {
             self.blame_outsider();
             return None;
         }
