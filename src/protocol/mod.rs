@@ -41,6 +41,9 @@ pub mod deadlock;
 mod effect;
 pub mod lock_plan;
 pub mod lock_table;
+pub mod fence;
+#[cfg(test)]
+mod fence_test;
 pub mod retry;
 pub mod two_phase;
 

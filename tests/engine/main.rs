@@ -5,6 +5,8 @@
 #![allow(missing_docs)]
 
 mod coverage;
+mod fencing;
+mod fencing_stopped;
 mod lock_table;
 mod locks_postgres;
 mod locks_zookeeper;
