@@ -6,8 +6,8 @@
 
 pub mod migration;
 pub mod postgres;
-pub mod segments;
 pub mod postgres_migration;
+pub mod segments;
 pub mod sqlite;
 pub mod wal;
 
