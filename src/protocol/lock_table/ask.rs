@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use super::queue::{Footing, Holder, Waiter};
+use super::queue::{Footing, Holder, Rank, Waiter};
 use super::registry::Slot;
 use super::{Answer, Ask, Effect, LockTable, Rule, State, Timer};
 use crate::model::lock::{Grant, LockError, LockId, LockMode, WaitId};
@@ -60,7 +60,9 @@ impl LockTable {
             });
         }
         self.take(rule, State::Asked);
-        let requester = self.wait(now, (at, ahead), wait, ask);
+        let rank = Rank { is_no_upgrade: rule != Rule::QueuedUpgrade, order: self.next_order };
+        self.next_order += 1;
+        let requester = self.wait(now, (at, ahead, rank), wait, ask);
         self.open_circles(now, requester, effects);
         Answer::Waits
     }
@@ -205,7 +207,7 @@ impl LockTable {
     fn wait(
         &mut self,
         now: Timestamp,
-        (at, ahead): (Slot, usize),
+        (at, ahead, rank): (Slot, usize, Rank),
         wait: WaitId,
         ask: &Ask<'_>,
     ) -> Slot {
@@ -217,14 +219,10 @@ impl LockTable {
         if let Some(until) = until {
             self.timers.insert((until, Timer::Wait(at, wait)));
         }
-        let queue = &mut self.queues[at];
-        let is_upgrade = queue.holders.iter().any(|holder| holder.requester == requester);
         let Ask { mode, lease, .. } = *ask;
-        queue.insert_waiter(
-            ahead,
-            Waiter { wait, requester, mode, since: now, until, lease, is_upgrade },
-        );
-        let before = self.waits.insert(wait, at);
+        let waiter = Waiter { rank, wait, requester, mode, since: now, until, lease };
+        self.queues[at].insert_waiter(ahead, waiter);
+        let before = self.waits.insert(wait, (at, rank));
         debug_assert!(before.is_none(), "{wait:?} is in use");
         requester
     }

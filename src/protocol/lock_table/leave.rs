@@ -35,12 +35,12 @@ impl LockTable {
     /// Gives a wait up; false where there is no such wait any more.
     pub fn cancel(&mut self, now: Timestamp, wait: WaitId, effects: &mut Vec<Effect>) -> bool {
         self.catch_up(now, effects);
-        let Some(at) = self.waits.get(&wait).copied() else {
+        let Some((at, _)) = self.waits.get(&wait).copied() else {
             self.take(Rule::NotWaiting, State::Gone);
             return false;
         };
         self.take(Rule::Cancelled, State::Waiting);
-        self.refuse(at, wait, LockError::Cancelled, effects);
+        self.refuse(wait, LockError::Cancelled, effects);
         self.settle(now, at, effects);
         true
     }
@@ -57,9 +57,9 @@ impl LockTable {
         let record = &self.requesters[slot];
         let (held, waiting) = (record.held.clone(), record.waiting.clone());
         // Nobody is granted anything before all of it is gone: else it would be its own waits.
-        for (at, wait) in &waiting {
+        for (_, wait) in &waiting {
             self.take(Rule::Withdrawn, State::Waiting);
-            self.refuse(*at, *wait, LockError::Cancelled, effects);
+            self.refuse(*wait, LockError::Cancelled, effects);
         }
         // The latest first, because taking out the last of a list moves nothing.
         for (at, token) in held.iter().rev() {
@@ -139,10 +139,10 @@ impl LockTable {
         // What has ended is not granted, so all of it goes before anybody is; and who was in the
         // way is written down before it goes.
         let errors: Vec<_> =
-            waits.iter().map(|(at, wait)| self.timed_out_wait(now, *at, *wait)).collect();
-        for ((at, wait), error) in waits.iter().zip(errors) {
+            waits.iter().map(|(_, wait)| self.timed_out_wait(now, *wait)).collect();
+        for ((_, wait), error) in waits.iter().zip(errors) {
             self.take(Rule::TimedOut, State::Waiting);
-            self.refuse(*at, *wait, error, effects);
+            self.refuse(*wait, error, effects);
         }
         for (at, token) in &leases {
             self.lease_ended((*at, *token), effects);
@@ -173,10 +173,9 @@ impl LockTable {
         }
     }
 
-    fn timed_out_wait(&self, now: Timestamp, at: Slot, wait: WaitId) -> LockError {
-        let queue = &self.queues[at];
-        let Some(place) = queue.waiter_at(wait) else { return LockError::Cancelled };
-        let waiter = &queue.waiters[place];
+    fn timed_out_wait(&self, now: Timestamp, wait: WaitId) -> LockError {
+        let Some((at, place)) = self.place_of(wait) else { return LockError::Cancelled };
+        let waiter = &self.queues[at].waiters[place];
         let (requester, waited) = (Some(waiter.requester), now.since(waiter.since));
         self.timed_out(at, requester, (waiter.mode, place), waited)
     }
@@ -223,14 +222,8 @@ impl LockTable {
     }
 
     /// Takes a waiter out and answers it, without a look at who could be granted now.
-    pub(super) fn refuse(
-        &mut self,
-        at: Slot,
-        wait: WaitId,
-        error: LockError,
-        effects: &mut Vec<Effect>,
-    ) {
-        if let Some(place) = self.queues[at].waiter_at(wait) {
+    pub(super) fn refuse(&mut self, wait: WaitId, error: LockError, effects: &mut Vec<Effect>) {
+        if let Some((at, place)) = self.place_of(wait) {
             self.remove_waiter(at, place);
             effects.push(Effect::Refused { wait, error });
         }

@@ -72,10 +72,9 @@ impl LockTable {
             let queue = &self.queues[*at];
             Some((*at, queue.holders[queue.holder_at(*token)?].mode, 0))
         });
-        let waiting = requester.waiting.iter().filter_map(|(at, wait)| {
-            let queue = &self.queues[*at];
-            let place = queue.waiter_at(*wait)?;
-            Some((*at, queue.waiters[place].mode, place + 1))
+        let waiting = requester.waiting.iter().filter_map(|(_, wait)| {
+            let (at, place) = self.place_of(*wait)?;
+            Some((at, self.queues[at].waiters[place].mode, place + 1))
         });
         let mut found = Vec::new();
         for (at, mode, from) in held.chain(waiting) {
@@ -108,20 +107,20 @@ impl LockTable {
         };
         self.take(Rule::GaveWay, State::Waiting);
         effects.push(Effect::Deadlock(deadlock.clone()));
-        self.refuse(at, wait, LockError::Deadlock(Box::new(deadlock)), effects);
+        self.refuse(wait, LockError::Deadlock(Box::new(deadlock)), effects);
         self.settle(now, at, effects);
     }
 
     fn wait_between(&self, waiter: Slot, blocker: Slot) -> Option<(Slot, WaitId)> {
-        let waits = self.requesters[waiter].waiting.iter().copied();
-        let mut waits = waits.filter(|(at, wait)| {
-            let queue = &self.queues[*at];
-            queue.waiter_at(*wait).is_some_and(|place| {
-                let mode = queue.waiters[place].mode;
-                queue.in_the_way(Some(waiter), mode, place).any(|other| other == blocker)
-            })
-        });
-        waits.next()
+        let waits = self.requesters[waiter].waiting.iter();
+        let mut placed = waits.filter_map(|(_, wait)| Some((*wait, self.place_of(*wait)?)));
+        let is_between = |at: Slot, place: usize| {
+            let queue = &self.queues[at];
+            let mode = queue.waiters[place].mode;
+            queue.in_the_way(Some(waiter), mode, place).any(|other| other == blocker)
+        };
+        let found = placed.find(|(_, (at, place))| is_between(*at, *place));
+        found.map(|(wait, (at, _))| (at, wait))
     }
 
     /// What the choice of a victim goes by; `None` for one who is protected.
