@@ -20,6 +20,7 @@ from typing import Any
 sys.path.append(str(Path(__file__).resolve().parent.parent / "tests" / "python"))
 
 from postgres_cluster import find_postgres
+from zookeeper_server import find_zookeeper
 
 
 def machine_facts(journals: Path) -> dict[str, Any]:
@@ -37,7 +38,8 @@ def machine_facts(journals: Path) -> dict[str, Any]:
         "python": platform.python_version(),
         "sqlite3 (peers)": sqlite3.sqlite_version,
         "postgresql": _postgres_version(),
-        **{name: _version(name) for name in ("asyncpg", "sqlalchemy")},
+        "zookeeper": _zookeeper_version(),
+        **{name: _version(name) for name in ("asyncpg", "sqlalchemy", "kazoo")},
         "rustc": _output("rustc", "--version"),
     }
 
@@ -67,6 +69,11 @@ def _version(name: str) -> str:
 def _postgres_version() -> str:
     program = find_postgres()
     return "missing" if program is None else _output(str(program), "--version")
+
+
+def _zookeeper_version() -> str:
+    jar = find_zookeeper()
+    return "missing" if jar is None else jar.resolve().stem.removeprefix("zookeeper-")
 
 
 def _output(*command: str) -> str:

@@ -35,7 +35,8 @@ class Workload:
     subjects: tuple[Subject, ...]
     callers: tuple[int, ...] = CALLERS
     count: int = 0
-    needs_postgres: bool = False
+    server: str = ""
+    """Which server it needs: "accounts", "locks" (both PostgreSQL), or "zookeeper"."""
     goals: dict[int, float] = field(default_factory=dict)
     """Operations a second, by callers."""
     relative_goals: dict[str, dict[int, float]] = field(default_factory=dict)
@@ -47,6 +48,7 @@ class Workload:
 _OURS = "unanimity"
 _ASYNCPG = "asyncpg, one message, no log"
 _SQLALCHEMY = "SQLAlchemy twophase"
+_KAZOO = "kazoo"
 _FILE = "plain Python, appended file"
 _ORIGINAL = "original design, not durable"
 
@@ -126,11 +128,99 @@ WORKLOADS = (
                 "connections each; a session asks one database after the other; no log either",
             ),
         ),
-        needs_postgres=True,
+        server="accounts",
         relative_goals={
             _ASYNCPG: {1: 0.8, 16: 0.9, 64: 1.0},
             _SQLALCHEMY: {1: 2.0, 16: 2.0, 64: 2.0},
         },
+    ),
+    Workload(
+        "w4",
+        "W4: taking and letting go of a lock, each caller its own",
+        (
+            Subject(_OURS, "cases.w4", "`LocalLockManager`, exclusive locks by name"),
+            Subject(
+                "asyncio.Lock",
+                "cases.w4",
+                "one `asyncio.Lock` for each caller: no names, modes, tokens or deadlocks",
+            ),
+        ),
+        goals={64: 200_000},
+    ),
+    Workload(
+        "w4-hot",
+        "W4: the same, all callers want one lock",
+        (
+            Subject(f"{_OURS}, hot key", "cases.w4", "`LocalLockManager`, one name"),
+            Subject("asyncio.Lock, hot key", "cases.w4", "one `asyncio.Lock`"),
+        ),
+        callers=(16,),
+    ),
+    Workload(
+        "w4-deadlock",
+        "W4: from the wait that closes a circle to its refusal",
+        (
+            Subject(
+                "unanimity, deadlock",
+                "cases.w4",
+                "`LocalLockManager`, a circle of two; the limit is for the 99th percentile",
+            ),
+        ),
+        callers=(1,),
+        limits={("unanimity, deadlock", "ms"): 5.0},
+    ),
+    Workload(
+        "w4-postgres",
+        "W4: locks in PostgreSQL, each caller its own",
+        (
+            Subject(
+                "unanimity, PostgreSQL",
+                "cases.w4",
+                "`PostgresLockManager` with its defaults: modes, queue, fencing, deadlocks",
+            ),
+            Subject(
+                "advisory locks",
+                "cases.w4",
+                "asyncpg, `pg_advisory_lock` and `pg_advisory_unlock`, a connection for each "
+                "caller, at most 32; in memory, without modes, tokens or names",
+            ),
+        ),
+        server="locks",
+        goals={1: 2_000, 16: 10_000, 64: 15_000},
+    ),
+    Workload(
+        "w4-postgres-hot",
+        "W4: the same, all callers want one lock",
+        (
+            Subject("unanimity, PostgreSQL, hot key", "cases.w4", "one name"),
+            Subject("advisory locks, hot key", "cases.w4", "one number"),
+        ),
+        callers=(16,),
+        server="locks",
+    ),
+    Workload(
+        "w4-zookeeper",
+        "W4: locks in ZooKeeper, each caller its own",
+        (
+            Subject("unanimity, ZooKeeper", "cases.w4", "`ZooKeeperLockManager`, one session"),
+            Subject(
+                _KAZOO,
+                "cases.w4",
+                "kazoo's `Lock`, one client, a thread and a lock object for each caller",
+            ),
+        ),
+        server="zookeeper",
+        relative_goals={_KAZOO: {1: 1.3, 16: 2.0, 64: 3.0}},
+    ),
+    Workload(
+        "w4-zookeeper-hot",
+        "W4: the same, all callers want one lock",
+        (
+            Subject("unanimity, ZooKeeper, hot key", "cases.w4", "one name"),
+            Subject("kazoo, hot key", "cases.w4", "one path"),
+        ),
+        callers=(16,),
+        server="zookeeper",
     ),
     Workload(
         "group-commit",

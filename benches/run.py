@@ -19,11 +19,12 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from facts import machine_facts
+from lock_servers import LockDatabase, LockEnsemble
 from plan import WORKLOADS, Subject, Workload
 from report import screen_table
 from server import NoServer, Server
@@ -33,6 +34,12 @@ RESULTS = ROOT / "target" / "bench" / "results.jsonl"
 _CASE_SECONDS_MAX = 300
 _ERROR = re.compile(r"[\w.]+(Error|Exception|Closed): ")
 Row = dict[str, Any]
+AnyServer = Server | LockDatabase | LockEnsemble
+_SERVERS: dict[str, Callable[[], contextlib.AbstractContextManager[AnyServer]]] = {
+    "accounts": Server,
+    "locks": LockDatabase,
+    "zookeeper": LockEnsemble,
+}
 
 
 def main() -> None:
@@ -82,10 +89,10 @@ def _write(results: Any, row: Row) -> None:
 def _rounds(workload: Workload, given: argparse.Namespace) -> Iterator[Row]:
     """Run a workload's subjects in turn, in every round for every number of callers."""
     with contextlib.ExitStack() as stack:
-        server = None
-        if workload.needs_postgres:
+        server: AnyServer | None = None
+        if workload.server:
             try:
-                server = stack.enter_context(Server())
+                server = stack.enter_context(_SERVERS[workload.server]())
             except NoServer as error:
                 for subject in workload.subjects:
                     yield _failure(workload, subject, error)
@@ -120,7 +127,7 @@ def _run(
     subject: Subject,
     callers: int,
     given: argparse.Namespace,
-    server: Server | None,
+    server: AnyServer | None,
 ) -> list[Row]:
     """Run one case in its own process and its own folder."""
     folder = Path(tempfile.mkdtemp(prefix="case-", dir=given.folder))

@@ -60,7 +60,7 @@ from ._types import (
 )
 
 if TYPE_CHECKING:
-    from ._lock_managers import LocalLockManager
+    from ._lock_managers import LocalLockManager, PostgresLockManager, ZooKeeperLockManager
     from ._records import CoordinationRecord, History, RecoveryReport, StoreRecord, TimelineEntry
     from ._service import CoordinationService, ICoordinationService
     from ._transaction import Transaction
@@ -101,6 +101,8 @@ __all__ = [
     "ActiveLock",
     "Deadlock",
     "LocalLockManager",
+    "PostgresLockManager",
+    "ZooKeeperLockManager",
     "IConsensusService",
     "IEventBus",
     "IMetricsCollector",
@@ -131,6 +133,8 @@ _LATE = {
     "CoordinationService": "_service",
     "ICoordinationService": "_service",
     "LocalLockManager": "_lock_managers",
+    "PostgresLockManager": "_lock_managers",
+    "ZooKeeperLockManager": "_lock_managers",
     "Transaction": "_transaction",
     "CoordinationRecord": "_records",
     "StoreRecord": "_records",

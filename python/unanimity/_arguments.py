@@ -54,7 +54,7 @@ def lock_manager_for_engine(manager: object) -> object | None:
         if not callable(getattr(manager, name, None)):
             raise ConfigError(f"the lock manager {manager!r} has no method {name}()")
     if isinstance(manager, IDistributedLockManager) and hasattr(manager, "for_service"):
-        from ._lock_managers import NativeLockManager
+        from ._native_locks import NativeLockManager
 
         # A subclass's own methods must be called, so then the engine may not go past them.
         own = type(manager)

@@ -6,6 +6,7 @@
 
 pub mod migration;
 pub mod postgres;
+pub mod postgres_migration;
 pub mod sqlite;
 pub mod wal;
 

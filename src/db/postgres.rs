@@ -78,6 +78,15 @@ impl Server {
     }
 }
 
+/// Whether trying again cannot help: the server refuses this user, password or database.
+pub fn is_refusal(error: &tokio_postgres::Error) -> bool {
+    let Some(code) = error.code().map(tokio_postgres::error::SqlState::code) else {
+        // The driver's own: a password that the dsn lacks.
+        return error.to_string().contains("invalid configuration");
+    };
+    code.starts_with("28") || code == "3D000" || code == "42501"
+}
+
 /// Polls a connection until it ends. Who opened it spawns this.
 pub async fn carry(connection: Carried) {
     if let Err(error) = connection.await {

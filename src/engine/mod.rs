@@ -16,6 +16,7 @@ mod core;
 mod drive;
 mod error;
 mod forget;
+pub mod held_locks;
 mod locking;
 pub mod operator;
 mod options;

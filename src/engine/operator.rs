@@ -76,7 +76,7 @@ fn operators_record(stored: &StoredCoordination, decision: Decision, reason: &st
     Record::End { outcome, stores: stored.stores.clone() }
 }
 
-fn find(
+pub(super) fn find(
     journal: &Arc<dyn Journal>,
     id: &CoordinationId,
 ) -> Result<StoredCoordination, EngineError> {
@@ -84,7 +84,9 @@ fn find(
     found.ok_or_else(|| EngineError::NotFound { id: id.to_string() })
 }
 
-fn ask<T>(question: impl FnOnce(Reply<Result<T, JournalError>>)) -> Result<T, EngineError>
+pub(super) fn ask<T>(
+    question: impl FnOnce(Reply<Result<T, JournalError>>),
+) -> Result<T, EngineError>
 where
     T: Send + 'static,
     Result<T, JournalError>: Lost,

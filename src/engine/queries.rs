@@ -70,6 +70,7 @@ impl Entry {
             created_at: self.machine.began_at(),
             updated_at: now,
             completed_at: None,
+            locks: Vec::new(),
         };
         Found { stored, active: true }
     }

@@ -100,6 +100,9 @@ pub struct StoredCoordination {
     pub updated_at: Timestamp,
     /// When it ended.
     pub completed_at: Option<Timestamp>,
+    /// The fencing tokens of its locks, as its begin record has them; empty once it has left the
+    /// log.
+    pub locks: Vec<u64>,
 }
 
 /// A coordination that has no end record.

@@ -19,6 +19,7 @@
 
 pub mod local;
 pub mod many;
+pub mod postgres;
 mod telling;
 pub mod zookeeper;
 mod zookeeper_path;

@@ -5,6 +5,7 @@
 #![allow(missing_docs)]
 
 mod coverage;
+mod locks_postgres;
 mod locks_zookeeper;
 mod locks_zookeeper_rate;
 mod postgres;

@@ -11,6 +11,7 @@ import pytest
 from ledger import Ledger
 from postgres_cluster import PostgresCluster
 from unanimity import CoordinationService
+from zookeeper_server import ZooKeeperServer
 
 
 @pytest.fixture
@@ -24,6 +25,13 @@ def postgres() -> Iterator[PostgresCluster]:
     """One real server for all tests that do not stop it; each makes its own database."""
     with PostgresCluster() as cluster:
         yield cluster
+
+
+@pytest.fixture(scope="session")
+def zookeeper() -> Iterator[ZooKeeperServer]:
+    """One real server for all tests that do not stop it."""
+    with ZooKeeperServer() as server:
+        yield server
 
 
 @pytest.fixture

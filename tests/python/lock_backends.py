@@ -7,19 +7,22 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import os
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 import pytest
 
-from unanimity import LocalLockManager, LockInfo
+from postgres_cluster import PostgresCluster, find_postgres
+from unanimity import LocalLockManager, LockInfo, PostgresLockManager, ZooKeeperLockManager
+from zookeeper_server import ZooKeeperServer, find_zookeeper
 
-KINDS = ["local"]
+KINDS = ["local", "postgres", "zookeeper"]
 
-Manager = LocalLockManager
-Make = Callable[..., Manager]
+Manager = LocalLockManager | PostgresLockManager | ZooKeeperLockManager
 
-_names = (f"resource-{number}" for number in itertools.count())
+_names = (f"resource-{os.getpid()}-{number}" for number in itertools.count())
+_databases: dict[str, str] = {}
 
 
 def fresh() -> str:
@@ -29,8 +32,29 @@ def fresh() -> str:
 
 def make_manager(kind: str, request: pytest.FixtureRequest, **options: Any) -> Manager:
     """A manager of that kind; two of one kind see each other, unless they are local."""
-    assert kind == "local"
-    return LocalLockManager(**options)
+    if kind == "local":
+        return LocalLockManager(**options)
+    if kind == "postgres":
+        return PostgresLockManager(lock_database(request), **options)
+    return ZooKeeperLockManager(lock_ensemble(request), "/test/locks", **options)
+
+
+def lock_database(request: pytest.FixtureRequest) -> str:
+    """The database of all tests of locks."""
+    if find_postgres("initdb") is None:
+        pytest.skip("PostgreSQL is not installed")
+    cluster: PostgresCluster = request.getfixturevalue("postgres")
+    if cluster.dsn() not in _databases:
+        _databases[cluster.dsn()] = cluster.dsn(cluster.create_database())
+    return _databases[cluster.dsn()]
+
+
+def lock_ensemble(request: pytest.FixtureRequest) -> str:
+    """The ZooKeeper of all tests of locks."""
+    if find_zookeeper() is None:
+        pytest.skip("ZooKeeper is not installed")
+    server: ZooKeeperServer = request.getfixturevalue("zookeeper")
+    return server.hosts
 
 
 async def until(

@@ -246,6 +246,15 @@ STORE_SIGNATURES = {
 
 LOCK_MANAGER_SIGNATURES = {
     "LocalLockManager": "(*, max_wait_time_seconds=None, lease_seconds=None)",
+    "PostgresLockManager": (
+        "(dsn, *, session_timeout_ms=10000, detection_interval_seconds=1.0, "
+        "max_wait_time_seconds=None, lease_seconds=None, connections=2)"
+    ),
+    "ZooKeeperLockManager": (
+        "(zk_connection_string, lock_root_path='/memory_os/locks', session_timeout_ms=30000, *, "
+        "credentials=None, detection_interval_seconds=1.0, max_wait_time_seconds=None, "
+        "lease_seconds=None)"
+    ),
 }
 
 

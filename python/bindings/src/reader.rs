@@ -7,6 +7,7 @@ use std::sync::{Arc, mpsc};
 
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
+use unanimity::engine::held_locks::held_locks;
 use unanimity::engine::operator;
 use unanimity::journal::{
     Journal, JournalError, JournalOptions, SqliteJournal, StoredCoordination,
@@ -14,7 +15,7 @@ use unanimity::journal::{
 use unanimity::model::ids::CoordinationId;
 use unanimity::reply::{Lost, Reply};
 
-use crate::{coordinator, errors, records};
+use crate::{coordinator, errors, locks, records};
 
 /// A journal that is looked at.
 #[pyclass(frozen)]
@@ -81,6 +82,13 @@ impl JournalReader {
         let resolved = py.detach(|| operator::resolve(&journal, &id, decision, &reason));
         let stored = resolved.map_err(|error| errors::of_engine(py, &error))?;
         records::stored(py, &stored)
+    }
+
+    /// The locks that open coordinations hold.
+    fn locks(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
+        let journal: Arc<dyn Journal> = Arc::clone(&self.journal) as _;
+        let held = py.detach(|| held_locks(&journal));
+        locks::infos(py, held.map_err(|error| errors::of_engine(py, &error))?)
     }
 
     /// Opening has brought the tables up to date already; says how they are.

@@ -9,12 +9,13 @@
 use std::cell::RefCell;
 use std::ops::Deref;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use tokio::runtime::{Builder, Handle, Runtime};
 use unanimity::engine;
+use unanimity::locks::LockManager;
 
 use crate::{errors, logging};
 
@@ -26,6 +27,9 @@ struct Stamped {
 static RUNTIME: Mutex<Option<Stamped>> = Mutex::new(None);
 /// Kept here, so that an engine whose service was forgotten goes on, and is flushed at exit.
 static OPEN: Mutex<Vec<Arc<Engine>>> = Mutex::new(Vec::new());
+
+/// Lock managers that have a server; whoever died with locks held would keep others waiting.
+static LOCKS: Mutex<Vec<Weak<dyn LockManager>>> = Mutex::new(Vec::new());
 
 /// How many forks lie between this process and the one that first loaded the module.
 static FORKS: AtomicU64 = AtomicU64::new(0);
@@ -104,14 +108,27 @@ pub(crate) fn handle(workers: Option<usize>) -> PyResult<Handle> {
     Ok(handle)
 }
 
+/// Remembers a lock manager, so that it lets go of its locks at exit. With the interpreter held, so
+/// that no fork comes between.
+pub(crate) fn close_at_exit(manager: &Arc<dyn LockManager>) {
+    let mut locks = LOCKS.lock().unwrap_or_else(PoisonError::into_inner);
+    locks.retain(|known| known.strong_count() > 0);
+    locks.push(Arc::downgrade(manager));
+}
+
 /// Called by `atexit`: flushes every journal that is still open, lets the threads go, and gives
 /// the last records to `logging`.
 #[pyfunction]
 fn shutdown(py: Python<'_>) -> PyResult<()> {
+    let locks = std::mem::take(&mut *LOCKS.lock().unwrap_or_else(PoisonError::into_inner));
     py.detach(|| {
         let open = std::mem::take(&mut *open());
         for engine in open {
             engine.shut_down();
+        }
+        // After the engines, which give back what they hold by themselves.
+        for manager in locks.iter().filter_map(Weak::upgrade) {
+            manager.close();
         }
         let stamped = RUNTIME.lock().unwrap_or_else(PoisonError::into_inner).take();
         match stamped {
@@ -154,6 +171,8 @@ fn after_fork_in_parent() {
 #[pyfunction]
 fn after_fork_in_child() {
     FORKS.fetch_add(1, Ordering::Relaxed);
+    // Weak, and closed by the parent.
+    LOCKS.lock().unwrap_or_else(PoisonError::into_inner).clear();
     let _ = unanimity::journal::forget_instance_locks_in_child();
     if let Some(mut held) = HELD_FOR_FORK.with(|held| held.borrow_mut().take()) {
         // Not dropped: that would wait for threads that are not there.

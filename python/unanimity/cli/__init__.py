@@ -23,6 +23,8 @@ _VERBS = {
     "show": "journal",
     "resolve": "journal",
     "migrate": "journal",
+    "locks": "locks",
+    "deadlocks": "locks",
     "recover": "recover",
     "version": "journal",
 }
@@ -69,6 +71,13 @@ def _parser() -> argparse.ArgumentParser:
     _add_list(_verb(verbs, "list", "list coordinations, the latest first"))
     show = _verb(verbs, "show", "everything about one coordination")
     show.add_argument("id", metavar="ID", help="its coordination id")
+    locks = _verb(verbs, "locks", "who holds what, and who waits for it")
+    locks.add_argument("resource", metavar="RESOURCE", nargs="?", help="only this resource")
+    _add_manager(locks)
+    deadlocks = _verb(verbs, "deadlocks", "who waits for whom; 1 if some wait for each other")
+    _add_manager(deadlocks)
+    deadlocks.add_argument("--dot", action="store_true", help="print it for Graphviz")
+    deadlocks.add_argument("--svg", metavar="FILE", help="draw it into this file")
     _add_recover(_verb(verbs, "recover", "finish what a process left behind"))
     _add_resolve(_verb(verbs, "resolve", "decide as an operator what cannot be decided otherwise"))
     _verb(verbs, "migrate", "bring the journal's tables to this version")
@@ -103,6 +112,18 @@ def _add_list(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--store", help="only those in which this store takes part")
     verb.add_argument("--since", metavar="TIME", help="only those that began at or after it")
     verb.add_argument("--limit", type=_count, default=100, help="at most so many")
+
+
+def _add_manager(verb: argparse.ArgumentParser) -> None:
+    one = verb.add_mutually_exclusive_group()
+    one.add_argument("--postgres", metavar="DSN", help="ask this PostgreSQL lock manager")
+    one.add_argument("--zookeeper", metavar="HOSTS", help="ask this ZooKeeper lock manager")
+    verb.add_argument(
+        "--root",
+        metavar="PATH",
+        default="/memory_os/locks",
+        help="where the locks stand in ZooKeeper (default: %(default)s)",
+    )
 
 
 def _add_recover(verb: argparse.ArgumentParser) -> None:

@@ -10,7 +10,7 @@ use crate::model::time::Timestamp;
 
 /// The coordination that a begin record makes; `None` for any other record.
 pub(super) fn begun(at: Timestamp, record: &Record) -> Option<StoredCoordination> {
-    let Record::Begin { request, owner, epoch, .. } = record else { return None };
+    let Record::Begin { request, owner, epoch, locks } = record else { return None };
     Some(StoredCoordination {
         request: request.clone(),
         owner: owner.clone(),
@@ -23,6 +23,7 @@ pub(super) fn begun(at: Timestamp, record: &Record) -> Option<StoredCoordination
         created_at: at,
         updated_at: at,
         completed_at: None,
+        locks: locks.clone(),
     })
 }
 

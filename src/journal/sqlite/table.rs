@@ -79,6 +79,7 @@ fn read_columns(row: &Row<'_>, id: &str) -> Outcome<StoredCoordination> {
         completed_at: get::<Option<String>>(row, 10)?
             .map(|text| timestamp("completed_at", &text))
             .transpose()?,
+        locks: Vec::new(),
     })
 }
 

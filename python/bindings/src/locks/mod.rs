@@ -10,6 +10,7 @@ mod foreign;
 mod parts;
 mod python;
 mod question;
+mod shared;
 mod wait;
 
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -28,6 +29,7 @@ use parts::Names;
 use question::Home;
 use wait::{LockWait, Shape, Wait};
 
+pub(crate) use parts::infos;
 pub(crate) use python::PythonLocks;
 
 /// A lock manager of ours. Its home is the event loop that first asks it something; a service may
@@ -40,6 +42,7 @@ pub(crate) struct LockManager {
     bounds: Bounds,
     home: OnceLock<Home>,
     forks: u64,
+    pid: u32,
     closed: Mutex<bool>,
 }
 
@@ -67,6 +70,34 @@ impl LockManager {
         let local = Arc::new(LocalLockManager::new());
         let manager = Arc::clone(&local) as _;
         Self { local: Some(local), ..Self::new(manager, Bounds::of(wait_max, lease)) }
+    }
+
+    /// Locks in a PostgreSQL database. `times`: session timeout, detection interval; all in seconds.
+    #[staticmethod]
+    fn postgres(
+        py: Python<'_>,
+        dsn: &str,
+        times: (f64, f64),
+        connections: usize,
+        wait_max: Option<f64>,
+        lease: Option<f64>,
+    ) -> PyResult<Self> {
+        let manager = shared::postgres(py, dsn, times, connections)?;
+        Ok(Self::new(manager, Bounds::of(wait_max, lease)))
+    }
+
+    /// Locks in ZooKeeper. `times` as above; `credentials`: user and password.
+    #[staticmethod]
+    fn zookeeper(
+        py: Python<'_>,
+        place: (String, String),
+        times: (f64, f64),
+        credentials: Option<(String, String)>,
+        wait_max: Option<f64>,
+        lease: Option<f64>,
+    ) -> PyResult<Self> {
+        let manager = shared::zookeeper(py, place.0, place.1, times, credentials)?;
+        Ok(Self::new(manager, Bounds::of(wait_max, lease)))
     }
 
     /// Makes the loop whose bridge this is its home. `create_future` is the loop's.
@@ -221,7 +252,8 @@ impl LockManager {
 impl LockManager {
     pub(crate) fn new(manager: Arc<dyn locks::LockManager>, bounds: Bounds) -> Self {
         let (home, closed) = (OnceLock::new(), Mutex::new(false));
-        Self { manager, local: None, bounds, home, forks: runtime::forks(), closed }
+        let (forks, pid) = (runtime::forks(), std::process::id());
+        Self { manager, local: None, bounds, home, forks, pid, closed }
     }
 
     /// What an engine is built on.
@@ -275,9 +307,7 @@ impl LockManager {
         if self.forks == runtime::forks() {
             return Ok(());
         }
-        let message = "this lock manager belongs to the process from which this one was forked; \
-                       make a new one after the fork";
-        Err(errors::exception(py, "ServiceElsewhere", message, &[("code", "service.forked")]))
+        runtime::check_process(py, "this lock manager", self.pid)
     }
 
     fn closed(&self) -> std::sync::MutexGuard<'_, bool> {

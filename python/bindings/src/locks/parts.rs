@@ -49,6 +49,11 @@ pub(crate) fn invalid(py: Python<'_>, message: &str) -> PyErr {
     errors::exception(py, "InvalidRequest", message, &[("code", "lock.invalid")])
 }
 
+/// A manager that cannot be made as it was asked for.
+pub(super) fn misfit(py: Python<'_>, error: &LockError) -> PyErr {
+    errors::exception(py, "ConfigError", &error.to_string(), &[])
+}
+
 /// A str, or the complaint that it is none.
 pub(crate) fn text<'a>(object: &'a Bound<'_, PyAny>, what: &str) -> PyResult<&'a str> {
     let Ok(text) = object.cast::<PyString>() else {

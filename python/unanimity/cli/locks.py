@@ -1,0 +1,99 @@
+"""The verbs that look at locks: locks, deadlocks.
+
+They ask a lock manager's server, or for `locks` the journal, which knows what open coordinations
+hold. Nothing is locked and nothing is changed. Invariant: one look; what is printed, drawn and
+told by the exit code comes from the same answers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from argparse import Namespace
+from pathlib import Path
+
+from .._display import moment, text_table
+from .._locks import LockInfo
+from .journal import reading
+from .output import print_json
+
+
+def locks_verb(arguments: Namespace) -> int:
+    """List who holds a resource and who waits for it; 1 when nobody does."""
+    if arguments.postgres is not None or arguments.zookeeper is not None:
+        infos, _ = asyncio.run(_ask(arguments))
+    else:
+        with reading(arguments.journal) as reader:
+            infos = reader.locks()
+    wanted = arguments.resource
+    chosen = [info for info in infos if wanted is None or info.resource_id == wanted]
+    if arguments.json:
+        print_json(chosen)
+    elif chosen:
+        print(_table(chosen))
+    else:
+        print("nobody holds a lock" if wanted is None else f"nobody holds {wanted}")
+    return 0 if chosen or wanted is None else 1
+
+
+def deadlocks_verb(arguments: Namespace) -> int:
+    """Show who waits for whom; 1 when some wait for each other."""
+    from .._engine import draw_waits, wait_circles
+
+    if arguments.postgres is None and arguments.zookeeper is None:
+        # A coordination enters the journal when it has its locks, so no wait is in there.
+        words = "a journal does not keep who waits; name its lock manager with --postgres DSN"
+        print(f"unanimity: {words} or --zookeeper HOSTS", file=sys.stderr)
+        return 2
+    infos, waits = asyncio.run(_ask(arguments))
+    wants = _wants(infos)
+    circles = wait_circles(waits)
+    if arguments.svg is not None:
+        Path(arguments.svg).write_text(draw_waits(waits, wants, "svg"), encoding="utf-8")
+    if arguments.json:
+        print_json({"deadlocks": circles, "waits": waits, "wants": wants})
+    elif arguments.dot:
+        print(draw_waits(waits, wants, "dot"), end="")
+    else:
+        print(draw_waits(waits, wants, "text"))
+    return 1 if circles else 0
+
+
+def _wants(infos: list[LockInfo]) -> dict[str, list[str]]:
+    """What each of those that wait waits for, in words."""
+    wants: dict[str, list[str]] = {}
+    for info in infos:
+        if info.state == "waiting":
+            words = f"{info.lock_type.value} on {info.resource_id}"
+            wants.setdefault(info.requester_id, []).append(words)
+    return wants
+
+
+def _table(infos: list[LockInfo]) -> str:
+    headers = ["resource", "state", "lock", "requester", "since", "until", "token"]
+    rows = [
+        (
+            info.resource_id,
+            info.state,
+            info.lock_type.value,
+            info.requester_id,
+            moment(info.since),
+            moment(info.expires_at),
+            info.fencing_token,
+        )
+        for info in infos
+    ]
+    return text_table(headers, rows)
+
+
+async def _ask(arguments: Namespace) -> tuple[list[LockInfo], dict[str, list[str]]]:
+    """Every holder and waiter, and who waits for whom."""
+    from .._lock_managers import PostgresLockManager, ZooKeeperLockManager
+
+    manager: PostgresLockManager | ZooKeeperLockManager
+    if arguments.postgres is not None:
+        manager = PostgresLockManager(arguments.postgres)
+    else:
+        manager = ZooKeeperLockManager(arguments.zookeeper, arguments.root)
+    async with manager:
+        return await manager.list_locks(), await manager.wait_for_graph()

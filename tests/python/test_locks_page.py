@@ -1,0 +1,56 @@
+"""docs/locks.md is true: its program prints what it says, its matrix is that of the managers."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from unanimity import LocalLockManager, LockType
+
+TEXT = (Path(__file__).parents[2] / "docs" / "locks.md").read_text()
+
+
+def test_its_program_runs_and_prints_what_is_shown(tmp_path: Path) -> None:
+    ((program, shown),) = re.findall(r"```python\n(.*?)```\n\n```text\n(.*?)```", TEXT, re.S)
+    done = subprocess.run(
+        [sys.executable, "-X", "dev", "-W", "error", "-c", program],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        timeout=120,
+    )
+    assert (done.returncode, done.stderr, done.stdout) == (0, "", shown)
+
+
+def test_its_matrix_is_what_the_manager_grants() -> None:
+    rows = re.findall(r"^\| `(\w+)` \|(.*)\|$", TEXT, re.M)
+    matrix = {
+        (name, other): cell.strip() == "yes"
+        for name, cells in rows
+        for other, cell in zip(
+            ["INTENT_SHARED", "INTENT_EXCLUSIVE", "SHARED", "EXCLUSIVE"],
+            cells.split("|"),
+            strict=True,
+        )
+        if name in LockType.__members__
+    }
+    assert len(matrix) == 16
+
+    async def scenario() -> None:
+        async with LocalLockManager() as manager:
+            for (name, other), agree in matrix.items():
+                resource = f"{name}/{other}"
+                assert (await manager.acquire_lock(resource, LockType[name], "ann")).acquired
+                asked = await manager.acquire_lock(resource, LockType[other], "bob", 0)
+                assert asked.acquired is agree, resource
+
+    asyncio.run(scenario())
+
+
+def test_every_method_is_on_it() -> None:
+    public = {name for name in dir(LocalLockManager) if not name.startswith("_")}
+    hidden = {"for_service", "start", "close"}
+    assert [name for name in sorted(public - hidden) if f"{name}(" not in TEXT] == []
