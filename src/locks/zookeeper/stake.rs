@@ -9,7 +9,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use tokio::sync::watch;
-use zookeeper_client::{Client, CreateMode, Error, MultiWriteError, MultiWriteResult};
+use zookeeper_client::{
+    Client, CreateMode, CreateSequence, Error, MultiWriteError, MultiWriteResult, Stat,
+};
 
 use crate::locks::zookeeper_path::{ChildName, container_name, requester_mark};
 use crate::locks::zookeeper_queue::{Overtaking, Queue};
@@ -104,11 +106,10 @@ impl Stake {
             let as_child = CreateMode::EphemeralSequential.with_acls(acls);
             let creating = client.create(&prefix, &self.data, &as_child);
             let listing = client.get_children(&container);
-            if let Some(making) = making
-                && matches!(making.await, Ok(_) | Err(Error::NodeExists))
-            {
-                session.remember(&container);
-            }
+            let is_forbidden = match making {
+                Some(making) => self.made(session, making.await),
+                None => false,
+            };
             match creating.await {
                 Ok((stat, sequence)) => {
                     session.heard_since(sent);
@@ -118,6 +119,9 @@ impl Stake {
                     self.is_uncertain = false;
                     session.forget(&container);
                     self.make_root(client).await?;
+                    if is_forbidden {
+                        return Err(Stop::Refused(Error::NoAuth));
+                    }
                     continue;
                 }
                 Err(error) if Trouble::of(&error) == Trouble::Passing => {
@@ -143,6 +147,14 @@ impl Stake {
             };
         }
         Err(Stop::Again)
+    }
+
+    /// Remembers a container that is there; whether this user may not make it.
+    fn made(&self, session: &Session, made: Result<(Stat, CreateSequence), Error>) -> bool {
+        if matches!(made, Ok(_) | Err(Error::NodeExists)) {
+            session.remember(&self.container);
+        }
+        made == Err(Error::NoAuth)
     }
 
     fn prefix(&self, before: Option<u32>) -> String {
