@@ -23,11 +23,22 @@ _SETTINGS: dict[str, dict[str, tuple[float, float]]] = {
     },
     "performance": {
         "max_concurrent_coordinations": _COUNT,
+        "max_queued_coordinations": _COUNT,
         "coordination_worker_threads": (1, 1024),
         "batch_size": _COUNT,
         "batch_timeout_ms": (0, 60_000),
     },
+    "recovery": {
+        "recovery_interval_seconds": _SECONDS,
+        "orphan_interval_seconds": _SECONDS,
+    },
+    "retention": {
+        "finished_days": (1e-6, 365_000.0),
+        "retention_interval_seconds": _SECONDS,
+    },
 }
+# None stands for "for ever".
+_ENDLESS = frozenset({"finished_days"})
 _WHOLE = frozenset(_SETTINGS["performance"])
 
 
@@ -60,6 +71,8 @@ def _mapping(value: object, where: str) -> Mapping[str, Any]:
 def _checked(where: str, key: str, value: Any, known: dict[str, tuple[float, float]]) -> Any:
     if key not in known:
         raise ConfigError(f"{where} is unknown; known are {', '.join(known)}")
+    if value is None and key in _ENDLESS:
+        return None
     wanted = "a whole number" if key in _WHOLE else "a number"
     types = (int,) if key in _WHOLE else (int, float)
     if isinstance(value, bool) or not isinstance(value, types):

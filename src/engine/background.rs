@@ -1,12 +1,15 @@
-//! The engine's two tasks: the timer, and the round that is made again and again.
+//! The engine's tasks: the timer, the round that is made again and again, and the removal of old
+//! history.
 //!
-//! They bring facts and decide nothing. Invariant: both end when the engine is closed or dropped.
+//! They bring facts and decide nothing. Invariant: all end when the engine is closed or dropped.
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use crate::journal::JournalError;
 use crate::model::time::Timestamp;
+use crate::reply::Reply;
 
 use super::core::{Core, Fact};
 use super::recovery::Collector;
@@ -20,6 +23,30 @@ const SWEEP_EVERY: u32 = 5;
 pub(super) fn start(core: &Arc<Core>) {
     core.ports.runtime.spawn(keep_time(Arc::downgrade(core)));
     core.ports.runtime.spawn(make_rounds(Arc::downgrade(core)));
+    if let Some(age) = core.ports.options.retention {
+        core.ports.runtime.spawn(keep_history_short(Arc::downgrade(core), age));
+    }
+}
+
+/// Has the journal remove what ended longer ago than `age`; what is open is never removed by age.
+async fn keep_history_short(core: Weak<Core>, age: Duration) {
+    let Some(interval) = core.upgrade().map(|core| core.ports.options.retention_interval) else {
+        return;
+    };
+    loop {
+        // Not at the start: that is busy enough.
+        tokio::time::sleep(interval).await;
+        let Some(core) = core.upgrade().filter(|core| !core.closed.load(Ordering::SeqCst)) else {
+            return;
+        };
+        core.ports.journal.retain(
+            age,
+            Reply::new(|removed: Result<u64, JournalError>| match removed {
+                Ok(removed) => tracing::debug!(removed, "old coordinations were removed"),
+                Err(error) => tracing::warn!(%error, "old coordinations cannot be removed"),
+            }),
+        );
+    }
 }
 
 async fn keep_time(core: Weak<Core>) {

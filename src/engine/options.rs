@@ -26,6 +26,10 @@ pub struct Options {
     pub recovery_interval: Duration,
     /// How long an unknown prepared transaction is left alone while others may be its owner.
     pub orphan_interval: Duration,
+    /// How long finished coordinations are kept (`retention.finished_days`); `None` for ever.
+    pub retention: Option<Duration>,
+    /// How often the journal is asked to remove what is older.
+    pub retention_interval: Duration,
     /// How long start and `recover` wait for what they resumed.
     pub recovery_wait: Duration,
 }
@@ -42,6 +46,8 @@ impl Default for Options {
             retry_cap: Duration::from_secs(30),
             recovery_interval: Duration::from_secs(1),
             orphan_interval: Duration::from_secs(60),
+            retention: Some(Duration::from_secs(30 * 86_400)),
+            retention_interval: Duration::from_secs(3_600),
             recovery_wait: Duration::from_secs(10),
         }
     }

@@ -1,12 +1,14 @@
-//! The embedded journal: one SQLite file, one writer thread, many processes.
+//! The embedded journal: a log in segments, a SQLite file of tables behind it, many processes.
 //!
 //! Not a store for users' data. Where to look: `queue` (what waits), `writer` (group commit and
 //! what happens when it fails), `judge` (who may write what), `view` (what is known without
-//! asking), `log` (the records), `projection` and `table` (the tables that people query), `serve`
-//! and `query` (questions, adoption, retention), `instance` (who lives).
+//! asking), `sight` (what others wrote), `log` (the records), `projector`, `projection` and
+//! `table` (the tables that people query), `serve` and `query` (questions, adoption, retention),
+//! `instance` (who lives).
 //!
-//! Invariants: only the writer thread writes; the log is the truth and the tables follow it;
-//! whatever happens to the file, nothing of it is overwritten that was not understood.
+//! Invariants: only the writer thread writes the log, under its lock; the log is the truth and the
+//! tables follow it; a segment goes only when the tables that tell the same are on the disk;
+//! whatever happens to the files, nothing of them is overwritten that was not understood.
 
 mod fold;
 mod instance;
@@ -15,10 +17,12 @@ mod linger;
 mod log;
 mod options;
 mod projection;
+mod projector;
 mod query;
 mod queue;
 mod reader;
 mod serve;
+mod sight;
 mod table;
 mod trouble;
 mod view;
@@ -28,16 +32,17 @@ mod writer;
 mod tests;
 
 use std::panic::{self, AssertUnwindSafe};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior};
 
-pub use self::instance::forget_instance_locks_in_child;
 pub use self::options::JournalOptions;
 
 use self::instance::Instances;
+use self::projector::{Projector, Tables};
 use self::queue::{Ask, Queue};
 use self::reader::Reader;
 use self::trouble::{Outcome, Trouble};
@@ -47,11 +52,21 @@ use super::{
     AnswerSink, Append, HistoryFilter, Journal, JournalError, JournalStatus, OpenCoordination,
     StoredCoordination,
 };
+use crate::db::segments::{SegmentLog, Tag};
 use crate::db::sqlite::{self as database, Place};
 use crate::model::ids::{ClusterId, CoordinationId, InstanceId, StoreName};
 use crate::reply::Reply;
 
-/// A journal in a SQLite file, or in memory.
+/// Lets go of the locks that a forked child inherited, without releasing the parent's. To be
+/// called in the child; never blocks. False when another thread of the parent was just at them:
+/// then the child keeps the parent's locks alive for as long as it lives.
+pub fn forget_instance_locks_in_child() -> bool {
+    let instances = instance::forget_locks_in_child();
+    let logs = crate::db::segments::forget_locks_in_child();
+    instances && logs
+}
+
+/// A journal in a file, or in memory.
 pub struct SqliteJournal {
     cluster: ClusterId,
     place: Place,
@@ -70,14 +85,6 @@ impl SqliteJournal {
         let path = place.describe();
         let mut connection = database::open_writer(&place, &options.opening())?;
         let cluster = cluster_id(&mut connection).map_err(|trouble| trouble.at(&path))?;
-        let view = first_view(&mut connection).map_err(|trouble| trouble.at(&path))?;
-        let reader = match &place {
-            Place::Memory => Reader::inline(),
-            Place::File(file) => {
-                let reading = database::open_reader(file, options.busy_timeout)?;
-                Reader::spawn(reading).map_err(|error| cannot_start(&path, &error))?
-            }
-        };
         let file = match &place {
             Place::Memory => None,
             Place::File(file) => Some(file.as_path()),
@@ -85,15 +92,12 @@ impl SqliteJournal {
         let instances =
             Arc::new(Instances::join(file).map_err(|error| cannot_start(&path, &error))?);
         let queue = Arc::new(Queue::default());
-        let writer = Writer::new(Parts {
-            connection,
-            view,
-            queue: queue.clone(),
-            options,
-            place: place.clone(),
-            instances: instances.clone(),
-            reader,
-        });
+        let opening = Opening { connection, place: &place, cluster: &cluster, options };
+        let opened = opening.open(&queue, &instances);
+        let writer = opened.map_err(|trouble| {
+            instances.leave();
+            trouble.at(&path)
+        })?;
         let thread = thread::Builder::new()
             .name("unanimity-journal".to_owned())
             .spawn(move || run(writer, &path))
@@ -106,6 +110,75 @@ impl SqliteJournal {
             writer: Mutex::new(Some(thread)),
             process: std::process::id(),
         })
+    }
+}
+
+/// A journal that is being opened.
+struct Opening<'a> {
+    connection: Connection,
+    place: &'a Place,
+    cluster: &'a ClusterId,
+    options: JournalOptions,
+}
+
+impl Opening<'_> {
+    fn open(self, queue: &Arc<Queue>, instances: &Arc<Instances>) -> Outcome<Writer> {
+        let (view, log, reader) = match self.place {
+            Place::Memory => (View::load(&self.connection)?, None, Reader::inline()),
+            Place::File(file) => {
+                let (view, log) = self.open_log()?;
+                let reading = database::open_reader(file, self.options.busy_timeout)
+                    .map_err(Trouble::Reopen)?;
+                (view, Some(log), Reader::spawn(reading).map_err(Trouble::Thread)?)
+            }
+        };
+        let tables = Tables::new(self.connection, self.place, &self.options);
+        let projector = match self.place {
+            Place::Memory => Projector::Inline(Box::new(tables)),
+            Place::File(file) => Projector::spawn(tables, file, queue)?,
+        };
+        Ok(Writer::new(Parts {
+            view,
+            log,
+            queue: queue.clone(),
+            options: self.options,
+            path: self.place.describe(),
+            instances: instances.clone(),
+            reader,
+            projector,
+        }))
+    }
+
+    /// Reads everything under the log's lock, so that nothing of it moves meanwhile. Others wait
+    /// for as long as their tables are behind their log, which is short unless they are busy.
+    fn open_log(&self) -> Outcome<(View, SegmentLog)> {
+        let folder = PathBuf::from(trouble::log_folder(&self.place.describe()));
+        let (sizes, patience) = (self.options.segments, self.options.busy_timeout);
+        let mut loaded = None;
+        let mut log = SegmentLog::open_locked(&folder, self.tag(), sizes, patience, || {
+            if log::has_segments(&self.connection)? && !SegmentLog::exists(&folder) {
+                let missing = format!("the folder {} has no segments", folder.display());
+                return Err(Trouble::Row(missing));
+            }
+            let view = loaded.insert(View::load(&self.connection)?);
+            Ok(view.tail())
+        })?;
+        let mut view = loaded.unwrap_or_default();
+        let read = sight::read_on(&mut log, &mut view, &self.connection)
+            .and_then(|()| Ok(log.settle()?))
+            .and_then(|()| Ok(log.skip_to(view.tail())?))
+            .and_then(|()| log::set_has_segments(&self.connection, true));
+        log.unlock();
+        read.map(|()| (view, log))
+    }
+
+    /// The journal's id, as far as it fits into the header of a segment.
+    fn tag(&self) -> Tag {
+        let mut tag = Tag::default();
+        for (to, from) in tag.iter_mut().zip(self.cluster.as_str().bytes()) {
+            *to = from;
+        }
+        tag
     }
 }
 
@@ -135,14 +208,6 @@ fn cluster_id(connection: &mut Connection) -> Outcome<ClusterId> {
     };
     transaction.commit()?;
     Ok(cluster)
-}
-
-fn first_view(connection: &mut Connection) -> Outcome<View> {
-    let mut view = View::default();
-    let transaction = connection.transaction()?;
-    view.refresh(&transaction)?;
-    transaction.commit()?;
-    Ok(view)
 }
 
 /// The writer's thread. A panic there is a defect of ours; nobody may wait for it for ever.

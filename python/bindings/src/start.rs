@@ -111,8 +111,23 @@ pub(crate) fn options(config: &Bound<'_, PyDict>) -> PyResult<Options> {
         queued_max: number(config, "max_queued_coordinations")?.unwrap_or(default.queued_max),
         recovery_interval: seconds(config, "recovery_interval_seconds", default.recovery_interval)?,
         orphan_interval: seconds(config, "orphan_interval_seconds", default.orphan_interval)?,
+        retention: retention(config)?,
+        retention_interval: seconds(
+            config,
+            "retention_interval_seconds",
+            default.retention_interval,
+        )?,
         ..default
     })
+}
+
+/// The age at which finished coordinations go: `None` was given for never.
+fn retention(config: &Bound<'_, PyDict>) -> PyResult<Option<Duration>> {
+    match config.get_item("finished_days")? {
+        None => Ok(Options::default().retention),
+        Some(days) if days.is_none() => Ok(None),
+        Some(days) => Ok(Duration::try_from_secs_f64(days.extract::<f64>()? * 86_400.0).ok()),
+    }
 }
 
 pub(crate) fn journal_options(config: &Bound<'_, PyDict>) -> PyResult<JournalOptions> {

@@ -15,10 +15,8 @@ use crate::model::ids::{ClusterId, InstanceId};
 /// Lock files of this process, by instance. A forked child inherits them and must let go.
 static HELD: Mutex<Vec<(InstanceId, File)>> = Mutex::new(Vec::new());
 
-/// Lets go of the lock files that a forked child inherited, without releasing the parent's locks.
-/// To be called in the child; never blocks. False when another thread of the parent was just
-/// changing the list: then the child keeps the parent's locks alive for as long as it lives.
-pub fn forget_instance_locks_in_child() -> bool {
+/// Lets go of the lock files that a forked child inherited. Never blocks.
+pub(super) fn forget_locks_in_child() -> bool {
     let Ok(mut held) = HELD.try_lock() else { return false };
     held.clear();
     true

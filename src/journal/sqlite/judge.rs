@@ -1,7 +1,7 @@
 //! The rules of who may write what: the first begin, the first decision, the highest epoch.
 //!
-//! Not the writing itself. Invariant: asked inside the write lock, after the view was refreshed,
-//! in the order of the appends, with every kept record added to the view before the next question.
+//! Not the writing itself. Invariant: asked under the log's lock, after others' records were taken
+//! in, in the order of the appends, with every kept record added to the view before the next one.
 
 use rusqlite::Connection;
 
@@ -32,8 +32,12 @@ pub(super) fn judge(
 ) -> Outcome<Verdict> {
     let id = &pending.append.id;
     if let Record::Begin { owner, epoch, .. } = &pending.append.record {
+        if let Some(error) = place.overload {
+            return Ok(Verdict::Refuse(Answer::Failed(error.clone())));
+        }
         let standing = match view.get(id) {
-            Some(standing) => standing.stored.clone(),
+            Some(standing) => (*standing.stored).clone(),
+            None if view.is_newer_than_tables(id) => return Ok(Verdict::Keep),
             None if table::exists(connection, id)? => match table::find(connection, id)? {
                 Some(stored) => stored,
                 None => return Ok(Verdict::Keep),
@@ -63,6 +67,8 @@ pub(super) fn judge(
 pub(super) struct Place<'a> {
     pub(super) path: &'a str,
     pub(super) own: &'a InstanceId,
+    /// Why nothing new may begin: too much is ahead of tables that cannot be written.
+    pub(super) overload: Option<&'a JournalError>,
 }
 
 fn judge_later(view: &View, pending: &Pending, place: &Place<'_>) -> Verdict {

@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use crate::db::segments::SegmentSizes;
 use crate::db::sqlite::OpenOptions;
 
 /// Settings of one journal.
@@ -14,14 +15,17 @@ pub struct JournalOptions {
     /// How long records that nobody waits for may wait for company. Default 5 ms. A record that
     /// somebody waits for is never held back.
     pub lazy_wait_max: Duration,
-    /// How long a commit stays open for the records that its first answers lead to, while nobody
-    /// waits for it. Other processes cannot write meanwhile. Default 1 ms.
+    /// How long a sync waits for the records that its first answers lead to, while nobody waits for
+    /// it. Default 1 ms.
     pub open_wait_max: Duration,
     /// How long the writer must have had nothing to do before it brings the tables up to date.
     /// Default 20 ms.
     pub projection_idle: Duration,
     /// How many records may be ahead of the tables before they are brought up to date under load.
     /// Default `200_000`; each is held in memory too.
+    pub projection_due: usize,
+    /// How many records may be ahead of the tables before new ones wait for them. Default
+    /// `400_000`.
     pub projection_backlog_max: usize,
     /// How many records are brought into the tables at once, which is how long a commit may have
     /// to wait for it. Default `2_000`.
@@ -32,6 +36,8 @@ pub struct JournalOptions {
     pub retry_wait_max: Duration,
     /// How long to wait for another process's lock. Default 5 s.
     pub busy_timeout: Duration,
+    /// How the log's segments grow. Default from 256 KiB to 16 MiB.
+    pub segments: SegmentSizes,
     /// The most pages (of 4 KiB) that the file may have. Default `None`: as the disk allows.
     pub pages_max: Option<u32>,
     /// Files up to this size are read through for damage when they are opened. Default 64 MiB.
@@ -45,11 +51,13 @@ impl Default for JournalOptions {
             lazy_wait_max: Duration::from_millis(5),
             open_wait_max: Duration::from_millis(1),
             projection_idle: Duration::from_millis(20),
-            projection_backlog_max: 200_000,
+            projection_due: 200_000,
+            projection_backlog_max: 400_000,
             projection_chunk: 2_000,
             retention_portion: 500,
             retry_wait_max: Duration::from_secs(1),
             busy_timeout: Duration::from_secs(5),
+            segments: SegmentSizes { first: 256 << 10, most: 16 << 20, total: None },
             pages_max: None,
             check_bytes_max: 64 << 20,
         }

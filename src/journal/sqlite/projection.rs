@@ -1,14 +1,16 @@
 //! Brings the tables up to the log: what people query is written here, in portions.
 //!
 //! Not the truth: the log is, until the tables are complete up to the watermark. Invariants: a
-//! portion, the new watermark and the removal of log rows that are needed no more are one
-//! transaction; doing a portion again changes nothing; rows of open coordinations stay in the log.
+//! portion and the new watermark are one transaction; doing a portion again, or one that another
+//! process has done, changes nothing; up to the watermark the records of open coordinations are
+//! kept beside the tables, so that the log's segments may go.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
-use rusqlite::{Connection, params};
+use rusqlite::{Connection, Transaction, TransactionBehavior, params};
 
-use super::log;
+use super::log::{self, Entry};
 use super::trouble::{Outcome, Trouble};
 use super::view::View;
 use crate::journal::StoredCoordination;
@@ -40,38 +42,87 @@ const UPSERT_OPERATION: &str = "
         state = excluded.state, error_message = excluded.error_message,
         executed_at = excluded.executed_at, completed_at = excluded.completed_at";
 
-/// Writes the next portion inside the caller's transaction. Answers the new watermark, for
-/// [`View::projected`] once the transaction stands; `None` when nothing is ahead.
-pub(super) fn project(
-    connection: &Connection,
-    view: &View,
-    records: usize,
-) -> Outcome<Option<i64>> {
-    let mut seen = HashSet::new();
-    let mut watermark = None;
-    let mut ids = Vec::new();
-    for (position, id) in view.first_unprojected(records) {
-        watermark = Some(*position);
-        if seen.insert(id) {
-            ids.push(id);
+/// What is to be brought into the tables at once.
+pub(super) struct Portion {
+    watermark: i64,
+    coordinations: Vec<Part>,
+}
+
+struct Part {
+    stored: Arc<StoredCoordination>,
+    /// Where the records of an ended one are: some of them may be kept beside the tables.
+    positions: Vec<i64>,
+    /// The records of an open one, up to the watermark.
+    open: Vec<Entry>,
+}
+
+impl Portion {
+    /// The next records that are ahead of the tables; `None` when there are none.
+    pub(super) fn next(view: &View, records: usize) -> Option<Self> {
+        let mut seen =
+            HashSet::with_capacity_and_hasher(records, foldhash::fast::RandomState::default());
+        let mut ids = Vec::with_capacity(records);
+        let mut watermark = None;
+        for (position, id) in view.first_unprojected(records) {
+            watermark = Some(*position);
+            if seen.insert(id) {
+                ids.push(id);
+            }
         }
+        let watermark = watermark?;
+        let parts = ids.into_iter().filter_map(|id| {
+            let standing = view.get(id)?;
+            let kept = standing.records.iter().take_while(|kept| kept.position <= watermark);
+            let open = kept.map(|kept| Entry {
+                position: kept.position,
+                id: id.clone(),
+                epoch: kept.epoch,
+                at: kept.at,
+                record: kept.record.clone(),
+            });
+            Some(Part {
+                stored: Arc::clone(&standing.stored),
+                positions: if standing.is_ended() {
+                    standing.positions.clone()
+                } else {
+                    Vec::new()
+                },
+                open: open.collect(),
+            })
+        });
+        Some(Self { watermark, coordinations: parts.collect() })
     }
-    let Some(watermark) = watermark else { return Ok(None) };
-    let mut removable = Vec::new();
-    for standing in ids.into_iter().filter_map(|id| view.get(id)) {
-        // One whose end is further on is written once, then, and stays whole in the log till then.
-        if standing.is_ended() && standing.last_position() > watermark {
-            continue;
-        }
-        upsert(connection, &standing.stored)?;
-        if standing.is_ended() {
-            removable.extend_from_slice(&standing.positions);
-        }
+
+    /// Up to where the tables will be complete.
+    pub(super) fn watermark(&self) -> i64 {
+        self.watermark
     }
-    removable.sort_unstable();
-    log::delete(connection, &removable)?;
-    log::set_watermark(connection, watermark)?;
-    Ok(Some(watermark))
+
+    /// Writes it. Answers up to where the tables are complete now, which may be further.
+    pub(super) fn write(&self, connection: &mut Connection) -> Outcome<i64> {
+        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let before = log::watermark(&transaction)?;
+        if before >= self.watermark {
+            return Ok(before);
+        }
+        for part in &self.coordinations {
+            part.write(&transaction, before)?;
+        }
+        log::set_watermark(&transaction, self.watermark)?;
+        transaction.commit()?;
+        Ok(self.watermark)
+    }
+}
+
+impl Part {
+    fn write(&self, transaction: &Transaction<'_>, before: i64) -> Outcome<()> {
+        upsert(transaction, &self.stored)?;
+        for entry in &self.open {
+            log::keep(transaction, &self.stored.owner, entry)?;
+        }
+        let kept = self.positions.partition_point(|position| *position <= before);
+        log::drop_kept(transaction, &self.positions[..kept])
+    }
 }
 
 fn json<T: serde::Serialize>(value: &T) -> Outcome<String> {

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use rusqlite::Connection;
 
 use super::linger::Linger;
+use super::trouble::Outcome;
 use crate::journal::{
     Answer, AnswerSink, Append, Durability, HistoryFilter, JournalError, JournalStatus,
     OpenCoordination, StoredCoordination,
@@ -63,11 +64,20 @@ impl Ask {
     }
 }
 
+/// What the writer of the tables has to say.
+pub(super) enum Note {
+    /// A portion: up to where the tables are complete now, and whether that is on the disk.
+    Projected { done: Outcome<i64>, is_durable: bool },
+    /// How many old coordinations were removed.
+    Removed(Outcome<usize>),
+}
+
 /// What the writer takes at once.
 #[derive(Default)]
 pub(super) struct Work {
     pub(super) batch: Vec<Pending>,
     pub(super) asks: Vec<Ask>,
+    pub(super) notes: Vec<Note>,
     /// Nothing will come any more, and nothing is left in the queue.
     pub(super) is_last: bool,
 }
@@ -86,6 +96,7 @@ struct State {
     taken_count: u64,
     /// With the count of records that were queued before.
     asks: VecDeque<(u64, Ask)>,
+    notes: Vec<Note>,
     shut: Option<JournalError>,
 }
 
@@ -174,6 +185,21 @@ impl Queue {
         self.changed.notify_one();
     }
 
+    /// Tells the writer of something that is done. Enters also when shut: it was asked for.
+    pub(super) fn note(&self, note: Note) {
+        self.lock().notes.push(note);
+        self.changed.notify_one();
+    }
+
+    /// Waits for notes alone, and takes them.
+    pub(super) fn take_notes(&self) -> Vec<Note> {
+        let mut state = self.lock();
+        while state.notes.is_empty() {
+            state = self.sleep(state, None);
+        }
+        std::mem::take(&mut state.notes)
+    }
+
     /// Lets nothing enter any more. The writer still gets what is in the queue.
     pub(super) fn shut(&self, error: JournalError) {
         self.lock().shut.get_or_insert(error);
@@ -192,15 +218,11 @@ impl Queue {
         lazy_wait: Duration,
     ) -> Work {
         let mut state = self.lock();
-        if state.awaited == 0 && state.asks.is_empty() && state.shut.is_none() {
+        if state.is_quiet() && state.awaited == 0 {
             state = self.linger(state);
         }
         loop {
-            let is_due = state.awaited > 0
-                || state.appends.len() >= batch_max
-                || !state.asks.is_empty()
-                || state.shut.is_some();
-            if is_due {
+            if state.awaited > 0 || state.appends.len() >= batch_max || !state.is_quiet() {
                 return state.take(batch_max);
             }
             let now = Instant::now();
@@ -271,7 +293,7 @@ impl Queue {
     /// Waits until then, or until something other than a record comes.
     pub(super) fn pause(&self, until: Instant) {
         let mut state = self.lock();
-        while state.shut.is_none() && state.asks.is_empty() {
+        while state.is_quiet() {
             let Some(left) = until.checked_duration_since(Instant::now()) else { return };
             if left.is_zero() {
                 return;
@@ -288,6 +310,11 @@ impl Queue {
 }
 
 impl State {
+    /// Whether there is nothing but records to see to.
+    fn is_quiet(&self) -> bool {
+        self.asks.is_empty() && self.notes.is_empty() && self.shut.is_none()
+    }
+
     fn take_appends(&mut self, batch_max: usize) -> Vec<Pending> {
         let batch: Vec<Pending> = if self.appends.len() <= batch_max {
             Vec::from(std::mem::take(&mut self.appends))
@@ -313,11 +340,11 @@ impl State {
             asks.push(ask);
         }
         let is_last = self.shut.is_some() && self.appends.is_empty() && self.asks.is_empty();
-        Work { batch, asks, is_last }
+        Work { batch, asks, notes: std::mem::take(&mut self.notes), is_last }
     }
 
     fn take_asks(&mut self) -> Work {
         let asks = self.asks.drain(..).map(|(_, ask)| ask).collect();
-        Work { batch: Vec::new(), asks, is_last: false }
+        Work { asks, notes: std::mem::take(&mut self.notes), ..Work::default() }
     }
 }

@@ -7,14 +7,18 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::instance::Life;
-use super::queue::{Ask, Job};
+use super::projection::Portion;
+use super::projector::Task;
+use super::queue::{Ask, Job, Note};
 use super::trouble::Outcome;
 use super::writer::Writer;
-use super::{log, projection, query, table};
+use super::{log, query, table};
 use crate::crash;
 use crate::db::migration::SCHEMA_KNOWN;
+use crate::db::segments::Batch;
 use crate::journal::{
-    HistoryFilter, JournalError, JournalStatus, OpenCoordination, StoredCoordination,
+    Append, Durability, HistoryFilter, JournalError, JournalStatus, OpenCoordination,
+    StoredCoordination,
 };
 use crate::model::ids::{CoordinationId, InstanceId, StoreName};
 use crate::model::record::Record;
@@ -22,6 +26,26 @@ use crate::model::time::Timestamp;
 use crate::reply::Reply;
 
 const PROJECTION_PAUSE: Duration = Duration::from_secs(1);
+/// How long closing may spend on the tables; the log is enough for the next start.
+const CLOSING_PROJECTION: Duration = Duration::from_millis(500);
+
+/// What is being done to the tables.
+#[derive(Default)]
+pub(super) struct Upkeep {
+    is_projecting: bool,
+    is_removing: bool,
+    /// After a failure the next try waits.
+    pub(super) paused_until: Option<Instant>,
+    /// Why the last portion could not be written.
+    pub(super) trouble: Option<JournalError>,
+}
+
+impl Upkeep {
+    /// Whether a note will come.
+    pub(super) fn is_busy(&self) -> bool {
+        self.is_projecting || self.is_removing
+    }
+}
 
 /// A removal of old coordinations that goes on in portions.
 pub(super) struct Sweep {
@@ -51,17 +75,6 @@ impl Writer {
         }
     }
 
-    /// Takes in what other processes wrote, without the write lock.
-    fn look(&mut self) -> Outcome<()> {
-        self.connection.prepare_cached("BEGIN")?.execute([])?;
-        let seen = self.view.refresh(&self.connection);
-        if seen.is_err() {
-            self.view.distrust();
-        }
-        self.connection.prepare_cached("COMMIT")?.execute([])?;
-        seen
-    }
-
     fn find(
         &mut self,
         id: CoordinationId,
@@ -71,7 +84,7 @@ impl Writer {
             return reply.send(Err(trouble.at(&self.path)));
         }
         if let Some(standing) = self.view.get(&id) {
-            return reply.send(Ok(Some(standing.stored.clone())));
+            return reply.send(Ok(Some((*standing.stored).clone())));
         }
         let path = self.path.clone();
         self.read(Box::new(move |connection| {
@@ -96,22 +109,18 @@ impl Writer {
     }
 
     fn read(&self, job: Job) {
-        self.reader.run(&self.connection, job);
+        if let Some(tables) = self.projector.reading() {
+            self.reader.run(tables, job);
+        }
     }
 
     /// One step of everything that goes on in portions.
     pub(super) fn advance(&mut self, is_projection_due: bool) {
         let watermark = self.view.watermark();
         let is_awaited = self.reads.front().is_some_and(|(until, _)| *until > watermark);
-        let is_paused = self.projection_paused_until.is_some_and(|until| until > Instant::now());
-        if (is_awaited || (is_projection_due && !is_paused))
-            && self.view.backlog() > 0
-            && let Err(trouble) = self.project_portion()
-        {
-            let error = trouble.at(&self.path);
-            tracing::warn!(%error, "the journal's tables cannot be brought up to date");
-            self.projection_paused_until = Some(Instant::now() + PROJECTION_PAUSE);
-            self.fail_waiting(&error);
+        let is_paused = self.upkeep.paused_until.is_some_and(|until| until > Instant::now());
+        if is_awaited || (is_projection_due && !is_paused) {
+            self.project_portion();
         }
         while let Some((until, _)) = self.reads.front()
             && (*until <= self.view.watermark() || self.view.backlog() == 0)
@@ -119,20 +128,89 @@ impl Writer {
         {
             self.dispatch(ask);
         }
-        if let Some(sweep) = self.sweeps.pop_front() {
-            self.sweep(sweep);
+        if !self.upkeep.is_removing
+            && let Some(sweep) = self.sweeps.front()
+        {
+            let portion = self.options.retention_portion.max(1);
+            self.upkeep.is_removing = true;
+            self.projector.give(Task::Remove { cutoff: sweep.cutoff, portion }, &self.queue);
         }
     }
 
-    /// Brings the next portion of records into the tables.
-    pub(super) fn project_portion(&mut self) -> Outcome<()> {
-        let watermark = self.transact(|writer| {
-            projection::project(&writer.connection, &writer.view, writer.options.projection_chunk)
-        })?;
-        if let Some(watermark) = watermark {
-            self.view.projected(watermark);
+    /// Has the next portion of records brought into the tables, unless one is on its way.
+    fn project_portion(&mut self) {
+        if self.upkeep.is_projecting {
+            return;
         }
-        Ok(())
+        let Some(portion) = Portion::next(&self.view, self.options.projection_chunk) else {
+            return;
+        };
+        self.upkeep.is_projecting = true;
+        let is_durable = self.log.as_ref().is_some_and(|log| log.has_before(portion.watermark()));
+        self.projector.give(Task::Project { portion, is_durable }, &self.queue);
+    }
+
+    /// Takes in what the writer of the tables did.
+    pub(super) fn noted(&mut self, note: Note) {
+        match note {
+            Note::Projected { done: Ok(watermark), is_durable } => {
+                self.upkeep = Upkeep { is_removing: self.upkeep.is_removing, ..Upkeep::default() };
+                self.view.projected(watermark);
+                if is_durable {
+                    self.remove_segments(watermark);
+                }
+            }
+            Note::Projected { done: Err(trouble), .. } => {
+                let error = trouble.at(&self.path);
+                tracing::warn!(%error, "the journal's tables cannot be brought up to date");
+                self.upkeep.is_projecting = false;
+                self.upkeep.paused_until = Some(Instant::now() + PROJECTION_PAUSE);
+                self.upkeep.trouble = Some(error.clone());
+                self.fail_waiting(&error);
+            }
+            Note::Removed(removed) => self.removed(removed),
+        }
+    }
+
+    /// Under the lock, so that nobody who is just opening the journal misses them.
+    fn remove_segments(&mut self, through: i64) {
+        let Some(log) = &mut self.log else { return };
+        if log.lock(Duration::ZERO).is_err() {
+            // There is a next time.
+            return;
+        }
+        if let Err(error) = log.remove_through(through) {
+            tracing::warn!(%error, "an old segment of the journal's log cannot be removed");
+        }
+        log.unlock();
+    }
+
+    fn removed(&mut self, removed: Outcome<usize>) {
+        self.upkeep.is_removing = false;
+        let Some(mut sweep) = self.sweeps.pop_front() else { return };
+        match removed {
+            Ok(0) => sweep.reply.send(Ok(sweep.removed)),
+            Ok(removed) => {
+                sweep.removed += removed as u64;
+                self.sweeps.push_back(sweep);
+            }
+            Err(trouble) => sweep.reply.send(Err(trouble.at(&self.path))),
+        }
+    }
+
+    /// Brings the tables up as far as closing allows.
+    pub(super) fn settle_tables(&mut self) {
+        let deadline = Instant::now() + CLOSING_PROJECTION;
+        loop {
+            while self.upkeep.is_busy() {
+                self.wait_for_notes();
+            }
+            let is_stuck = self.upkeep.trouble.is_some() || Instant::now() >= deadline;
+            if self.view.backlog() == 0 || is_stuck {
+                return;
+            }
+            self.project_portion();
+        }
     }
 
     fn dispatch(&mut self, ask: Ask) {
@@ -170,20 +248,6 @@ impl Writer {
         }));
     }
 
-    fn sweep(&mut self, mut sweep: Sweep) {
-        let (cutoff, portion) = (sweep.cutoff, self.options.retention_portion.max(1));
-        let removed =
-            self.transact(|writer| query::remove_ended(&writer.connection, cutoff, portion));
-        match removed {
-            Ok(0) => sweep.reply.send(Ok(sweep.removed)),
-            Ok(removed) => {
-                sweep.removed += removed as u64;
-                self.sweeps.push_back(sweep);
-            }
-            Err(trouble) => sweep.reply.send(Err(trouble.at(&self.path))),
-        }
-    }
-
     /// Fails every question that waits for a write.
     pub(super) fn fail_waiting(&mut self, error: &JournalError) {
         for (_, ask) in self.reads.drain(..) {
@@ -196,7 +260,7 @@ impl Writer {
 
     fn adopt(&mut self, stores: &[StoreName]) -> Outcome<Vec<OpenCoordination>> {
         let mut owners: HashMap<InstanceId, Life> = HashMap::new();
-        let ids = self.transact(|writer| writer.take_over(stores, &mut owners))?;
+        let ids = self.under_lock(|writer| writer.take_over(stores, &mut owners))?;
         if !ids.is_empty() {
             self.sync()?;
             crash::point("after_record", "adopted");
@@ -209,7 +273,7 @@ impl Writer {
                 self.instances.bury(owner);
             }
         }
-        ids.iter().map(|id| self.hand_over(id)).filter_map(Result::transpose).collect()
+        Ok(ids.iter().filter_map(|id| self.hand_over(id)).collect())
     }
 
     /// Writes an `Adopted` record for every open coordination of a dead owner. The locks of the
@@ -234,29 +298,31 @@ impl Writer {
         }
         orphans.sort_unstable();
         let (owner, at) = (self.instances.own().clone(), now());
-        let mut rows = Vec::with_capacity(orphans.len());
+        let mut frames = Batch::default();
         for (_, id, epoch) in &orphans {
             let position = self.view.tail() + 1;
             let record = Record::Adopted { owner: owner.clone(), epoch: *epoch };
-            rows.push(log::Row::new(position, id, *epoch, at, &record)?);
-            self.view.keep(position, id, at, &record);
+            let (id, epoch) = (id.clone(), *epoch);
+            let append = Append { token: 0, id, epoch, at, record, durability: Durability::Forced };
+            frames.push(position, |bytes| log::encode(&append, bytes))?;
+            self.view.keep(position, &append.id, epoch, at, &append.record);
         }
-        if !rows.is_empty() {
+        if let Some(log) = self.log.as_mut().filter(|_| !frames.is_empty()) {
             crash::point("before_record", "adopted");
-            log::insert(&self.connection, &owner, &rows)?;
+            log.append(&frames)?;
             crash::point("before_sync", "adopted");
         }
         Ok(orphans.into_iter().map(|(_, id, _)| id).collect())
     }
 
-    fn hand_over(&self, id: &CoordinationId) -> Outcome<Option<OpenCoordination>> {
-        let Some(standing) = self.view.get(id) else { return Ok(None) };
-        let entries = log::read_at(&self.connection, &standing.positions)?;
-        Ok(Some(OpenCoordination {
+    fn hand_over(&self, id: &CoordinationId) -> Option<OpenCoordination> {
+        let standing = self.view.get(id)?;
+        let records = standing.records.iter().map(|kept| (kept.at, kept.record.clone()));
+        Some(OpenCoordination {
             id: id.clone(),
             owner: standing.stored.owner.clone(),
             epoch: standing.stored.epoch,
-            records: entries.into_iter().map(|entry| (entry.at, entry.record)).collect(),
-        }))
+            records: records.collect(),
+        })
     }
 }

@@ -32,6 +32,16 @@ pub(super) fn exists(connection: &Connection, id: &CoordinationId) -> Outcome<bo
     Ok(found)
 }
 
+/// The id that sorts last: ids that are minted grow with time, so most new ones are behind it.
+pub(super) fn newest_id(connection: &Connection) -> Outcome<Option<CoordinationId>> {
+    let newest: Option<String> = connection
+        .prepare_cached("SELECT max(coordination_id) FROM coordination_transactions")?
+        .query_row([], |row| row.get(0))?;
+    newest
+        .map(|text| CoordinationId::new(&text).map_err(|error| wrong("coordination_id", &error)))
+        .transpose()
+}
+
 /// The row of this id.
 pub(super) fn find(
     connection: &Connection,

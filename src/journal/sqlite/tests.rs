@@ -19,6 +19,7 @@ use crate::model::value::Value;
 use crate::reply::Lost;
 
 mod damage;
+mod kill;
 mod random;
 mod rules;
 

@@ -1,14 +1,17 @@
 //! What the writer knows without asking the tables: every coordination that is open, or whose
 //! records are ahead of the tables, of all processes.
 //!
-//! Not a cache that may be wrong: inside the write lock, after [`View::refresh`], it is exact.
-//! Invariants: a coordination that is not here and not in the tables does not exist; `unprojected`
-//! is in the order of the log; a finished one leaves when all its records are in the tables.
+//! Not a cache that may be wrong: under the log's lock, after a look at what others wrote, it is
+//! exact. Invariants: a coordination that is not here and not in the tables does not exist;
+//! `unprojected` is in the order of the log; a finished one leaves when all its records are in the
+//! tables; no id of the tables that has left from here sorts after `newest`.
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
 
 use rusqlite::Connection;
 
+use super::log::Entry;
 use super::trouble::Outcome;
 use super::{fold, log, table};
 use crate::journal::StoredCoordination;
@@ -16,12 +19,22 @@ use crate::model::ids::CoordinationId;
 use crate::model::record::Record;
 use crate::model::time::Timestamp;
 
+/// A record that may be needed again while its coordination is open.
+pub(super) struct Kept {
+    pub(super) position: i64,
+    pub(super) epoch: u32,
+    pub(super) at: Timestamp,
+    pub(super) record: Record,
+}
+
 /// One coordination.
 pub(super) struct Standing {
-    /// What its records say together.
-    pub(super) stored: StoredCoordination,
-    /// Where they are in the log, ascending.
+    /// What its records say together. Shared with whoever writes it into the tables.
+    pub(super) stored: Arc<StoredCoordination>,
+    /// Where its records are in the log, ascending.
     pub(super) positions: Vec<i64>,
+    /// The records, until it has ended.
+    pub(super) records: Vec<Kept>,
 }
 
 impl Standing {
@@ -32,23 +45,59 @@ impl Standing {
     pub(super) fn last_position(&self) -> i64 {
         self.positions.last().copied().unwrap_or(0)
     }
+
+    fn add(&mut self, position: i64, epoch: u32, at: Timestamp, record: &Record) {
+        fold::apply(Arc::make_mut(&mut self.stored), at, record);
+        self.positions.push(position);
+        if self.is_ended() {
+            self.records = Vec::new();
+        } else {
+            self.records.push(Kept { position, epoch, at, record: record.clone() });
+        }
+    }
 }
+
+type Standings = HashMap<CoordinationId, Standing, foldhash::fast::RandomState>;
 
 /// All of them.
 #[derive(Default)]
 pub(super) struct View {
-    standings: HashMap<CoordinationId, Standing>,
+    standings: Standings,
     unprojected: VecDeque<(i64, CoordinationId)>,
     tail: i64,
     watermark: i64,
-    /// SQLite's count of other connections' commits at the last look; `None` asks for everything
-    /// to be read again.
-    data_version: Option<i64>,
+    /// The greatest id that the tables may hold beside those that are here.
+    newest: Option<CoordinationId>,
 }
 
 impl View {
+    /// What the tables tell, as a beginning: the log after [`View::tail`] comes next.
+    pub(super) fn load(connection: &Connection) -> Outcome<Self> {
+        // One look at everything: another process may be writing the tables.
+        connection.execute_batch("BEGIN")?;
+        let loaded = Self::load_inside(connection);
+        connection.execute_batch("COMMIT")?;
+        loaded
+    }
+
+    fn load_inside(connection: &Connection) -> Outcome<Self> {
+        let watermark = log::watermark(connection)?;
+        let newest = table::newest_id(connection)?;
+        let mut view = Self { watermark, newest, ..Self::default() };
+        for entry in log::kept(connection)? {
+            view.take(connection, entry)?;
+        }
+        view.tail = view.tail.max(watermark);
+        Ok(view)
+    }
+
     pub(super) fn get(&self, id: &CoordinationId) -> Option<&Standing> {
         self.standings.get(id)
+    }
+
+    /// Whether the tables need not be asked: whatever is not here does not exist.
+    pub(super) fn is_newer_than_tables(&self, id: &CoordinationId) -> bool {
+        self.newest.as_ref().is_none_or(|newest| newest < id)
     }
 
     /// The position of the latest record.
@@ -79,64 +128,25 @@ impl View {
         self.standings.iter().filter(|(_, standing)| !standing.is_ended())
     }
 
-    /// Forgets everything: a transaction that was to make it true has failed.
-    pub(super) fn distrust(&mut self) {
-        self.data_version = None;
-    }
-
-    /// Takes in what others wrote since the last look. Called inside a transaction.
-    pub(super) fn refresh(&mut self, connection: &Connection) -> Outcome<()> {
-        let version =
-            connection.prepare_cached("PRAGMA data_version")?.query_row([], |row| row.get(0))?;
-        match self.data_version {
-            Some(known) if known == version => return Ok(()),
-            Some(_) => self.catch_up(connection)?,
-            None => self.reload(connection)?,
+    /// Takes in a record that another process wrote, or this one before.
+    pub(super) fn take(&mut self, connection: &Connection, entry: Entry) -> Outcome<()> {
+        let is_begin = matches!(entry.record, Record::Begin { .. });
+        if !is_begin
+            && !self.standings.contains_key(&entry.id)
+            && let Some(stored) = table::find(connection, &entry.id)?
+        {
+            self.recall(stored);
         }
-        self.data_version = Some(version);
-        Ok(())
-    }
-
-    fn reload(&mut self, connection: &Connection) -> Outcome<()> {
-        self.data_version = None;
-        self.standings.clear();
-        self.unprojected.clear();
-        self.watermark = log::watermark(connection)?;
-        self.tail = 0;
-        self.take_rows(connection)
-    }
-
-    fn catch_up(&mut self, connection: &Connection) -> Outcome<()> {
-        let watermark = log::watermark(connection)?;
-        // Others may have projected and removed rows that were never seen here; then what is held
-        // as open may have ended unseen.
-        if watermark > self.tail {
-            return self.reload(connection);
-        }
-        self.take_rows(connection)?;
-        self.projected(watermark);
-        Ok(())
-    }
-
-    fn take_rows(&mut self, connection: &Connection) -> Outcome<()> {
-        for entry in log::read_after(connection, self.tail)? {
-            let is_begin = matches!(entry.record, Record::Begin { .. });
-            if !is_begin
-                && !self.standings.contains_key(&entry.id)
-                && let Some(stored) = table::find(connection, &entry.id)?
-            {
-                self.recall(stored);
-            }
-            self.keep(entry.position, &entry.id, entry.at, &entry.record);
-        }
-        self.tail = self.tail.max(log::tail(connection)?);
+        self.keep(entry.position, &entry.id, entry.epoch, entry.at, &entry.record);
         Ok(())
     }
 
     /// Brings back a finished coordination from the tables, because records are added to it.
     pub(super) fn recall(&mut self, stored: StoredCoordination) {
-        let standing = Standing { stored, positions: Vec::new() };
-        self.standings.insert(standing.stored.request.id.clone(), standing);
+        let id = stored.request.id.clone();
+        let stored = Arc::new(stored);
+        let standing = Standing { stored, positions: Vec::new(), records: Vec::new() };
+        self.standings.insert(id, standing);
     }
 
     /// Lets go of one that was recalled and got no record.
@@ -146,29 +156,31 @@ impl View {
         }
     }
 
-    /// Adds a record that stands in the log at `position`.
+    /// Adds a record that stands in the log.
     pub(super) fn keep(
         &mut self,
         position: i64,
         id: &CoordinationId,
+        epoch: u32,
         at: Timestamp,
         record: &Record,
     ) {
         self.tail = position;
-        if let Some(standing) = self.standings.get_mut(id) {
-            fold::apply(&mut standing.stored, at, record);
-            standing.positions.push(position);
-        } else if let Some(stored) = fold::begun(at, record) {
-            self.standings.insert(id.clone(), Standing { stored, positions: vec![position] });
-        }
         if position > self.watermark {
             self.unprojected.push_back((position, id.clone()));
+        }
+        if let Some(standing) = self.standings.get_mut(id) {
+            standing.add(position, epoch, at, record);
+        } else if let Some(stored) = fold::begun(at, record) {
+            let records = vec![Kept { position, epoch, at, record: record.clone() }];
+            let (stored, positions) = (Arc::new(stored), vec![position]);
+            self.standings.insert(id.clone(), Standing { stored, positions, records });
         }
     }
 
     /// The tables are complete up to `watermark`: what is finished there need not be held here.
     pub(super) fn projected(&mut self, watermark: i64) {
-        self.watermark = watermark;
+        self.watermark = self.watermark.max(watermark);
         while let Some((position, _)) = self.unprojected.front()
             && *position <= watermark
             && let Some((position, id)) = self.unprojected.pop_front()
@@ -178,6 +190,9 @@ impl View {
             });
             if is_over {
                 self.standings.remove(&id);
+                if self.newest.as_ref().is_none_or(|newest| *newest < id) {
+                    self.newest = Some(id);
+                }
             }
         }
     }

@@ -1,34 +1,30 @@
-//! The one thread that writes: takes what waits, judges it, commits it once, answers.
+//! The one thread that writes the log: takes what waits, judges it, writes it, syncs once, answers.
 //!
-//! Not the rules (judge) and not the questions (serve). Invariants: a forced record is answered
-//! after the commit that holds it; an accepted one after its judgement under the write lock; when a
-//! commit fails, the view is read again before it is used, and everything that was promised, or is
-//! not a begin that somebody still waits for, is written again until it stands.
+//! Not the rules (judge), not the tables (projector) and not the questions (serve). Invariants: a
+//! forced record is answered after a sync that covers it; an accepted one when it stands in the
+//! log; when a write fails, the view is read again before it is used, and everything that was
+//! promised, or is not a begin that somebody still waits for, is written again until it stands.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rusqlite::Connection;
-
 use super::instance::Instances;
 use super::judge::{self, Verdict};
-use super::log;
 use super::options::JournalOptions;
+use super::projector::{Projector, Task};
 use super::queue::{Ask, Pending, Queue, Work};
 use super::reader::Reader;
-use super::serve::Sweep;
+use super::serve::{Sweep, Upkeep};
 use super::trouble::{Outcome, Trouble};
 use super::view::View;
+use super::{log, sight};
 use crate::crash;
-use crate::db::sqlite::{self, Place};
-use crate::db::wal::WriteAheadLog;
+use crate::db::segments::{Batch, SegmentLog};
 use crate::journal::{Answer, Durability, JournalError};
 use crate::model::record::Record;
 
 const RETRY_WAIT_FIRST: Duration = Duration::from_millis(20);
-/// How long closing may spend on the tables; the log is enough for the next start.
-const CLOSING_PROJECTION: Duration = Duration::from_millis(500);
 
 /// Answers with the marks of the records that they are for.
 type Answers = Vec<(u64, Answer)>;
@@ -42,57 +38,57 @@ struct Backoff {
 
 /// The writer's state. Lives on its thread.
 pub(super) struct Writer {
-    pub(super) connection: Connection,
     pub(super) view: View,
+    /// None for a journal in memory: there the view is all there is.
+    pub(super) log: Option<SegmentLog>,
     pub(super) queue: Arc<Queue>,
     pub(super) options: JournalOptions,
-    pub(super) place: Place,
     pub(super) path: String,
     pub(super) instances: Arc<Instances>,
     pub(super) reader: Reader,
+    pub(super) projector: Projector,
+    pub(super) upkeep: Upkeep,
     /// Questions for which the tables must be complete up to a position.
     pub(super) reads: VecDeque<(i64, Ask)>,
     pub(super) sweeps: VecDeque<Sweep>,
-    pub(super) projection_paused_until: Option<Instant>,
-    is_connected: bool,
-    wal: Option<WriteAheadLog>,
+    /// Whether the view says what the log says; not after a write that failed.
+    pub(super) is_trusted: bool,
     /// What is being written, or waits to be tried again.
     batch: Vec<Pending>,
+    frames: Batch,
     backoff: Option<Backoff>,
     worked_at: Instant,
 }
 
 /// What a writer is made of.
 pub(super) struct Parts {
-    pub(super) connection: Connection,
     pub(super) view: View,
+    pub(super) log: Option<SegmentLog>,
     pub(super) queue: Arc<Queue>,
     pub(super) options: JournalOptions,
-    pub(super) place: Place,
+    pub(super) path: String,
     pub(super) instances: Arc<Instances>,
     pub(super) reader: Reader,
+    pub(super) projector: Projector,
 }
 
 impl Writer {
     pub(super) fn new(parts: Parts) -> Self {
         Self {
-            connection: parts.connection,
             view: parts.view,
+            log: parts.log,
             queue: parts.queue,
             options: parts.options,
-            path: parts.place.describe(),
+            path: parts.path,
             instances: parts.instances,
             reader: parts.reader,
+            projector: parts.projector,
+            upkeep: Upkeep::default(),
             reads: VecDeque::new(),
             sweeps: VecDeque::new(),
-            projection_paused_until: None,
-            is_connected: true,
-            wal: match &parts.place {
-                Place::File(file) => Some(WriteAheadLog::of(file)),
-                Place::Memory => None,
-            },
-            place: parts.place,
+            is_trusted: true,
             batch: Vec::new(),
+            frames: Batch::default(),
             backoff: None,
             worked_at: Instant::now(),
         }
@@ -108,12 +104,17 @@ impl Writer {
                 self.write();
                 self.worked_at = Instant::now();
             }
+            for note in work.notes {
+                self.noted(note);
+            }
             for ask in work.asks {
                 self.serve(ask);
             }
             self.background(!has_records);
             let is_idle = self.reads.is_empty() && self.sweeps.is_empty();
-            if work.is_last && is_idle && (self.batch.is_empty() || self.backoff.is_some()) {
+            if work.is_last && !is_idle && self.upkeep.is_busy() {
+                self.wait_for_notes();
+            } else if work.is_last && is_idle && (self.batch.is_empty() || self.backoff.is_some()) {
                 return self.finish();
             }
         }
@@ -127,11 +128,13 @@ impl Writer {
             let is_due = Instant::now() >= retry_at || self.queue.is_shut();
             return (self.queue.take_now(is_due), is_due);
         }
-        let until = if !self.reads.is_empty() || !self.sweeps.is_empty() {
+        let until = if self.upkeep.is_busy() {
+            None
+        } else if !self.reads.is_empty() || !self.sweeps.is_empty() {
             Some(Instant::now())
         } else if self.view.backlog() > 0 {
             let idle_at = self.worked_at + self.options.projection_idle;
-            Some(self.projection_paused_until.map_or(idle_at, |paused| paused.max(idle_at)))
+            Some(self.upkeep.paused_until.map_or(idle_at, |paused| paused.max(idle_at)))
         } else {
             None
         };
@@ -144,9 +147,24 @@ impl Writer {
             let error = backoff.error.clone();
             return self.fail_waiting(&error);
         }
-        let is_overdue = self.view.backlog() > self.options.projection_backlog_max;
+        let is_overdue = self.view.backlog() > self.options.projection_due;
         let is_idle = had_nothing && self.worked_at.elapsed() >= self.options.projection_idle;
         self.advance(is_overdue || is_idle);
+        // Whoever appends faster than the tables can be written waits for them here.
+        while self.is_far_behind() && self.upkeep.is_busy() {
+            self.wait_for_notes();
+            self.advance(true);
+        }
+    }
+
+    fn is_far_behind(&self) -> bool {
+        self.view.backlog() > self.options.projection_backlog_max
+    }
+
+    pub(super) fn wait_for_notes(&mut self) {
+        for note in self.queue.take_notes() {
+            self.noted(note);
+        }
     }
 
     fn write(&mut self) {
@@ -160,13 +178,26 @@ impl Writer {
             }
             Err(trouble) => self.postpone(&trouble),
         }
+        if let Some(job) = self.log.as_mut().and_then(SegmentLog::spare_job) {
+            self.projector.give(Task::Spare(job), &self.queue);
+        }
     }
 
-    /// Tries to write the batch, and what its first answers lead to. Gives the answers that may be
-    /// given now that it stands.
+    /// Tries to write the batch, and what its first answers lead to: a decision then costs no
+    /// second sync. Gives the answers that may be given now that everything is on the disk.
     fn attempt(&mut self) -> Outcome<Answers> {
-        let mut late = Vec::new();
-        let kinds = self.transact(|writer| writer.fill(&mut late))?;
+        let (mut late, mut kinds, mut judged) = (Vec::new(), Vec::new(), 0);
+        loop {
+            let early =
+                self.under_lock(|writer| writer.write_from(judged, &mut late, &mut kinds))?;
+            let answered = !early.is_empty();
+            self.answer_early(judged, early);
+            judged = self.batch.len();
+            if !self.has_company(answered, !late.is_empty()) {
+                break;
+            }
+        }
+        pass_points("before_sync", &kinds);
         if !late.is_empty() {
             self.sync()?;
         }
@@ -174,30 +205,36 @@ impl Writer {
         Ok(late)
     }
 
-    /// Inserts the batch, answers what is answered under the write lock, and lets whatever comes
-    /// in return into the same commit: a decision then costs no second one.
-    fn fill(&mut self, late: &mut Answers) -> Outcome<Vec<&'static str>> {
-        let mut kinds = Vec::new();
-        let mut judged = 0;
-        loop {
-            let (rows, early) = self.judge_batch(judged, late)?;
-            judged = self.batch.len();
-            let mut here = Vec::new();
-            note_kinds(&rows, &mut here);
-            note_kinds(&rows, &mut kinds);
-            pass_points("before_record", &here);
-            log::insert(&self.connection, self.instances.own(), &rows)?;
-            if self.batch.is_empty() {
-                self.probe()?;
-            }
-            let answered = !early.is_empty();
-            self.answer_early(early);
-            if !self.has_company(answered, !late.is_empty()) {
-                break;
-            }
+    /// Gives the answers to accepted records, which stand in the log now: they are promised.
+    fn answer_early(&mut self, judged: usize, answers: Answers) {
+        if answers.is_empty() {
+            return;
         }
-        pass_points("before_sync", &kinds);
-        Ok(kinds)
+        for pending in &mut self.batch[judged..] {
+            let is_accepted = pending.append.durability == Durability::Accepted;
+            pending.answered |= is_accepted && !pending.refused;
+        }
+        self.queue.answer(answers);
+    }
+
+    /// Writes what is new in the batch. Gives the answers that need no sync.
+    fn write_from(
+        &mut self,
+        judged: usize,
+        late: &mut Answers,
+        kinds: &mut Vec<&'static str>,
+    ) -> Outcome<Answers> {
+        let mut here = Vec::new();
+        let early = self.judge_batch(judged, late, &mut here)?;
+        pass_points("before_record", &here);
+        kinds.extend(here);
+        if let Some(log) = &mut self.log {
+            if self.batch.is_empty() {
+                log.probe()?;
+            }
+            log.append(&self.frames)?;
+        }
+        Ok(early)
     }
 
     /// Takes what has come meanwhile into the batch. Waits for it only where answers were given
@@ -215,31 +252,34 @@ impl Writer {
         came
     }
 
-    /// Brings what is committed to the disk. A failure ends the journal: what of it stands is not
+    /// Brings what is written to the disk. A failure ends the journal: what of it stands is not
     /// known, and only a process that reads the file anew can find out.
     pub(super) fn sync(&mut self) -> Outcome<()> {
-        let Some(wal) = &mut self.wal else { return Ok(()) };
-        let synced = wal.sync();
-        synced.map_err(|error| {
-            let trouble = Trouble::Sync(error.to_string());
+        let Some(log) = &mut self.log else { return Ok(()) };
+        log.sync().map_err(|error| {
+            let trouble = Trouble::Log(error);
             self.queue.shut(trouble.at(&self.path));
             trouble
         })
     }
 
-    /// Judges what is new in the batch. Answers for accepted records come back, those for forced
-    /// ones go into `late`; so do refusals that tell of other records, which may not be on the
-    /// disk yet.
+    /// Judges what is new in the batch, and puts what is to be written into `frames`. Answers for
+    /// accepted records come back, those for forced ones go into `late`; so do refusals that tell
+    /// of other records, which may not be on the disk yet.
     fn judge_batch(
         &mut self,
         judged: usize,
         late: &mut Answers,
-    ) -> Outcome<(Vec<log::Row>, Answers)> {
-        let mut rows = Vec::with_capacity(self.batch.len() - judged);
+        kinds: &mut Vec<&'static str>,
+    ) -> Outcome<Answers> {
         let mut early = Vec::new();
-        let place = judge::Place { path: &self.path, own: self.instances.own() };
+        let is_far_behind = self.is_far_behind();
+        let Some(tables) = self.projector.reading() else { return Ok(early) };
+        let overload = self.upkeep.trouble.as_ref().filter(|_| is_far_behind);
+        let place = judge::Place { path: &self.path, own: self.instances.own(), overload };
+        self.frames.clear();
         for pending in &mut self.batch[judged..] {
-            let verdict = judge::judge(&self.connection, &mut self.view, pending, &place)?;
+            let verdict = judge::judge(tables, &mut self.view, pending, &place)?;
             let append = &pending.append;
             pending.refused = matches!(verdict, Verdict::Refuse(_));
             let answer = match verdict {
@@ -247,37 +287,23 @@ impl Writer {
                 Verdict::Stands => Answer::Recorded,
                 Verdict::Keep => {
                     let position = self.view.tail() + 1;
+                    if self.log.is_some() {
+                        self.frames.push(position, |bytes| log::encode(append, bytes))?;
+                    }
                     let (id, record) = (&append.id, &append.record);
-                    rows.push(log::Row::new(position, id, append.epoch, append.at, record)?);
-                    self.view.keep(position, id, append.at, record);
+                    self.view.keep(position, id, append.epoch, append.at, record);
+                    note_kind(record.kind(), kinds);
                     Answer::Recorded
                 }
             };
             match append.durability {
                 _ if pending.answered => {}
                 Durability::Lazy => {}
-                Durability::Accepted if !pending.refused => {
-                    pending.answered = true;
-                    early.push((append.token, answer));
-                }
+                Durability::Accepted if !pending.refused => early.push((append.token, answer)),
                 Durability::Accepted | Durability::Forced => late.push((append.token, answer)),
             }
         }
-        Ok((rows, early))
-    }
-
-    fn answer_early(&mut self, answers: Answers) {
-        if !answers.is_empty() {
-            self.queue.answer(answers);
-        }
-    }
-
-    /// A write that changes nothing, to see whether writing works again.
-    fn probe(&self) -> Outcome<()> {
-        self.connection
-            .prepare_cached("UPDATE journal_meta SET value = value WHERE key = 'watermark'")?
-            .execute([])?;
-        Ok(())
+        Ok(early)
     }
 
     fn postpone(&mut self, trouble: &Trouble) {
@@ -305,59 +331,20 @@ impl Writer {
         self.queue.answer(answers);
     }
 
-    /// Runs `work` under the write lock, after taking in what others wrote, and commits. Whatever
-    /// fails, nothing of it stands afterwards, or it is not known whether it does.
-    pub(super) fn transact<T>(&mut self, work: impl FnOnce(&mut Self) -> Outcome<T>) -> Outcome<T> {
-        let done = self.try_transact(work);
-        if let Err(trouble) = &done {
-            self.view.distrust();
-            if !self.connection.is_autocommit() {
-                // It may be rolled back already, by SQLite itself.
-                let _ = self.connection.execute_batch("ROLLBACK");
-            }
-            if trouble.breaks_connection() && self.place != Place::Memory {
-                self.is_connected = false;
-            }
-        }
-        done
-    }
-
-    fn try_transact<T>(&mut self, work: impl FnOnce(&mut Self) -> Outcome<T>) -> Outcome<T> {
-        if !self.is_connected {
-            self.reconnect()?;
-        }
-        self.connection.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
-        self.view.refresh(&self.connection)?;
-        let done = work(self)?;
-        self.connection.prepare_cached("COMMIT")?.execute([])?;
-        Ok(done)
-    }
-
-    fn reconnect(&mut self) -> Outcome<()> {
-        // The old connection goes first: what it believes of the file must not reach the new one.
-        // In between stands an empty database, which has no table that could take a record.
-        let empty = Connection::open_in_memory()?;
-        drop(std::mem::replace(&mut self.connection, empty));
-        self.connection =
-            sqlite::open_writer(&self.place, &self.options.opening()).map_err(Trouble::Reopen)?;
-        self.is_connected = true;
-        // The last connection may have removed the log; the new one has made another.
-        if let Some(wal) = &mut self.wal {
-            wal.reopen();
-        }
-        Ok(())
-    }
-
     fn finish(&mut self) {
         let error = self.backoff.as_ref().map_or(JournalError::Closed, |b| b.error.clone());
         self.give_up(&error);
-        let deadline = Instant::now() + CLOSING_PROJECTION;
-        while self.backoff.is_none() && self.view.backlog() > 0 && Instant::now() < deadline {
-            if self.project_portion().is_err() {
-                break;
-            }
+        if self.backoff.is_none() && self.look().is_ok() {
+            self.settle_tables();
         }
         self.reader.close();
+        let is_complete = self.is_trusted && self.view.backlog() == 0 && self.backoff.is_none();
+        let tables = self.projector.end();
+        if let (Some(mut tables), Some(log), true) = (tables, &mut self.log, is_complete)
+            && let Err(trouble) = sight::retire(log, &mut tables, &self.instances)
+        {
+            tracing::debug!(error = %trouble.at(&self.path), "the journal's segments stay");
+        }
     }
 
     /// Answers everything that is still waited for: it is not known to stand, and never will be.
@@ -372,11 +359,9 @@ impl Writer {
     }
 }
 
-fn note_kinds(rows: &[log::Row], kinds: &mut Vec<&'static str>) {
-    for row in rows {
-        if !kinds.contains(&row.kind) {
-            kinds.push(row.kind);
-        }
+fn note_kind(kind: &'static str, kinds: &mut Vec<&'static str>) {
+    if !kinds.contains(&kind) {
+        kinds.push(kind);
     }
 }
 

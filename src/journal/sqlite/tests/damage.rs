@@ -3,6 +3,7 @@
 use std::fs;
 
 use super::*;
+use crate::db::segments::SegmentSizes;
 
 fn refused(path: &str) -> JournalError {
     let before = fs::read(path).ok();
@@ -46,7 +47,7 @@ fn a_newer_schema_is_refused() {
     later.pragma_update(None, "user_version", 99).unwrap();
     drop(later);
     let error = refused(&path);
-    assert!(matches!(error, JournalError::NewerSchema { found: 99, known: 1, .. }), "{error:?}");
+    assert!(matches!(error, JournalError::NewerSchema { found: 99, known: 2, .. }), "{error:?}");
 }
 
 #[test]
@@ -93,9 +94,15 @@ fn a_folder_that_is_missing_or_cannot_be_written_is_named() {
 
 #[test]
 fn a_full_disk_fails_begins_and_loses_nothing_that_was_acknowledged() {
+    for durability in [Durability::Forced, Durability::Accepted] {
+        fill_the_disk(durability);
+    }
+}
+
+fn fill_the_disk(durability: Durability) {
     let (_folder, path) = folder();
     let options = JournalOptions {
-        pages_max: Some(60),
+        segments: SegmentSizes { first: 16 << 10, most: 16 << 10, total: Some(64 << 10) },
         projection_idle: Duration::from_secs(3_600),
         ..JournalOptions::default()
     };
@@ -103,7 +110,7 @@ fn a_full_disk_fails_begins_and_loses_nothing_that_was_acknowledged() {
     let mut stood = Vec::new();
     let error = loop {
         let name = format!("c{}", stood.len());
-        match desk.put(forced(&name, 1, begin(&desk.journal, &name))) {
+        match desk.put(append(&name, 1, begin(&desk.journal, &name), durability)) {
             Answer::Recorded => stood.push(name),
             Answer::Failed(error) => break error,
             other => panic!("{other:?}"),
@@ -129,6 +136,12 @@ fn as_after_a_crash(path: &str) -> (tempfile::TempDir, String) {
     let (folder, copy) = folder();
     for ending in ["", "-wal"] {
         fs::copy(format!("{path}{ending}"), format!("{copy}{ending}")).unwrap();
+    }
+    fs::create_dir(format!("{copy}-log")).unwrap();
+    for entry in fs::read_dir(format!("{path}-log")).unwrap() {
+        let entry = entry.unwrap();
+        let name = entry.file_name().into_string().unwrap();
+        fs::copy(entry.path(), format!("{copy}-log/{name}")).unwrap();
     }
     (folder, copy)
 }
@@ -180,7 +193,7 @@ fn what_a_late_record_adds_to_a_finished_coordination_is_kept() {
 }
 
 #[test]
-fn while_another_holds_the_file_begins_fail_and_decisions_wait() {
+fn while_another_holds_the_log_begins_fail_and_decisions_wait() {
     let (_folder, path) = folder();
     let options = JournalOptions {
         busy_timeout: Duration::from_millis(20),
@@ -190,8 +203,8 @@ fn while_another_holds_the_file_begins_fail_and_decisions_wait() {
     };
     let desk = Desk::with(&path, options);
     desk.put(forced("a", 1, begin(&desk.journal, "a")));
-    let holder = rusqlite::Connection::open(&path).unwrap();
-    holder.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let holder = fs::File::open(format!("{path}-log/lock")).unwrap();
+    holder.lock().unwrap();
     let decision = forced("a", 2, decide(Decision::Commit));
     let begun = forced("b", 2, begin(&desk.journal, "b"));
     let (decision_token, begin_token) = (decision.token, begun.token);
@@ -200,7 +213,7 @@ fn while_another_holds_the_file_begins_fail_and_decisions_wait() {
     assert_eq!(token, begin_token);
     assert!(matches!(answer, Answer::Failed(JournalError::Unavailable { .. })), "{answer:?}");
     assert!(desk.health.recv_timeout(PATIENCE).unwrap().is_some());
-    holder.execute_batch("ROLLBACK").unwrap();
+    holder.unlock().unwrap();
     let (token, answer) = desk.answer();
     assert_eq!(token, decision_token);
     assert!(matches!(answer, Answer::Recorded), "{answer:?}");
@@ -208,6 +221,87 @@ fn while_another_holds_the_file_begins_fail_and_decisions_wait() {
     assert_eq!(desk.find("a").unwrap().decision, Some(Decision::Commit));
     assert_eq!(desk.find("b"), None);
     assert!(desk.health.try_recv().is_err(), "health is told once");
+}
+
+#[test]
+fn while_another_holds_the_tables_records_go_on_until_too_many_are_ahead_of_them() {
+    let (_folder, path) = folder();
+    let options = JournalOptions {
+        busy_timeout: Duration::from_millis(20),
+        projection_due: 10,
+        projection_backlog_max: 30,
+        ..JournalOptions::default()
+    };
+    let desk = Desk::with(&path, options);
+    desk.put(forced("open", 1, begin(&desk.journal, "open")));
+    let holder = rusqlite::Connection::open(&path).unwrap();
+    holder.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let listed = wait(|reply| desk.journal.history(everything(), reply));
+    assert!(matches!(listed, Err(JournalError::Unavailable { .. })), "{listed:?}");
+    let mut stood = 0;
+    let error = loop {
+        let name = format!("c{stood}");
+        match desk.put(forced(&name, 1, begin(&desk.journal, &name))) {
+            Answer::Recorded => stood += 1,
+            Answer::Failed(error) => break error,
+            other => panic!("{other:?}"),
+        }
+    };
+    assert!(stood >= 29, "{stood}");
+    assert!(error.to_string().contains("another process holds it"), "{error}");
+    assert!(matches!(desk.put(forced("open", 2, decide(Decision::Commit))), Answer::Recorded));
+    holder.execute_batch("ROLLBACK").unwrap();
+    let deadline = std::time::Instant::now() + PATIENCE;
+    while wait(|reply| desk.journal.history(everything(), reply)).map_or(0, |found| found.len())
+        <= stood
+    {
+        assert!(std::time::Instant::now() < deadline, "the tables never caught up");
+        std::thread::yield_now();
+    }
+    assert!(matches!(desk.put(forced("new", 3, begin(&desk.journal, "new"))), Answer::Recorded));
+}
+
+#[test]
+fn a_journal_without_its_segments_or_with_those_of_another_is_refused() {
+    let (_folder, path) = folder();
+    let desk = Desk::open(&path);
+    desk.put(forced("open", 1, begin(&desk.journal, "open")));
+    let (_copied, copy) = as_after_a_crash(&path);
+    let segment = format!("{copy}-log/{:020}.log", 1);
+    fs::rename(&segment, format!("{copy}-away")).unwrap();
+    let error = SqliteJournal::open(&copy, JournalOptions::default()).err().unwrap();
+    assert!(matches!(error, JournalError::Damaged { .. }), "{error:?}");
+    assert!(error.to_string().contains("has no segments"), "{error}");
+    fs::rename(format!("{copy}-away"), &segment).unwrap();
+    let (_other_folder, other) = folder();
+    drop(Desk::open(&other));
+    fs::copy(&segment, format!("{other}-log/{:020}.log", 1)).unwrap();
+    let error = SqliteJournal::open(&other, JournalOptions::default()).err().unwrap();
+    assert!(matches!(error, JournalError::Foreign { .. }), "{error:?}");
+    assert!(error.to_string().contains("move that folder away"), "{error}");
+    assert!(Desk::open(&copy).find("open").is_some());
+}
+
+#[test]
+fn a_journal_that_is_closed_in_peace_is_one_file_again() {
+    let (_folder, path) = folder();
+    let (desk, other) = (Desk::open(&path), Desk::open(&path));
+    desk.whole("done", 1, Decision::Commit);
+    desk.put(forced("open", 2, begin(&desk.journal, "open")));
+    let segments = || {
+        let entries = fs::read_dir(format!("{path}-log")).unwrap();
+        entries.filter(|entry| entry.as_ref().unwrap().file_name() != "lock").count()
+    };
+    drop(desk);
+    assert_eq!(segments(), 1, "another still writes it");
+    drop(other);
+    assert_eq!(segments(), 0);
+    let (folder, moved) = folder();
+    fs::copy(&path, &moved).unwrap();
+    let desk = Desk::open(&moved);
+    assert_eq!(desk.find("done").unwrap().state, TransactionState::Committed);
+    assert_eq!(desk.adopt().len(), 1);
+    drop((desk, folder));
 }
 
 #[test]

@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 
 use super::*;
+use crate::db::segments::SegmentSizes;
 
 const THREADS: u64 = 4;
 const STEPS: u64 = 150;
@@ -104,7 +105,9 @@ fn whatever_threads_and_processes_append_the_first_stands_and_all_are_told() {
         let (_folder, path) = folder();
         let options = JournalOptions {
             batch_size_max: 7,
-            projection_backlog_max: 50,
+            projection_due: 50,
+            projection_backlog_max: 100,
+            segments: SegmentSizes { first: 8 << 10, most: 32 << 10, total: None },
             projection_chunk: 11,
             projection_idle: Duration::from_millis(1),
             ..JournalOptions::default()
