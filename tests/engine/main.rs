@@ -5,6 +5,7 @@
 #![allow(missing_docs)]
 
 mod coverage;
+mod lock_table;
 mod locks_postgres;
 mod postgres;
 mod postgres_rate;

@@ -9,7 +9,6 @@ mod driver;
 mod invariants;
 mod journal;
 mod network;
-mod random;
 mod store;
 mod world;
 

@@ -20,8 +20,8 @@ use unanimity::protocol::two_phase::{Input, Rule};
 use super::bugs::Bug;
 use super::driver::Node;
 use super::journal::Disk;
-use super::random::Random;
 use super::store::Store;
+use crate::support::random::Random;
 
 /// From then on nothing goes wrong any more.
 const CALM_AT: Duration = Duration::from_secs(60);

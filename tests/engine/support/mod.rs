@@ -2,3 +2,4 @@
 
 pub(crate) mod postgres;
 pub(crate) mod proxy;
+pub(crate) mod random;
