@@ -69,7 +69,7 @@ impl State {
             return refuse(&request, waiter, "request.overloaded", message);
         }
         let mut entry = Entry::new(TwoPhase::new(plan, core.clock.now()), attachment);
-        entry.locks.working_since = self.first_starts.take(&request.id);
+        entry.locks.working_since = self.first_starts.of(&request.id);
         entry.waiters.push(waiter);
         entry.queued = !starts;
         let deadline = core.clock.now() + request.timeout;

@@ -54,13 +54,16 @@ pub(super) struct FirstStarts {
 }
 
 impl FirstStarts {
-    pub(super) fn take(&mut self, id: &CoordinationId) -> Option<Timestamp> {
+    pub(super) fn of(&self, id: &CoordinationId) -> Option<Timestamp> {
         // The common service has none, and pays no hash.
-        if self.at.is_empty() { None } else { self.at.remove(id) }
+        if self.at.is_empty() { None } else { self.at.get(id).copied() }
     }
 
     fn remember(&mut self, id: CoordinationId, at: Timestamp) {
-        while self.order.len() >= FIRST_STARTS_MAX
+        if self.at.contains_key(&id) {
+            return;
+        }
+        if self.order.len() >= FIRST_STARTS_MAX
             && let Some(oldest) = self.order.pop_front()
         {
             self.at.remove(&oldest);
@@ -209,6 +212,18 @@ impl State {
         manager.release_all(&RequesterId::from(entry.id()), reply);
     }
 
+    /// No more requests: those that have not begun, because they wait for locks, never will.
+    pub(super) fn give_up_waits(&mut self, core: &Core) {
+        for id in self.table.ids() {
+            let Some(key) = self.table.find(&id) else { continue };
+            let waits = |entry: &mut Entry| entry.locks.wait.is_some() && !entry.locks.resumed;
+            if self.table.get(key).is_some_and(waits) {
+                let reason = "the service was closed before its locks were granted".to_owned();
+                self.step(core, key, Input::AbortRequested { reason });
+            }
+        }
+    }
+
     /// Another process goes on with it, and may not hold the locks yet: they are kept until the
     /// journal knows the end, as that of somebody who is followed.
     pub(super) fn keep_locks(&mut self, core: &Core, entry: &mut Entry) {
@@ -232,9 +247,13 @@ impl State {
     /// The engine is shut down. To a shared manager that is the end of a session: the next owner
     /// takes the locks again. One of this process alone keeps them for the next engine.
     pub(super) fn leave_locks(&mut self, core: &Core) {
-        let Some(manager) = core.ports.locks.as_ref().filter(|manager| manager.is_shared()) else {
+        let Some(manager) = &core.ports.locks else { return };
+        for wait in self.table.entries().filter_map(|entry| entry.locks.wait) {
+            manager.cancel(wait);
+        }
+        if !manager.is_shared() {
             return;
-        };
+        }
         for entry in self.table.entries() {
             let_go(manager.as_ref(), &RequesterId::from(entry.id()), &entry.locks.grants);
         }

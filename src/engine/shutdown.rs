@@ -20,6 +20,7 @@ impl State {
             self.leave_queue(core, key, "transaction.aborted.closed", message);
             self.queue.retain(|queued| *queued != key);
         }
+        self.give_up_waits(core);
         self.closing = Some(reply);
         self.close_when_idle(core);
     }

@@ -2,13 +2,14 @@
 //!
 //! Not a store for users' data. Where to look: `queue` (what waits), `writer` (group commit and
 //! what happens when it fails), `judge` (who may write what), `view` (what is known without
-//! asking), `log` (the records), `projection` and `table` (the tables that people query), `serve`
-//! and `query` (questions, adoption, retention), `instance` (who lives).
+//! asking), `log` (the records), `projection`, `held` and `table` (the tables that people query),
+//! `serve` and `query` (questions, adoption, retention), `instance` (who lives).
 //!
 //! Invariants: only the writer thread writes; the log is the truth and the tables follow it;
 //! whatever happens to the file, nothing of it is overwritten that was not understood.
 
 mod fold;
+mod held;
 mod instance;
 mod judge;
 mod linger;

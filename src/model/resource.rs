@@ -4,6 +4,7 @@
 //! same resource in every process; different keys of one store give different ones, also where
 //! they are too long for a name, or hold a NUL; a name that is taken over whole is not copied.
 
+use std::fmt::Write as _;
 use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
@@ -42,9 +43,10 @@ impl ResourceId {
 
 fn shortened(store: &StoreName, key: &str) -> String {
     let shown: String = key.chars().filter(|c| *c != '\0').take(SHOWN_CHARACTERS).collect();
-    let digest: String =
-        Sha256::digest(key.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect();
-    let name = format!("{store}/{shown}~sha256:{digest}");
+    let mut name = format!("{store}/{shown}~sha256:");
+    for byte in Sha256::digest(key.as_bytes()) {
+        let _ = write!(name, "{byte:02x}");
+    }
     debug_assert!(name.chars().count() <= RESOURCE_CHARACTERS_MAX, "{name}");
     name
 }

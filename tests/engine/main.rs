@@ -14,5 +14,6 @@ mod protocols_page;
 mod recovery;
 mod scenarios;
 mod simulation;
+mod strong;
 mod support;
 mod tidy;

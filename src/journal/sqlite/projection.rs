@@ -8,9 +8,9 @@ use std::collections::HashSet;
 
 use rusqlite::{Connection, params};
 
-use super::log;
 use super::trouble::{Outcome, Trouble};
-use super::view::View;
+use super::view::{Standing, View};
+use super::{held, log};
 use crate::journal::StoredCoordination;
 use crate::model::operation::Operation;
 use crate::model::outcome::OutcomeKind;
@@ -64,6 +64,7 @@ pub(super) fn project(
             continue;
         }
         upsert(connection, &standing.stored)?;
+        project_locks(connection, view.watermark(), standing)?;
         if standing.is_ended() {
             removable.extend_from_slice(&standing.positions);
         }
@@ -72,6 +73,19 @@ pub(super) fn project(
     log::delete(connection, &removable)?;
     log::set_watermark(connection, watermark)?;
     Ok(Some(watermark))
+}
+
+/// Locks are written when the begin is projected and the end is not, and removed with the end.
+fn project_locks(connection: &Connection, watermark: i64, standing: &Standing) -> Outcome<()> {
+    if standing.locks.is_empty() {
+        return Ok(());
+    }
+    let was_projected = standing.positions.first().is_some_and(|first| *first <= watermark);
+    match (standing.is_ended(), was_projected) {
+        (false, false) => held::write(connection, &standing.stored, &standing.locks),
+        (true, true) => held::remove(connection, &standing.stored),
+        _ => Ok(()),
+    }
 }
 
 fn json<T: serde::Serialize>(value: &T) -> Outcome<String> {

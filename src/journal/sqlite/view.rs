@@ -22,6 +22,8 @@ pub(super) struct Standing {
     pub(super) stored: StoredCoordination,
     /// Where they are in the log, ascending.
     pub(super) positions: Vec<i64>,
+    /// The tokens of the locks that it began with.
+    pub(super) locks: Vec<u64>,
 }
 
 impl Standing {
@@ -135,7 +137,7 @@ impl View {
 
     /// Brings back a finished coordination from the tables, because records are added to it.
     pub(super) fn recall(&mut self, stored: StoredCoordination) {
-        let standing = Standing { stored, positions: Vec::new() };
+        let standing = Standing { stored, positions: Vec::new(), locks: Vec::new() };
         self.standings.insert(standing.stored.request.id.clone(), standing);
     }
 
@@ -159,7 +161,12 @@ impl View {
             fold::apply(&mut standing.stored, at, record);
             standing.positions.push(position);
         } else if let Some(stored) = fold::begun(at, record) {
-            self.standings.insert(id.clone(), Standing { stored, positions: vec![position] });
+            let locks = match record {
+                Record::Begin { locks, .. } => locks.clone(),
+                _ => Vec::new(),
+            };
+            let standing = Standing { stored, positions: vec![position], locks };
+            self.standings.insert(id.clone(), standing);
         }
         if position > self.watermark {
             self.unprojected.push_back((position, id.clone()));

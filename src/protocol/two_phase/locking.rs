@@ -36,7 +36,7 @@ impl TwoPhase {
         }
         self.take(Rule::Lock);
         let left = self.prepare_until.since(now);
-        let timeout = left - (left / 10).min(MANAGER_HEAD_START);
+        let timeout = left.saturating_sub((left / 10).min(MANAGER_HEAD_START));
         vec![Effect::Acquire { locks: Arc::clone(&self.plan.locks), timeout: Some(timeout) }]
     }
 
