@@ -16,11 +16,12 @@ use crate::db::postgres::{Carried, carry, describe, is_refusal};
 
 /// Each statement sees what was committed before it, whatever the database's default is. The
 /// tables are small and change all the time, so what the planner believes of them is never true:
-/// an index is always right.
+/// an index is always right, and a plain scan of it marks the dead rows that it met.
 const SETTINGS: &str = "SET default_transaction_isolation = 'read committed'; \
      SET default_transaction_read_only = off; SET synchronous_commit = on; \
      SET plan_cache_mode = force_generic_plan; SET enable_seqscan = off; \
-     SET enable_hashjoin = off; SET enable_mergejoin = off; SET jit = off; \
+     SET enable_hashjoin = off; SET enable_mergejoin = off; SET enable_bitmapscan = off; \
+     SET jit = off; \
      SET statement_timeout = 0; SET lock_timeout = 0; SET idle_in_transaction_session_timeout = 0";
 
 /// Why something did not come about.

@@ -1,15 +1,17 @@
 //! Locks in a PostgreSQL database, shared by all processes that use it.
 //!
-//! Read it from here down: `shared` is what its tasks
-//! share; `state` is what this process asked for and holds; `lane` sends `errand`s
-//! and `answer` takes in what comes back; `session` keeps the heartbeat and hears of grants;
-//! `watch` sweeps what others left and looks for deadlocks; `question` reads; `link` is one
-//! connection. The rules themselves run in the database, beside the rows
-//! (`db/migrations/postgres/0001_locks.sql`), so that a grant is made by whoever makes room for
-//! it, in the same transaction. Not a queue in memory. Invariants: the rows decide, this process
-//! only believes; a holder stops being one by its own clock before others may be granted.
+//! Read it from here down: `shared` is what its tasks share; `state` is what this process asked for
+//! and holds; `lane` sends `errand`s and `answer` takes in what comes back; `session` keeps the
+//! heartbeat and hears of grants; `watch` sweeps what others left and looks for deadlocks;
+//! `question` reads; `at_once` takes several locks; `link` is one connection, which must reach the
+//! server itself or a pool by session, not by transaction. The rules themselves run in the
+//! database, beside the rows (`db/migrations/postgres/0001_locks.sql`), so that a grant is made by
+//! whoever makes room for it, in the same transaction. Not a queue in memory. Invariants: the rows
+//! decide, this process only believes; a holder stops being one by its own clock before others may
+//! be granted.
 
 mod answer;
+mod at_once;
 mod errand;
 mod lane;
 mod link;
@@ -27,10 +29,11 @@ use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 use tokio::task::{JoinHandle, JoinSet};
 
+use self::at_once::AtOnce;
 use self::errand::{Errand, QuestionKind};
 use self::shared::{Inner, lock};
 use self::wait::Ending;
-use super::many::{Many, OneByOne};
+use super::many::OneByOne;
 use super::{
     Deadlock, Grant, LockAsk, LockEar, LockError, LockId, LockInfo, LockManager, RequesterId,
     ResourceId, WaitForGraph, WaitId,
@@ -69,7 +72,7 @@ pub struct PostgresLockManager {
     inner: Arc<Inner>,
     handle: Handle,
     running: Mutex<Option<JoinHandle<()>>>,
-    many: Many,
+    at_once: Arc<AtOnce>,
 }
 
 impl PostgresLockManager {
@@ -89,7 +92,7 @@ impl PostgresLockManager {
         }
         let server = Server::parse(dsn, WHOSE).map_err(|error| invalid(error.to_string()))?;
         let inner = Arc::new(Inner::new(server, options).map_err(invalid)?);
-        Ok(Self { inner, handle, running: Mutex::new(None), many: Many::default() })
+        Ok(Self { inner, handle, running: Mutex::new(None), at_once: Arc::default() })
     }
 
     /// Starts the tasks at the first use.
@@ -167,11 +170,11 @@ impl LockManager for PostgresLockManager {
         reply: Reply<Result<Vec<Grant>, LockError>>,
     ) -> WaitId {
         self.start();
-        self.many.acquire(self.inner.clone(), asks, reply)
+        self.at_once.acquire(&self.inner, asks, reply)
     }
 
     fn cancel(&self, wait: WaitId) {
-        if !self.many.cancel(wait) {
+        if !self.at_once.cancel(wait) {
             self.inner.cancel_one(wait);
         }
     }

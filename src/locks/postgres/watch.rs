@@ -16,7 +16,7 @@ use super::{answer, process, question};
 use crate::locks::Deadlock;
 
 /// A burst of new waits is looked at together.
-const GAP: Duration = Duration::from_millis(5);
+const GAP: Duration = Duration::from_millis(10);
 /// Circles that one look resolves.
 const CIRCLES_MAX: usize = 64;
 

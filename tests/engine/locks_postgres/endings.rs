@@ -21,7 +21,7 @@ fn locks_postgres_a_wait_ends_at_its_timeout_and_says_who_was_in_the_way() {
     assert!(*waited_ms >= 100, "{waited_ms}");
     assert_eq!(blockers, "'reader' (shared)");
     // Whoever stood behind it goes on.
-    let short = LockAsk { timeout: Some(A_WHILE), ..ask("r", Exclusive, "writer") };
+    let short = LockAsk { timeout: Some(Duration::from_secs(3)), ..ask("r", Exclusive, "writer") };
     let (_, writer) = other.wait(&house, short);
     let (_, behind) = one.wait(&house, ask("r", Shared, "behind"));
     assert!(answer(&writer).is_err());
@@ -124,12 +124,12 @@ fn locks_postgres_a_manager_that_is_dropped_answers_its_waits_and_leaves_nothing
 fn locks_postgres_a_lease_ends_by_itself_and_its_holder_hears_of_it_before_the_next() {
     let house = House::open();
     let (one, other) = (house.manager(), house.manager());
-    let lease = Some(Duration::from_millis(300));
+    let lease = Some(Duration::from_secs(10));
     let grant = one.acquire(LockAsk { lease, ..ask("r", Exclusive, "a") }).unwrap();
     let (_, next) = other.wait(&house, ask("r", Exclusive, "b"));
-    assert!(one.renew(&grant, Duration::from_millis(400)));
+    assert!(one.renew(&grant, Duration::from_millis(700)));
     let later = answer(&next).unwrap();
-    assert!(later.acquired_at.since(grant.acquired_at) >= Duration::from_millis(400));
+    assert!(later.acquired_at.since(grant.acquired_at) >= Duration::from_millis(700));
     assert!(later.fencing_token > grant.fencing_token);
     let lost = one.lost();
     assert_eq!(lost.len(), 1, "told before the next was granted");
@@ -143,15 +143,15 @@ fn locks_postgres_a_lease_of_a_waiter_begins_with_its_grant() {
     let house = House::open();
     let (one, other) = (house.manager(), house.manager());
     let first = one.acquire(ask("r", Exclusive, "a")).unwrap();
-    let lease = Some(Duration::from_millis(400));
+    let lease = Some(Duration::from_secs(1));
     let (_, wait) = other.wait(&house, LockAsk { lease, ..ask("r", Exclusive, "b") });
-    std::thread::sleep(Duration::from_millis(500));
+    std::thread::sleep(Duration::from_millis(1_100));
     one.release(&first, "a");
     let grant = answer(&wait).unwrap();
     assert!(one.acquire(at_once("r", Exclusive, "c")).is_err(), "it holds now");
     other.wait_until_lost(PATIENCE);
     let next = one.acquire(ask("r", Exclusive, "c")).unwrap();
-    assert!(next.acquired_at.since(grant.acquired_at) >= Duration::from_millis(400));
+    assert!(next.acquired_at.since(grant.acquired_at) >= Duration::from_secs(1));
 }
 
 #[test]

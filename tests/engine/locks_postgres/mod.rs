@@ -7,6 +7,7 @@
 mod circles;
 mod deaths;
 mod endings;
+mod rate;
 mod rules;
 
 use std::sync::mpsc::{Receiver, channel};

@@ -1,10 +1,11 @@
 //! Who is granted what, and in which order.
 
-use std::sync::mpsc::RecvTimeoutError;
+use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::Duration;
 
 use unanimity::locks::LockMode::{Exclusive, IntentExclusive, IntentShared, Shared};
 use unanimity::locks::{LockAsk, LockError, LockManager, LockMode, ResourceId};
+use unanimity::reply::Reply;
 
 use super::{A_WHILE, House, Process, answer, ask, asked, at_once, requester, resource};
 
@@ -168,7 +169,7 @@ fn locks_postgres_release_all_frees_every_lock_and_gives_up_every_wait() {
     for name in ["x", "y", "z"] {
         one.acquire(ask(name, Exclusive, "a")).unwrap();
     }
-    other.acquire(ask("blocked", Exclusive, "b")).unwrap();
+    other.acquire(ask("blocked", Exclusive, "c")).unwrap();
     let (_, given_up) = one.wait(&house, ask("blocked", Exclusive, "a"));
     let (_, waiting) = other.wait(&house, ask("y", Exclusive, "b"));
     assert_eq!(one.release_all("a"), 3);
@@ -205,6 +206,30 @@ fn locks_postgres_many_are_all_or_none_in_one_order() {
         }
     });
     assert_eq!(house.count("distributed_locks"), 0);
+}
+
+#[test]
+fn locks_postgres_many_that_wait_are_given_up_whole() {
+    let house = House::open();
+    let (one, other) = (house.manager(), house.manager());
+    let held = one.acquire(ask("b", Exclusive, "one")).unwrap();
+    for round in 0..50 {
+        let asks = ["a", "b", "c"].map(|name| ask(name, Exclusive, "other")).to_vec();
+        let (sender, told) = channel();
+        let reply = Reply::new(move |it| sender.send(it).unwrap());
+        let wait = other.manager.acquire_many(asks, reply);
+        if round % 5 == 0 {
+            house.wait_for("waits", "lock_wait_queue", 1);
+        }
+        other.manager.cancel(wait);
+        assert_eq!(answer(&told), Err(LockError::Cancelled));
+        for name in ["a", "c"] {
+            let grant = one.acquire(at_once(name, Exclusive, "one")).unwrap();
+            one.release(&grant, "one");
+        }
+    }
+    one.release(&held, "one");
+    assert_eq!(house.count("distributed_locks") + house.count("lock_wait_queue"), 0);
 }
 
 #[test]

@@ -291,17 +291,22 @@ DECLARE
     freed text[] := '{}';
     done text[] := '{}';
 BEGIN
-    IF cardinality(p_waits) > 0 AND NOT EXISTS (
-        SELECT FROM lock_sessions s WHERE s.session_id = p_session
-    ) THEN
-        RAISE EXCEPTION 'the session % is over', p_session USING ERRCODE = 'UL001';
+    IF cardinality(p_waits) > 0 THEN
+        IF NOT EXISTS (SELECT FROM lock_sessions s WHERE s.session_id = p_session) THEN
+            RAISE EXCEPTION 'the session % is over', p_session USING ERRCODE = 'UL001';
+        END IF;
     END IF;
-    PERFORM unanimity_lock_serialise(p_release_resources || p_cancel_resources || p_resources);
+    PERFORM pg_advisory_xact_lock(key) FROM (
+        SELECT DISTINCT hashtextextended(resource, 4077) AS key
+        FROM unnest(p_release_resources || p_cancel_resources || p_resources) AS resource
+        ORDER BY 1
+    ) AS keys;
     IF cardinality(p_releases) > 0 THEN
         FOR r IN
             DELETE FROM distributed_locks d
             USING unnest(p_releases, p_release_holders) AS g(id, holder)
-            WHERE d.lock_id = g.id AND d.holder_id = g.holder
+            -- The key finds it; who holds it is not to be looked up by its own index.
+            WHERE d.lock_id = g.id AND d.holder_id || '' = g.holder
             RETURNING d.lock_id, d.resource_id, d.expires_at > clock_timestamp() AS was_held
         LOOP
             freed := freed || r.resource_id::text;
@@ -312,30 +317,32 @@ BEGIN
             END IF;
         END LOOP;
     END IF;
-    FOR r IN SELECT c.wait, c.resource, q.requester_id, q.lock_type, q.deadlock, d.fencing_token,
-            d.acquired_at
-        FROM unnest(p_cancels, p_cancel_resources) AS c(wait, resource)
-        LEFT JOIN lock_wait_queue q ON q.wait_id = c.wait
-        LEFT JOIN distributed_locks d ON d.resource_id = c.resource AND d.wait_id = c.wait
-    LOOP
-        id := r.wait;
-        told := NULL;
-        token := r.fencing_token;
-        at := r.acquired_at;
-        IF token IS NOT NULL THEN
-            kind := 'g';
-        ELSIF r.requester_id IS NULL THEN
-            kind := 'n';
-        ELSE
-            DELETE FROM lock_wait_queue q WHERE q.wait_id = r.wait;
-            freed := freed || r.resource;
-            kind := CASE WHEN r.deadlock IS NULL THEN 'c' ELSE 'd' END;
-            told := coalesce(
-                r.deadlock, unanimity_lock_blockers(r.resource, r.requester_id, r.lock_type)
-            );
-        END IF;
-        RETURN NEXT;
-    END LOOP;
+    IF cardinality(p_cancels) > 0 THEN
+        FOR r IN SELECT c.wait, c.resource, q.requester_id, q.lock_type, q.deadlock, d.fencing_token,
+                d.acquired_at
+            FROM unnest(p_cancels, p_cancel_resources) AS c(wait, resource)
+            LEFT JOIN lock_wait_queue q ON q.wait_id = c.wait
+            LEFT JOIN distributed_locks d ON d.resource_id = c.resource AND d.wait_id = c.wait
+        LOOP
+            id := r.wait;
+            told := NULL;
+            token := r.fencing_token;
+            at := r.acquired_at;
+            IF token IS NOT NULL THEN
+                kind := 'g';
+            ELSIF r.requester_id IS NULL THEN
+                kind := 'n';
+            ELSE
+                DELETE FROM lock_wait_queue q WHERE q.wait_id = r.wait;
+                freed := freed || r.resource;
+                kind := CASE WHEN r.deadlock IS NULL THEN 'c' ELSE 'd' END;
+                told := coalesce(
+                    r.deadlock, unanimity_lock_blockers(r.resource, r.requester_id, r.lock_type)
+                );
+            END IF;
+            RETURN NEXT;
+        END LOOP;
+    END IF;
     IF cardinality(freed) > 0 THEN
         FOR r IN SELECT DISTINCT f.resource FROM unnest(freed) AS f(resource)
             WHERE EXISTS (SELECT FROM lock_wait_queue q WHERE q.resource_id = f.resource)
