@@ -75,6 +75,7 @@ class _NativeStore:
         transaction_id: str,
         operations: Sequence[Mapping[str, Any]],
         timeout: float,
+        fencing_tokens: dict[str, int] | None = None,
     ) -> None: ...
     def commit(
         self, bridge: Bridge, future: Future[tuple[str, str | None]], transaction_id: str

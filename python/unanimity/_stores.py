@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 from abc import ABC
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, TypeVar
 
@@ -18,13 +18,38 @@ _MISSING = "__unanimity_missing__"
 _Method = TypeVar("_Method", bound=Callable[..., Any])
 
 
+class FencingToken(int):
+    """A lock's fencing token, which also knows how the lock is held: a value of `LockType`."""
+
+    lock_type: str
+
+    def __new__(cls, token: int, lock_type: str = "exclusive") -> FencingToken:
+        """Make a token of this number."""
+        made = super().__new__(cls, token)
+        made.lock_type = lock_type
+        return made
+
+    def __reduce__(self) -> tuple[type[FencingToken], tuple[int, str]]:
+        """Keep the lock's type in a copy."""
+        return FencingToken, (int(self), self.lock_type)
+
+
 @dataclass
 class PrepareRequest:
-    """The question "can you commit this?", with this store's operations as the caller gave them."""
+    """The question "can you commit this?", with this store's operations as the caller gave them.
+
+    `fencing_tokens` has, for each resource that the coordination has locked, the token of the
+    lock; it is empty where none is locked. A store can refuse (vote "ABORT") one whose lock was
+    lost without its knowing it: remember, durably and before the vote, the highest token of each
+    resource and lock type, and refuse a token that is lower than that of a lock type which it does
+    not go together with. `int` is enough for exclusive locks; each value also has a `lock_type`,
+    such as "exclusive" or "intent_exclusive". The stores of `unanimity.stores` do this themselves.
+    """
 
     transaction_id: str
     operations: list[dict[str, Any]]
     timeout_seconds: float
+    fencing_tokens: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass

@@ -51,10 +51,18 @@ class NativeStore(IStorageStore):
         self.store_name = name
 
     async def prepare_transaction(self, request: PrepareRequest) -> PrepareResult:
-        """Stage the operations durably and vote."""
+        """Stage the operations durably and vote.
+
+        Fencing tokens are checked and remembered; a plain int counts as an exclusive lock's.
+        """
         answer: tuple[str, str | None] = await _ask(
             lambda bridge, future: self._native.prepare(
-                bridge, future, request.transaction_id, request.operations, request.timeout_seconds
+                bridge,
+                future,
+                request.transaction_id,
+                request.operations,
+                request.timeout_seconds,
+                request.fencing_tokens or None,
             )
         )
         return PrepareResult(self.store_name, *self._known(answer))

@@ -16,6 +16,7 @@ use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::files_fence::FenceLog;
 use super::files_key;
 use super::files_plan::{self, Plan};
 use super::files_stage::{Area, Manifest, Standing};
@@ -24,8 +25,10 @@ use super::worker::Workers;
 use super::{Abilities, DeliveryAsk, Participant, ParticipantError, PrepareAsk};
 use crate::crash;
 use crate::model::ids::{ClusterId, CoordinationId, StoreName};
+use crate::model::lock::Fence;
 use crate::model::outcome::{Acknowledgement, Vote};
 use crate::model::value::Value;
+use crate::protocol::fence;
 use crate::reply::Reply;
 
 const THREADS: usize = 2;
@@ -77,7 +80,14 @@ fn number_of(text: &str) -> u64 {
 struct Held {
     keys: BTreeMap<String, CoordinationId>,
     /// By staging folder.
-    transactions: HashMap<PathBuf, Vec<String>>,
+    transactions: HashMap<PathBuf, HeldBy>,
+}
+
+/// What one transaction holds.
+struct HeldBy {
+    id: CoordinationId,
+    keys: Vec<String>,
+    fences: Vec<Fence>,
 }
 
 impl Held {
@@ -92,8 +102,14 @@ impl Held {
         path.starts_with(&below).then_some(holder)
     }
 
+    /// The transaction that stands on a lock which is incompatible with one of these.
+    fn standing(&self, shown: &[Fence]) -> Option<(&CoordinationId, &Fence)> {
+        let mut all = self.transactions.values();
+        all.find_map(|by| Some((&by.id, fence::standing_in_the_way(shown, &by.fences)?)))
+    }
+
     fn release(&mut self, folder: &Path) {
-        for key in self.transactions.remove(folder).unwrap_or_default() {
+        for key in self.transactions.remove(folder).into_iter().flat_map(|by| by.keys) {
             self.keys.remove(&key);
         }
     }
@@ -103,6 +119,7 @@ impl Held {
 struct Opened {
     area: Area,
     held: Mutex<Held>,
+    fences: FenceLog,
 }
 
 impl Opened {
@@ -119,7 +136,7 @@ impl Opened {
             files_plan::check_operation(operation).map_err(|what| operation.refuse(what))?;
         }
         let explain = |error: io::Error| format!("{}: {error}", self.area.root.display());
-        let _guard = self.area.lock().map_err(explain)?;
+        let guard = self.area.lock().map_err(explain)?;
         match self.area.standing(ask.id()).map_err(explain)? {
             Standing::None => {}
             Standing::Prepared(_) => {
@@ -129,8 +146,10 @@ impl Opened {
                 return Err(format!("the transaction '{}' was committed here before", ask.id()));
             }
         }
-        self.check_free(&operations)?;
+        let raised = self.fences.check(&guard, &ask.fences)?;
+        self.check_free(&operations, &ask.fences)?;
         let plan = files_plan::plan(&self.area.root, &operations)?;
+        self.fences.remember(&guard, raised).map_err(explain)?;
         if plan.effects.is_empty() {
             return Ok(Vote::ReadOnly);
         }
@@ -140,8 +159,9 @@ impl Opened {
         Ok(Vote::Commit)
     }
 
-    /// That no prepared transaction holds a key, or a path above or below one.
-    fn check_free(&self, operations: &[KeyOperation<'_>]) -> Result<(), String> {
+    /// That no prepared transaction holds a key, or a path above or below one, or stands on a lock
+    /// that is incompatible with one of these.
+    fn check_free(&self, operations: &[KeyOperation<'_>], shown: &[Fence]) -> Result<(), String> {
         let refuse = |operation: &KeyOperation<'_>, holder: &str| {
             operation.refuse(format_args!(
                 "the prepared transaction '{holder}' holds it, or a path above or below it; \
@@ -160,11 +180,23 @@ impl Opened {
                 }
             }
         }
+        while let Some((holder, standing)) = held.standing(shown) {
+            match self.area.standing(holder) {
+                Ok(Standing::None | Standing::Applied) => {
+                    let folder = self.area.staging(holder);
+                    held.release(&folder);
+                }
+                _ => return Err(fence::describe_standing(standing, holder.as_str())),
+            }
+        }
         let foreign = self
             .area
             .foreign(|folder| held.transactions.contains_key(folder))
             .map_err(|error| format!("what others have prepared cannot be read: {error}"))?;
         for manifest in foreign {
+            if let Some(standing) = fence::standing_in_the_way(shown, &manifest.fences) {
+                return Err(fence::describe_standing(standing, &manifest.transaction));
+            }
             for operation in operations {
                 if manifest.keys.iter().any(|key| files_key::are_related(key, operation.key)) {
                     return Err(refuse(operation, &manifest.transaction));
@@ -184,11 +216,14 @@ impl Opened {
         keys.sort_unstable();
         keys.dedup();
         let transaction = ask.id().as_str().to_owned();
-        let manifest = Manifest { transaction, effects: plan.effects, keys };
+        let fences = ask.fences.to_vec();
+        let manifest = Manifest { transaction, effects: plan.effects, keys, fences };
         self.area.stage(ask.id(), &manifest, &plan.contents)?;
         let mut held = self.held();
         held.keys.extend(manifest.keys.iter().map(|key| (key.clone(), ask.id().clone())));
-        held.transactions.insert(self.area.staging(ask.id()), manifest.keys);
+        let Manifest { keys, fences, .. } = manifest;
+        let by = HeldBy { id: ask.id().clone(), keys, fences };
+        held.transactions.insert(self.area.staging(ask.id()), by);
         Ok(())
     }
 
@@ -258,7 +293,8 @@ impl Participant for FileStore {
             let root = self.root.display();
             ParticipantError::new(format!("cannot open the folder {root}: {error}"))
         })?;
-        let opened = Arc::new(Opened { area, held: Mutex::default() });
+        let fences = FenceLog::new(&area.root);
+        let opened = Arc::new(Opened { area, held: Mutex::default(), fences });
         *self.opened.lock().unwrap_or_else(PoisonError::into_inner) = Some(opened);
         Ok(())
     }

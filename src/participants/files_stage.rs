@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 use super::files_key::{self, OWN_FOLDER};
 use crate::crash;
 use crate::model::ids::{ClusterId, CoordinationId, StoreName};
+use crate::model::lock::{Fence, LockMode, ResourceId};
 use crate::model::value::Value;
 
 const MANIFEST: &str = "manifest.json";
@@ -36,6 +37,8 @@ pub(super) struct Manifest {
     pub(super) effects: Vec<Effect>,
     /// Every key that it holds, those that were only checked included.
     pub(super) keys: Vec<String>,
+    /// The locks under which it was prepared.
+    pub(super) fences: Vec<Fence>,
 }
 
 impl Manifest {
@@ -47,13 +50,17 @@ impl Manifest {
             ])
         });
         let keys = self.keys.iter().cloned().map(Value::Text);
-        Value::Map(vec![
+        let mut entries = vec![
             ("version".to_owned(), VERSION.into()),
             ("transaction_id".to_owned(), Value::Text(self.transaction.clone())),
             ("operations".to_owned(), Value::List(effects.collect())),
             ("keys".to_owned(), Value::List(keys.collect())),
-        ])
-        .to_json()
+        ];
+        if !self.fences.is_empty() {
+            let fences = self.fences.iter().map(encode_fence).collect();
+            entries.push(("fences".to_owned(), Value::List(fences)));
+        }
+        Value::Map(entries).to_json()
     }
 
     fn decode(json: &str) -> Option<Self> {
@@ -81,8 +88,31 @@ impl Manifest {
                 .map(effect)
                 .collect::<Option<_>>()?,
             keys: value.get("keys")?.as_list()?.iter().map(text).collect::<Option<_>>()?,
+            fences: match value.get("fences") {
+                Some(fences) => {
+                    fences.as_list()?.iter().map(decode_fence).collect::<Option<_>>()?
+                }
+                None => Vec::new(),
+            },
         })
     }
+}
+
+/// The token as text, because it has 64 bits and a number here has 63.
+fn encode_fence(fence: &Fence) -> Value {
+    Value::Map(vec![
+        ("resource".to_owned(), fence.resource.as_str().into()),
+        ("mode".to_owned(), fence.mode.as_str().into()),
+        ("token".to_owned(), Value::Text(fence.token.to_string())),
+    ])
+}
+
+fn decode_fence(value: &Value) -> Option<Fence> {
+    Some(Fence {
+        resource: ResourceId::new(value.get("resource")?.as_text()?).ok()?,
+        mode: LockMode::parse(value.get("mode")?.as_text()?)?,
+        token: value.get("token")?.as_text()?.parse().ok()?,
+    })
 }
 
 /// How far an id came.
@@ -392,7 +422,7 @@ fn is_missing(error: &io::Error) -> bool {
     error.kind() == ErrorKind::NotFound
 }
 
-fn sync_folder(path: &Path) -> io::Result<()> {
+pub(super) fn sync_folder(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()
 }
 
@@ -407,9 +437,15 @@ mod tests {
             Effect { key: "c".to_owned(), is_put: false },
         ];
         let keys = vec!["a/b".to_owned(), "c".to_owned(), "d".to_owned()];
-        let manifest = Manifest { transaction: "t\"é".to_owned(), effects, keys };
+        let resource = ResourceId::new("files/a").unwrap();
+        let fences = vec![Fence { resource, mode: LockMode::Exclusive, token: u64::MAX }];
+        let manifest = Manifest { transaction: "t\"é".to_owned(), effects, keys, fences };
         assert_eq!(Manifest::decode(&manifest.encode()), Some(manifest.clone()));
-        for (from, to) in [("a/b", "../b"), (":1", ":2"), ("delete", "drop"), ("{", "[")] {
+        let unlocked = Manifest { fences: Vec::new(), ..manifest.clone() };
+        assert!(!unlocked.encode().contains("fence"));
+        assert_eq!(Manifest::decode(&unlocked.encode()), Some(unlocked));
+        let changes = [("a/b", "../b"), (":1", ":2"), ("delete", "drop"), ("excl", "incl")];
+        for (from, to) in changes.into_iter().chain([("{", "["), ("5\"", "5x\"")]) {
             assert_eq!(Manifest::decode(&manifest.encode().replace(from, to)), None, "{from}");
         }
     }

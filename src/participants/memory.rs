@@ -8,16 +8,18 @@
 //! names it is refused, not queued. Committed values are what [`MemoryStore::get`] reads; prepared
 //! ones are seen by nobody.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::key_value::{Action, Expected, KeyOperation, describe_failed_check, read_operations};
 use super::{Abilities, DeliveryAsk, Participant, ParticipantError, PrepareAsk};
 use crate::crash;
 use crate::model::ids::{ClusterId, CoordinationId, StoreName};
+use crate::model::lock::{Fence, ResourceId};
 use crate::model::outcome::{Acknowledgement, Vote};
 use crate::model::request::CoordinationRequest;
 use crate::model::value::Value;
+use crate::protocol::fence::{self, FenceMemory};
 use crate::reply::Reply;
 
 /// How many committed ids are remembered at most; the engine's `forget` comes long before.
@@ -35,6 +37,7 @@ struct Prepared {
     request: Arc<CoordinationRequest>,
     store: StoreName,
     cluster: Option<ClusterId>,
+    fences: Arc<[Fence]>,
 }
 
 #[derive(Default)]
@@ -43,6 +46,8 @@ struct State {
     prepared: HashMap<CoordinationId, Prepared>,
     committed: HashSet<CoordinationId>,
     committed_order: VecDeque<CoordinationId>,
+    /// One entry for each resource under whose lock something was prepared here.
+    fences: HashMap<ResourceId, FenceMemory>,
     cluster: Option<ClusterId>,
     /// The name under which the service knows this store.
     attached_as: Option<StoreName>,
@@ -87,7 +92,9 @@ impl State {
         if self.committed.contains(ask.id()) {
             return Err(format!("the transaction '{}' was committed here before", ask.id()));
         }
+        let raised = self.check_fences(&ask.fences)?;
         self.check(&operations)?;
+        self.fences.extend(raised);
         if !operations.iter().any(KeyOperation::is_write) {
             return Ok(Vote::ReadOnly);
         }
@@ -96,9 +103,26 @@ impl State {
             request: Arc::clone(&ask.request),
             store: ask.store.clone(),
             cluster: self.cluster.clone(),
+            fences: Arc::clone(&ask.fences),
         };
         self.prepared.insert(ask.id().clone(), prepared);
         Ok(Vote::Commit)
+    }
+
+    /// That nobody who came later was here, and nobody who came earlier is prepared. Gives what is
+    /// to be remembered.
+    fn check_fences(&self, shown: &[Fence]) -> Result<BTreeMap<ResourceId, FenceMemory>, String> {
+        if shown.is_empty() {
+            return Ok(BTreeMap::new());
+        }
+        let raised = fence::check(shown, |resource| self.fences.get(resource))
+            .map_err(|refusal| refusal.to_string())?;
+        for (holder, prepared) in &self.prepared {
+            if let Some(standing) = fence::standing_in_the_way(shown, &prepared.fences) {
+                return Err(fence::describe_standing(standing, holder.as_str()));
+            }
+        }
+        Ok(raised)
     }
 
     /// That no key is another's, and that every check holds after the operations before it.

@@ -15,12 +15,20 @@
 //! 4. A commit of an id that it does not know is [`Acknowledgement::NeverPrepared`] only if it can
 //!    tell that from "committed before"; otherwise it says what it can.
 //! 5. **List** names what is prepared and undecided under this journal's [`ClusterId`].
-//! 6. **Never block**: every method returns at once and answers through its [`Reply`], from any
+//! 6. **Fences**: of the locks under which it is asked to prepare ([`PrepareAsk::fences`]) it
+//!    remembers the tokens, durably and before its vote, and votes abort where a later holder was
+//!    here before (`protocol/fence.rs`). While it is prepared, nobody with an incompatible lock is.
+//!    What is remembered is a few dozen bytes for each resource that was ever locked, and nothing
+//!    of it may go while a process lives that could come late: it can be emptied by hand when none
+//!    runs, and must be when a lock manager takes over whose tokens begin anew. Without fences
+//!    nothing is read or written for them.
+//! 7. **Never block**: every method returns at once and answers through its [`Reply`], from any
 //!    thread, also before it returns. A reply that is dropped says that the answer is unknown.
 //!
 //! Invariant: one reply, one answer.
 
 pub mod files;
+mod files_fence;
 mod files_key;
 mod files_plan;
 mod files_stage;
@@ -28,6 +36,7 @@ mod key_value;
 pub mod memory;
 pub mod postgres;
 pub mod sqlite;
+mod sqlite_fence;
 mod sqlite_guard;
 mod sqlite_lock;
 mod sqlite_queue;

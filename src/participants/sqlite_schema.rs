@@ -1,4 +1,4 @@
-//! Our two tables in the user's SQLite file: what is staged, and what was applied.
+//! Our tables in the user's SQLite file: what is staged, what was applied, and fencing tokens.
 //!
 //! Not the rules of when. Invariants: a row of `unanimity_staged` is committed before any of its
 //! statements, and goes in the same commit in which its `unanimity_applied` row comes, or by an
@@ -24,6 +24,13 @@ const CREATE: &str = "
         store_name TEXT NOT NULL,
         applied_at TEXT NOT NULL,
         PRIMARY KEY (cluster_id, store_name, transaction_id)
+    ) WITHOUT ROWID;
+    CREATE TABLE IF NOT EXISTS unanimity_fencing_tokens (
+        resource TEXT NOT NULL,
+        mode TEXT NOT NULL
+            CHECK (mode IN ('intent_shared', 'intent_exclusive', 'shared', 'exclusive')),
+        token INTEGER NOT NULL,
+        PRIMARY KEY (resource, mode)
     ) WITHOUT ROWID;
     COMMIT;";
 
@@ -59,11 +66,12 @@ pub(super) fn create(connection: &Connection) -> rusqlite::Result<()> {
     // Asked first, because creating would wait for another process's prepared transaction.
     let tables: i64 = connection.query_row(
         "SELECT count(*) FROM sqlite_schema
-         WHERE type = 'table' AND name IN ('unanimity_staged', 'unanimity_applied')",
+         WHERE type = 'table' AND name IN
+             ('unanimity_staged', 'unanimity_applied', 'unanimity_fencing_tokens')",
         [],
         |row| row.get(0),
     )?;
-    if tables == 2 { Ok(()) } else { connection.execute_batch(CREATE) }
+    if tables == 3 { Ok(()) } else { connection.execute_batch(CREATE) }
 }
 
 /// The row that is staged in this file, whoever's it is.

@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, ErrorCode};
 
+use super::sqlite_fence::{self, Trouble as FenceTrouble};
 use super::sqlite_lock::PlaceLock;
 use super::sqlite_queue::{Ask, Question, Running, Waiting};
 use super::sqlite_schema::{self as schema, Owner};
@@ -310,10 +311,32 @@ impl Writer {
             }
             Ok(false) => {}
         }
-        if statement::are_read_only(&self.connection, statements) {
-            return Some(self.read_only(id, statements));
+        let is_read_only = statement::are_read_only(&self.connection, statements);
+        let writes = !is_read_only || !ask.fences.is_empty();
+        if writes && self.lock.is_overrun() {
+            self.blame_outsider();
+            return None;
         }
-        self.stage_and_apply(id, statements)
+        if is_read_only {
+            return match sqlite_fence::guarded(&self.connection, &ask.fences, || Ok(())) {
+                Ok(()) => Some(self.read_only(id, statements)),
+                Err(trouble) => self.not_staged(trouble),
+            };
+        }
+        self.stage_and_apply(ask, statements)
+    }
+
+    /// `None` when it must wait for an outsider.
+    fn not_staged(&mut self, trouble: FenceTrouble) -> Option<Vote> {
+        let reason = match trouble {
+            FenceTrouble::Sqlite(error) if is_busy(&error) => {
+                self.blame_outsider();
+                return None;
+            }
+            FenceTrouble::Sqlite(error) => self.describe(&error),
+            FenceTrouble::Refused(refusal) => refusal.to_string(),
+        };
+        Some(Vote::Abort { reason })
     }
 
     /// Runs statements that change nothing, for what they expect.
@@ -326,21 +349,14 @@ impl Writer {
         applied.map_or_else(|reason| Vote::Abort { reason }, |()| Vote::ReadOnly)
     }
 
-    fn stage_and_apply(&mut self, id: &CoordinationId, statements: &[Statement]) -> Option<Vote> {
-        if self.lock.is_overrun() {
-            self.blame_outsider();
-            return None;
-        }
+    fn stage_and_apply(&mut self, ask: &PrepareAsk, statements: &[Statement]) -> Option<Vote> {
+        let id = ask.id();
         let store = self.owner.store.clone();
         crash::point("store_prepare", store.as_str());
         let json = statement::encode(statements);
-        match schema::stage(&self.connection, &self.owner, id, &json) {
-            Ok(()) => {}
-            Err(error) if is_busy(&error) => {
-                self.blame_outsider();
-                return None;
-            }
-            Err(error) => return Some(Vote::Abort { reason: self.describe(&error) }),
+        let stage = || schema::stage(&self.connection, &self.owner, id, &json);
+        if let Err(trouble) = sqlite_fence::guarded(&self.connection, &ask.fences, stage) {
+            return self.not_staged(trouble);
         }
         let begun = self.connection.execute_batch("BEGIN IMMEDIATE");
         let must_wait = begun.as_ref().is_err_and(is_busy);

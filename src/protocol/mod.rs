@@ -39,8 +39,14 @@
 pub mod claim;
 pub mod deadlock;
 mod effect;
+<<<<<<< HEAD
 pub mod lock_plan;
 pub mod lock_table;
+=======
+pub mod fence;
+#[cfg(test)]
+mod fence_test;
+>>>>>>> locks-fences
 pub mod retry;
 pub mod two_phase;
 

@@ -8,6 +8,8 @@ mod coverage;
 mod locks_postgres;
 mod locks_zookeeper;
 mod locks_zookeeper_rate;
+mod fencing;
+mod fencing_stopped;
 mod postgres;
 mod postgres_rate;
 mod protocols_page;

@@ -82,6 +82,7 @@ DATACLASSES: dict[str, list[tuple[str, Any]]] = {
         ("transaction_id", MISSING),
         ("operations", MISSING),
         ("timeout_seconds", MISSING),
+        ("fencing_tokens", {}),
     ],
     "PrepareResult": [("store_name", MISSING), ("vote", MISSING), ("reason", None)],
     "CommitResult": [("store_name", MISSING), ("status", MISSING), ("error_message", None)],

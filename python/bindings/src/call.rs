@@ -13,6 +13,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyTuple};
 use unanimity::consensus::{Proposal, Standing};
 use unanimity::model::ids::CoordinationId;
+use unanimity::model::lock::Fence;
 use unanimity::model::outcome::{Acknowledgement, Decision, Vote};
 use unanimity::model::value::Value;
 use unanimity::participants::{Attachment, ParticipantError, PrepareAsk};
@@ -226,7 +227,24 @@ fn prepare_request<'py>(
             None => operations.append(from_value(py, &operation.body)?)?,
         }
     }
-    CLASS.get(py)?.call1((ask.id().as_str(), operations, ask.timeout.as_secs_f64()))
+    let (id, timeout) = (ask.id().as_str(), ask.timeout.as_secs_f64());
+    if ask.fences.is_empty() {
+        return CLASS.get(py)?.call1((id, operations, timeout));
+    }
+    CLASS.get(py)?.call1((id, operations, timeout, tokens(py, &ask.fences)?))
+}
+
+/// By resource the highest token, with its lock's type.
+fn tokens<'py>(py: Python<'py>, fences: &[Fence]) -> PyResult<Bound<'py, PyDict>> {
+    static TOKEN: Class = Class::new("unanimity._stores", "FencingToken");
+    let mut fences: Vec<&Fence> = fences.iter().collect();
+    fences.sort_by_key(|fence| fence.token);
+    let tokens = PyDict::new(py);
+    for fence in fences {
+        let token = TOKEN.get(py)?.call1((fence.token, fence.mode.as_str()))?;
+        tokens.set_item(fence.resource.as_str(), token)?;
+    }
+    Ok(tokens)
 }
 
 impl Started {

@@ -9,6 +9,7 @@ use std::time::Duration;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList};
 use unanimity::model::ids::{ClusterId, CoordinationId, StoreName};
+use unanimity::model::lock::{Fence, LockMode, ResourceId};
 use unanimity::model::outcome::{Acknowledgement, Vote};
 use unanimity::model::request::{CoordinationRequest, RequestParts};
 use unanimity::model::value::Value;
@@ -70,8 +71,10 @@ impl<S: Participant + 'static> Handle<S> {
         bridge: &Arc<Shared>,
         future: Py<PyAny>,
         (id, operations, timeout): (&str, &Bound<'_, PyAny>, f64),
+        tokens: Option<&Bound<'_, PyDict>>,
     ) -> PyResult<()> {
         self.open(py)?;
+        let fences = tokens.map_or_else(|| Ok(Vec::new()), |tokens| fences(py, tokens))?;
         let request = self.request(py, id, operations, timeout)?;
         let name = StoreName::new(&self.name).map_err(|error| invalid(py, &error.to_string()))?;
         let timeout = request.timeout;
@@ -80,7 +83,7 @@ impl<S: Participant + 'static> Handle<S> {
             store: name,
             timeout,
             attachment: None,
-            fences: Arc::default(),
+            fences: fences.into(),
         };
         let bridge = Arc::clone(bridge);
         let reply = Reply::new(move |vote: Vote| {
@@ -189,6 +192,28 @@ impl<S: Participant + 'static> Handle<S> {
     }
 }
 
+/// Tokens by resource. A plain number is an exclusive lock's; one of the engine's knows its own.
+fn fences(py: Python<'_>, tokens: &Bound<'_, PyDict>) -> PyResult<Vec<Fence>> {
+    let mut fences = Vec::with_capacity(tokens.len());
+    for (resource, token) in tokens {
+        let bad = |what: String| invalid(py, &format!("fencing_tokens {what}"));
+        let name: String =
+            resource.extract().map_err(|_| bad(format!("has the key {resource}; give a str")))?;
+        let resource = ResourceId::new(&name)
+            .map_err(|error| bad(format!("has the resource {name:?}: {error}")))?;
+        let number = token.extract().map_err(|_| {
+            bad(format!("has {token} for '{name}'; give the int that came with the lock"))
+        })?;
+        let mode = match token.getattr_opt("lock_type")? {
+            Some(word) => LockMode::parse(word.extract()?)
+                .ok_or_else(|| bad(format!("has a lock type {word} for '{name}'")))?,
+            None => LockMode::Exclusive,
+        };
+        fences.push(Fence { resource, mode, token: number });
+    }
+    Ok(fences)
+}
+
 fn invalid(py: Python<'_>, message: &str) -> PyErr {
     errors::exception(py, "InvalidRequest", message, &[])
 }
@@ -240,6 +265,8 @@ macro_rules! store_class {
             $($own)*
 
             #[expect(clippy::too_many_arguments, reason = "the Python method's parameters")]
+            #[pyo3(signature = (bridge, future, transaction_id, operations, timeout,
+                fencing_tokens = None))]
             fn prepare(
                 &self,
                 py: Python<'_>,
@@ -248,9 +275,10 @@ macro_rules! store_class {
                 transaction_id: &str,
                 operations: &Bound<'_, PyAny>,
                 timeout: f64,
+                fencing_tokens: Option<&Bound<'_, PyDict>>,
             ) -> PyResult<()> {
                 let asked = (transaction_id, operations, timeout);
-                self.0.prepare(py, &bridge.get().shared, future, asked)
+                self.0.prepare(py, &bridge.get().shared, future, asked, fencing_tokens)
             }
 
             fn commit(

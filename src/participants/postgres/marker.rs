@@ -8,6 +8,7 @@
 
 use tokio_postgres::{Client, Error, SimpleQueryMessage};
 
+use super::fencing;
 use super::gid::Gid;
 use super::statement::literal;
 use super::values::text_array;
@@ -23,7 +24,6 @@ pub(super) const PREPARE_INSERT: &str = "PREPARE unanimity_mark(text, text) AS \
 /// Rows come and go at the rate of coordinations; a vacuum that waits for a share of the table
 /// or naps in between would never catch up. "C" compares bytes, which is all that is needed.
 const CREATE: &str = r#"
-BEGIN;
 SELECT pg_advisory_xact_lock(hashtext('unanimity_prepared'));
 CREATE TABLE IF NOT EXISTS unanimity_prepared (
     gid text COLLATE "C" PRIMARY KEY,
@@ -38,13 +38,14 @@ CREATE TABLE IF NOT EXISTS unanimity_gids (
     gid text COLLATE "C" PRIMARY KEY,
     coordination_id text NOT NULL
 );
-COMMIT"#;
+"#;
 
 /// Looks at what the server must be able to do, and makes the tables that are missing.
 pub(super) async fn set_up(client: &Client) -> Result<(), String> {
     let facts = "SELECT current_setting('max_prepared_transactions'), pg_is_in_recovery(), \
                  to_regclass('unanimity_prepared') IS NOT NULL \
-                 AND to_regclass('unanimity_gids') IS NOT NULL";
+                 AND to_regclass('unanimity_gids') IS NOT NULL \
+                 AND to_regclass('unanimity_fencing_tokens') IS NOT NULL";
     let facts = first_row(client, facts).await.map_err(|error| describe(&error))?;
     let [prepared_max, is_standby, is_there] = &facts[..] else {
         return Err("it did not say what it can do; is it PostgreSQL?".to_owned());
@@ -59,7 +60,8 @@ pub(super) async fn set_up(client: &Client) -> Result<(), String> {
         return Err("it is a standby, which only reads; name the primary in the dsn".to_owned());
     }
     if is_there.as_deref() != Some("t") {
-        client.batch_execute(CREATE).await.map_err(|error| not_created(&error))?;
+        let create = format!("BEGIN;{CREATE}{}COMMIT", fencing::CREATE);
+        client.batch_execute(&create).await.map_err(|error| not_created(&error))?;
     }
     // Fences are of use for as long as a prepare may be on its way; a day is generous.
     let old = "DELETE FROM unanimity_prepared \
@@ -69,8 +71,8 @@ pub(super) async fn set_up(client: &Client) -> Result<(), String> {
 
 fn not_created(error: &Error) -> String {
     format!(
-        "its tables unanimity_prepared and unanimity_gids cannot be created: {}; grant CREATE on \
-         the first schema of the search_path to the dsn's user",
+        "its tables unanimity_prepared, unanimity_gids and unanimity_fencing_tokens cannot be \
+         created: {}; grant CREATE on the first schema of the search_path to the dsn's user",
         describe(error)
     )
 }

@@ -7,6 +7,7 @@
 //! this process does, PostgreSQL holds what was voted for until it is told the decision.
 
 mod delivery;
+mod fencing;
 mod fetch;
 mod forget;
 mod gid;

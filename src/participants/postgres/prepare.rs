@@ -14,6 +14,9 @@ use std::time::Duration;
 use tokio_postgres::error::{Severity, SqlState};
 use tokio_postgres::{Error, Statement};
 
+use crate::model::lock::Fence;
+
+use super::fencing::{self, Flush};
 use super::gid::Gid;
 use super::marker;
 use super::pool::Lease;
@@ -39,6 +42,7 @@ pub(super) struct Task<'a> {
     pub(super) id: &'a str,
     pub(super) gid: &'a Gid,
     pub(super) steps: &'a [Step<'a>],
+    pub(super) fences: &'a [Fence],
     pub(super) timeout: Duration,
 }
 
@@ -101,17 +105,23 @@ async fn in_one_flight(
     statements: &[Statement],
     parameters: &[Vec<Parameter>],
 ) -> Ending {
+    let is_fenced = !task.fences.is_empty();
+    if is_fenced && let Some(ending) = open_fenced(lease, task).await {
+        return ending;
+    }
     let session = lease.session();
     let (opening, closing) = (opening(session, task.timeout), closing(task));
     let client = &session.client;
     let mut flight: Vec<InFlight<'_, u64>> = Vec::with_capacity(statements.len() + 3);
-    if task.gid.is_hashed {
+    if task.gid.is_hashed && !is_fenced {
         // A transaction of its own: it must stand before anything is prepared under the gid.
         let text = marker::remember_gid(task.gid, task.id);
         flight.push(Box::pin(async move { client.batch_execute(&text).await.map(|()| 0) }));
     }
-    let before = flight.len() + 1;
-    flight.push(Box::pin(async { client.batch_execute(&opening).await.map(|()| 0) }));
+    if !is_fenced {
+        flight.push(Box::pin(async { client.batch_execute(&opening).await.map(|()| 0) }));
+    }
+    let before = flight.len();
     for (statement, parameters) in statements.iter().zip(parameters) {
         flight.push(Box::pin(client.execute_raw(statement, parameters)));
     }
@@ -125,18 +135,13 @@ async fn in_one_flight(
 
 /// The same in as many round trips as there are statements, for those that build on each other.
 async fn one_by_one(lease: &mut Lease, task: &Task<'_>) -> Ending {
+    let is_fenced = !task.fences.is_empty();
+    let opened =
+        if is_fenced { open_fenced(lease, task).await } else { open_plainly(lease, task).await };
+    if let Some(ending) = opened {
+        return ending;
+    }
     let session = lease.session();
-    let opening = opening(session, task.timeout);
-    if task.gid.is_hashed
-        && let Err(error) =
-            session.client.batch_execute(&marker::remember_gid(task.gid, task.id)).await
-    {
-        return judge(lease, task, Some(error), Vec::new(), Ok(0)).await;
-    }
-    if let Err(error) = session.client.batch_execute(&opening).await {
-        return undo(lease, task, false, lost_or_refused(None, &error)).await;
-    }
-    session.is_marker_prepared = true;
     let mut rows = Vec::with_capacity(task.steps.len());
     for step in task.steps {
         let answer = session.client.prepare(step.statement).await;
@@ -163,6 +168,54 @@ async fn one_by_one(lease: &mut Lease, task: &Task<'_>) -> Ending {
         return undo(lease, task, false, ending.unwrap_or(Ending::Prepared)).await;
     }
     judge(lease, task, None, rows, closed.map(|()| 0)).await
+}
+
+/// Begins in a round trip of its own; `None` when the transaction is open.
+async fn open_plainly(lease: &mut Lease, task: &Task<'_>) -> Option<Ending> {
+    let session = lease.session();
+    let opening = opening(session, task.timeout);
+    if task.gid.is_hashed
+        && let Err(error) =
+            session.client.batch_execute(&marker::remember_gid(task.gid, task.id)).await
+    {
+        return Some(judge(lease, task, Some(error), Vec::new(), Ok(0)).await);
+    }
+    if let Err(error) = session.client.batch_execute(&opening).await {
+        return Some(undo(lease, task, false, lost_or_refused(None, &error)).await);
+    }
+    session.is_marker_prepared = true;
+    None
+}
+
+/// Begins under locks: shows the fencing tokens, and holds on to their rows in the transaction that
+/// is prepared. `None` when that is open.
+async fn open_fenced(lease: &mut Lease, task: &Task<'_>) -> Option<Ending> {
+    let session = lease.session();
+    if task.gid.is_hashed {
+        let text = marker::remember_gid(task.gid, task.id);
+        if let Err(error) = session.client.batch_execute(&text).await {
+            return Some(judge(lease, task, Some(error), Vec::new(), Ok(0)).await);
+        }
+    }
+    let text = format!(
+        "{}{};{}",
+        fencing::raise(task.fences, Flush::WithPrepare, rounded(task.timeout)),
+        opening(session, task.timeout),
+        fencing::read(task.fences, true)
+    );
+    match fencing::judge(&session.client, &text, task.fences).await {
+        Ok(judged) => {
+            session.is_marker_prepared = true;
+            let reason = judged.err()?;
+            Some(undo(lease, task, false, Ending::Refused(reason)).await)
+        }
+        // How far the text came is not known, so the connection is closed with the lease. Nothing
+        // can be prepared, because nothing asked for it.
+        Err(error) if is_fatal(&error) || error.as_db_error().is_none() => {
+            Some(Ending::Stale(describe(&error)))
+        }
+        Err(error) => Some(Ending::Refused(fencing::not_shown(&error))),
+    }
 }
 
 /// Looks at all answers of a flight.

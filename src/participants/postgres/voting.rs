@@ -12,10 +12,12 @@ use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use tokio_postgres::NoTls;
 
 use crate::crash;
+use crate::model::lock::Fence;
 use crate::model::outcome::Vote;
 use crate::participants::PrepareAsk;
 
 use super::Inner;
+use super::fencing::{self, Flush};
 use super::fetch::{self, ReadEnding};
 use super::gid::Scope;
 use super::pool::{Lease, Purpose};
@@ -82,7 +84,8 @@ impl Question<'_> {
                 Err(reason) => return abort(reason),
             };
             let left = deadline.saturating_duration_since(Instant::now());
-            let task = Task { id, gid: &gid, steps: self.steps, timeout: left };
+            let fences = &self.ask.fences;
+            let task = Task { id, gid: &gid, steps: self.steps, fences, timeout: left };
             let ending = self.guarded(&mut lease, deadline, async |lease: &mut Lease| {
                 prepare::run(lease, &task).await
             });
@@ -108,7 +111,8 @@ impl Question<'_> {
             Err(reason) => return Some(abort(reason)),
         };
         let ending = self.guarded(&mut lease, deadline, async |lease: &mut Lease| {
-            fetch::check(lease, self.steps).await
+            let left = deadline.saturating_duration_since(Instant::now());
+            read_under(lease, &self.ask.fences, left, self.steps).await
         });
         match ending.await {
             Ok(ReadEnding::Done) => Some(Vote::ReadOnly),
@@ -158,6 +162,32 @@ impl Question<'_> {
 
     fn place(&self) -> &str {
         &self.inner.pool.server.label
+    }
+}
+
+/// Reads, and looks afterwards whether a later holder came while it read.
+async fn read_under(
+    lease: &mut Lease,
+    shown: &[Fence],
+    left: Duration,
+    steps: &[Step<'_>],
+) -> ReadEnding {
+    if shown.is_empty() {
+        return fetch::check(lease, steps).await;
+    }
+    let raise = fencing::raise(shown, Flush::Now, prepare::rounded(left));
+    if let Err(error) = lease.session().client.batch_execute(&raise).await {
+        return ReadEnding::Refused(fencing::not_shown(&error));
+    }
+    let ending = fetch::check(lease, steps).await;
+    if !matches!(ending, ReadEnding::Done) {
+        return ending;
+    }
+    let read = fencing::read(shown, false);
+    match fencing::judge(&lease.session().client, &read, shown).await {
+        Ok(Ok(())) => ReadEnding::Done,
+        Ok(Err(refusal)) => ReadEnding::Refused(refusal),
+        Err(error) => ReadEnding::Refused(fencing::not_shown(&error)),
     }
 }
 

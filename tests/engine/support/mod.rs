@@ -2,6 +2,7 @@
 
 pub(crate) mod keeper_proxy;
 pub(crate) mod lock_caller;
+pub(crate) mod fenced;
 pub(crate) mod postgres;
 pub(crate) mod proxy;
 pub(crate) mod zookeeper;
