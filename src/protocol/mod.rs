@@ -39,14 +39,11 @@
 pub mod claim;
 pub mod deadlock;
 mod effect;
-<<<<<<< HEAD
-pub mod lock_plan;
-pub mod lock_table;
-=======
 pub mod fence;
 #[cfg(test)]
 mod fence_test;
->>>>>>> locks-fences
+pub mod lock_plan;
+pub mod lock_table;
 pub mod retry;
 pub mod two_phase;
 

@@ -2,25 +2,42 @@
 //!
 //! Not a measure of lines: a row that nothing takes is a rule that nobody has tried.
 
-use unanimity::protocol::two_phase::TRANSITIONS;
+use std::collections::BTreeSet;
+
+use unanimity::protocol::{lock_table, two_phase};
 
 use crate::{scenarios, simulation};
 
 #[test]
-fn every_row_of_the_table_is_taken() {
-    let mut taken = scenarios::play_all();
+fn every_row_of_two_phase_commit_is_taken() {
+    let mut taken = scenarios::play_all("two_phase");
     taken.extend(simulation::run_all(0..1_000));
-    let missed: Vec<_> = TRANSITIONS
-        .iter()
-        .map(|row| row.rule)
-        .filter(|rule| !taken.contains(&(*rule as u8)))
-        .collect();
+    let missed = missed(two_phase::TRANSITIONS.iter().map(|row| row.rule), |it| it as u8, &taken);
     assert!(missed.is_empty(), "never taken: {missed:?}");
 }
 
 #[test]
+fn every_row_of_the_lock_table_is_taken() {
+    let mut taken = scenarios::play_all("lock_table");
+    taken.extend(crate::lock_table::run_all(0..100));
+    let missed = missed(lock_table::TRANSITIONS.iter().map(|row| row.rule), |it| it as u8, &taken);
+    assert!(missed.is_empty(), "never taken: {missed:?}");
+}
+
+fn missed<R: Copy>(
+    rules: impl Iterator<Item = R>,
+    number: impl Fn(R) -> u8,
+    taken: &BTreeSet<u8>,
+) -> Vec<R> {
+    rules.filter(|rule| !taken.contains(&number(*rule))).collect()
+}
+
+#[test]
 fn the_bits_of_the_rules_taken_suffice() {
-    assert!(TRANSITIONS.len() <= 64);
-    let in_order = TRANSITIONS.iter().enumerate().all(|(index, row)| row.rule as usize == index);
-    assert!(in_order, "a rule's number is its row");
+    assert!(two_phase::TRANSITIONS.len() <= 64 && lock_table::TRANSITIONS.len() <= 64);
+    let two_phase = two_phase::TRANSITIONS.iter().map(|row| row.rule as usize);
+    let lock_table = lock_table::TRANSITIONS.iter().map(|row| row.rule as usize);
+    let is_counted = two_phase.eq(0..two_phase::TRANSITIONS.len())
+        && lock_table.eq(0..lock_table::TRANSITIONS.len());
+    assert!(is_counted, "a rule's number is its row");
 }

@@ -5,11 +5,12 @@
 #![allow(missing_docs)]
 
 mod coverage;
+mod fencing;
+mod fencing_stopped;
+mod lock_table;
 mod locks_postgres;
 mod locks_zookeeper;
 mod locks_zookeeper_rate;
-mod fencing;
-mod fencing_stopped;
 mod postgres;
 mod postgres_rate;
 mod protocols_page;

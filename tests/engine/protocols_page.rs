@@ -7,6 +7,8 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::Path;
 
+use unanimity::model::lock::LockMode;
+use unanimity::protocol::lock_table;
 use unanimity::protocol::two_phase::{TRANSITIONS, Transition};
 
 const HEAD: &str = "\
@@ -26,7 +28,72 @@ each of them; `same` means that the state stays.
 
 ";
 
+const LOCKS: &str = "
+## The lock table
+
+Each resource has its holders and one queue, first come, first served. A claim is granted when
+every claim ahead of it, held or waiting, is compatible with it or its requester's own; neighbours
+that get along are granted together, and an upgrade goes ahead of the queue. Each grant of a
+resource has a higher fencing token than every one before. A circle of waits is found when it
+closes: the youngest requester in it that is not protected (prepared or decided) gives way. Every
+row of the second table is taken by a scenario in `tests/scenarios/lock_table` or by a random
+history.
+
+### What is granted beside what
+
+As the table itself answers; intents on a store announce locks on its keys. SIX is S and IX held by
+one requester.
+
+| held by one | IS by another | IX | S | X |
+| --- | --- | --- | --- | --- |
+";
+
 fn page() -> String {
+    let mut page = two_phase();
+    page.push_str(LOCKS);
+    for row in lock_table::effective_matrix().expect("its names are short") {
+        let held: Vec<&str> = row.held.iter().map(|mode| letters(*mode)).collect();
+        let granted: Vec<&str> = row
+            .granted
+            .iter()
+            .map(|is_granted| if *is_granted { "granted" } else { "waits" })
+            .collect();
+        let _ = writeln!(page, "| {} | {} |", held.join(" and "), granted.join(" | "));
+    }
+    page.push_str("\n### Transitions of a claim\n\n| rule | from | input | when | to | does |\n");
+    page.push_str("| --- | --- | --- | --- | --- | --- |\n");
+    for row in lock_table::TRANSITIONS {
+        let from: Vec<&str> = row.from.iter().map(|state| state.as_str()).collect();
+        let to = row.to.map_or("same", |state| state.as_str());
+        let lock_table::Transition { rule, on, when, does, .. } = row;
+        let _ =
+            writeln!(page, "| {rule:?} | {} | {on} | {when} | {to} | {does} |", from.join(", "));
+    }
+    page
+}
+
+fn letters(mode: LockMode) -> &'static str {
+    match mode {
+        LockMode::IntentShared => "IS",
+        LockMode::IntentExclusive => "IX",
+        LockMode::Shared => "S",
+        LockMode::Exclusive => "X",
+    }
+}
+
+#[test]
+fn the_matrix_that_the_table_has_is_grays() {
+    let rows = lock_table::effective_matrix().expect("its names are short");
+    let shown: Vec<String> = rows
+        .iter()
+        .map(|row| {
+            row.granted.iter().map(|is_granted| if *is_granted { '+' } else { '-' }).collect()
+        })
+        .collect();
+    assert_eq!(shown, ["+++-", "++--", "+-+-", "+---", "----"]);
+}
+
+fn two_phase() -> String {
     let mut page = HEAD.to_owned();
     page.push_str(&diagram());
     page.push_str("\n### Transitions\n\n| rule | from | input | when | to | does |\n");

@@ -23,8 +23,8 @@ use tokio_postgres::{Client, Error, SimpleQueryMessage};
 use crate::model::lock::{Fence, LockMode, ResourceId};
 use crate::protocol::fence::{self, FenceMemory};
 
-use super::server::describe;
 use super::statement::literal;
+use crate::db::postgres::describe;
 
 /// A numeric has room for all 64 bits. Updates that find room in their page touch no index.
 pub(super) const CREATE: &str = r#"

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use super::queue::{Footing, Holder, Waiter};
+use super::queue::{Footing, Holder, Rank, Waiter};
 use super::registry::Slot;
 use super::{Answer, Ask, Effect, LockTable, Rule, State, Timer};
 use crate::model::lock::{Grant, LockError, LockId, LockMode, WaitId};
@@ -38,7 +38,9 @@ impl LockTable {
         let (rule, ahead) = match self.judge(at, ask) {
             Verdict::Grant(rule) => {
                 self.take(rule, State::Asked);
-                return Answer::Granted(self.hold(now, at, ask));
+                let grant = self.hold(now, at, ask);
+                self.overtaken(now, rule, ask, effects);
+                return Answer::Granted(grant);
             }
             Verdict::Wait(rule, ahead) => (rule, ahead),
         };
@@ -58,7 +60,9 @@ impl LockTable {
             });
         }
         self.take(rule, State::Asked);
-        let requester = self.wait(now, (at, ahead), wait, ask);
+        let rank = Rank { is_no_upgrade: rule != Rule::QueuedUpgrade, order: self.next_order };
+        self.next_order += 1;
+        let requester = self.wait(now, (at, ahead, rank), wait, ask);
         self.open_circles(now, requester, effects);
         Answer::Waits
     }
@@ -82,7 +86,9 @@ impl LockTable {
             return None;
         };
         self.take(rule, State::Asked);
-        Some(self.hold(now, at, ask))
+        let grant = self.hold(now, at, ask);
+        self.overtaken(now, rule, ask, effects);
+        Some(grant)
     }
 
     /// Asks for several locks at once: all are granted, in the order of the asks, or none is
@@ -99,17 +105,35 @@ impl LockTable {
             return Err(error);
         }
         let mut grants = Vec::with_capacity(asks.len());
+        let mut over = None;
         for ask in asks {
             let at = self.queues.find_or_add(ask.resource);
-            if let Verdict::Wait(..) = self.judge(at, ask) {
+            let Verdict::Grant(rule) = self.judge(at, ask) else {
                 self.take(Rule::RefusedTogether, State::Asked);
                 self.take_back(&grants);
                 return Ok(None);
-            }
+            };
+            over = if rule == Rule::GrantedOver { Some((rule, ask)) } else { over };
             grants.push(self.hold(now, at, ask));
         }
         self.take(Rule::GrantedTogether, State::Asked);
+        if let Some((rule, ask)) = over {
+            self.overtaken(now, rule, ask, effects);
+        }
         Ok(Some(grants))
+    }
+
+    /// Who was overtaken by an upgrade may wait for its requester since now; if that one waits
+    /// elsewhere in the same time, this closed a circle as a wait does.
+    fn overtaken(&mut self, now: Timestamp, rule: Rule, ask: &Ask<'_>, effects: &mut Vec<Effect>) {
+        if rule != Rule::GrantedOver {
+            return;
+        }
+        if let Some(requester) = self.requesters.find(ask.requester.as_str())
+            && !self.requesters[requester].waiting.is_empty()
+        {
+            self.open_circles(now, requester, effects);
+        }
     }
 
     fn impossible(&mut self, error: LockError) -> Answer {
@@ -183,7 +207,7 @@ impl LockTable {
     fn wait(
         &mut self,
         now: Timestamp,
-        (at, ahead): (Slot, usize),
+        (at, ahead, rank): (Slot, usize, Rank),
         wait: WaitId,
         ask: &Ask<'_>,
     ) -> Slot {
@@ -195,14 +219,10 @@ impl LockTable {
         if let Some(until) = until {
             self.timers.insert((until, Timer::Wait(at, wait)));
         }
-        let queue = &mut self.queues[at];
-        let is_upgrade = queue.holders.iter().any(|holder| holder.requester == requester);
         let Ask { mode, lease, .. } = *ask;
-        queue.insert_waiter(
-            ahead,
-            Waiter { wait, requester, mode, since: now, until, lease, is_upgrade },
-        );
-        let before = self.waits.insert(wait, at);
+        let waiter = Waiter { rank, wait, requester, mode, since: now, until, lease };
+        self.queues[at].insert_waiter(ahead, waiter);
+        let before = self.waits.insert(wait, (at, rank));
         debug_assert!(before.is_none(), "{wait:?} is in use");
         requester
     }

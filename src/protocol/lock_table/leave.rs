@@ -35,12 +35,12 @@ impl LockTable {
     /// Gives a wait up; false where there is no such wait any more.
     pub fn cancel(&mut self, now: Timestamp, wait: WaitId, effects: &mut Vec<Effect>) -> bool {
         self.catch_up(now, effects);
-        let Some(at) = self.waits.get(&wait).copied() else {
+        let Some((at, _)) = self.waits.get(&wait).copied() else {
             self.take(Rule::NotWaiting, State::Gone);
             return false;
         };
         self.take(Rule::Cancelled, State::Waiting);
-        self.refuse(at, wait, LockError::Cancelled, effects);
+        self.refuse(wait, LockError::Cancelled, effects);
         self.settle(now, at, effects);
         true
     }
@@ -57,9 +57,9 @@ impl LockTable {
         let record = &self.requesters[slot];
         let (held, waiting) = (record.held.clone(), record.waiting.clone());
         // Nobody is granted anything before all of it is gone: else it would be its own waits.
-        for (at, wait) in &waiting {
+        for (_, wait) in &waiting {
             self.take(Rule::Withdrawn, State::Waiting);
-            self.refuse(*at, *wait, LockError::Cancelled, effects);
+            self.refuse(*wait, LockError::Cancelled, effects);
         }
         // The latest first, because taking out the last of a list moves nothing.
         for (at, token) in held.iter().rev() {
@@ -68,11 +68,7 @@ impl LockTable {
         }
         let mut touched: Vec<Slot> = held.iter().map(|(at, _)| *at).collect();
         touched.extend(waiting.iter().map(|(at, _)| *at));
-        touched.sort_unstable();
-        touched.dedup();
-        for at in touched {
-            self.settle(now, at, effects);
-        }
+        self.settle_all(now, touched, effects);
         held.len()
     }
 
@@ -132,13 +128,28 @@ impl LockTable {
 
     /// Ends the waits and the leases whose time has come.
     pub fn time_reached(&mut self, now: Timestamp, effects: &mut Vec<Effect>) {
+        let (mut waits, mut leases) = (Vec::new(), Vec::new());
         while self.deadline().is_some_and(|due| due <= now) {
             match self.timers.pop_first() {
-                Some((_, Timer::Wait(at, wait))) => self.wait_ended(now, (at, wait), effects),
-                Some((_, Timer::Lease(at, token))) => self.lease_ended(now, (at, token), effects),
-                None => return,
+                Some((_, Timer::Wait(at, wait))) => waits.push((at, wait)),
+                Some((_, Timer::Lease(at, token))) => leases.push((at, token)),
+                None => break,
             }
         }
+        // What has ended is not granted, so all of it goes before anybody is; and who was in the
+        // way is written down before it goes.
+        let errors: Vec<_> =
+            waits.iter().map(|(_, wait)| self.timed_out_wait(now, *wait)).collect();
+        for ((_, wait), error) in waits.iter().zip(errors) {
+            self.take(Rule::TimedOut, State::Waiting);
+            self.refuse(*wait, error, effects);
+        }
+        for (at, token) in &leases {
+            self.lease_ended((*at, *token), effects);
+        }
+        let mut touched: Vec<Slot> = waits.iter().map(|(at, _)| *at).collect();
+        touched.extend(leases.iter().map(|(at, _)| *at));
+        self.settle_all(now, touched, effects);
     }
 
     /// Ends every wait and lets go of every lock.
@@ -162,23 +173,14 @@ impl LockTable {
         }
     }
 
-    fn wait_ended(
-        &mut self,
-        now: Timestamp,
-        (at, wait): (Slot, WaitId),
-        effects: &mut Vec<Effect>,
-    ) {
-        let queue = &self.queues[at];
-        let Some(place) = queue.waiter_at(wait) else { return };
-        let waiter = &queue.waiters[place];
+    fn timed_out_wait(&self, now: Timestamp, wait: WaitId) -> LockError {
+        let Some((at, place)) = self.place_of(wait) else { return LockError::Cancelled };
+        let waiter = &self.queues[at].waiters[place];
         let (requester, waited) = (Some(waiter.requester), now.since(waiter.since));
-        let error = self.timed_out(at, requester, (waiter.mode, place), waited);
-        self.take(Rule::TimedOut, State::Waiting);
-        self.refuse(at, wait, error, effects);
-        self.settle(now, at, effects);
+        self.timed_out(at, requester, (waiter.mode, place), waited)
     }
 
-    fn lease_ended(&mut self, now: Timestamp, (at, token): (Slot, u64), effects: &mut Vec<Effect>) {
+    fn lease_ended(&mut self, (at, token): (Slot, u64), effects: &mut Vec<Effect>) {
         let queue = &self.queues[at];
         let Some(held) = queue.holder_at(token) else { return };
         let holder = &queue.holders[held];
@@ -189,7 +191,6 @@ impl LockTable {
         });
         self.take(Rule::LeaseEnded, State::Held);
         self.remove_holder(at, token);
-        self.settle(now, at, effects);
     }
 
     fn not_held(&mut self) -> bool {
@@ -221,14 +222,8 @@ impl LockTable {
     }
 
     /// Takes a waiter out and answers it, without a look at who could be granted now.
-    pub(super) fn refuse(
-        &mut self,
-        at: Slot,
-        wait: WaitId,
-        error: LockError,
-        effects: &mut Vec<Effect>,
-    ) {
-        if let Some(place) = self.queues[at].waiter_at(wait) {
+    pub(super) fn refuse(&mut self, wait: WaitId, error: LockError, effects: &mut Vec<Effect>) {
+        if let Some((at, place)) = self.place_of(wait) {
             self.remove_waiter(at, place);
             effects.push(Effect::Refused { wait, error });
         }
@@ -243,6 +238,14 @@ impl LockTable {
         self.requesters[waiter.requester].forget_wait(waiter.wait);
         self.requesters.tidy(waiter.requester);
         self.queues.tidy(at);
+    }
+
+    fn settle_all(&mut self, now: Timestamp, mut touched: Vec<Slot>, effects: &mut Vec<Effect>) {
+        touched.sort_unstable();
+        touched.dedup();
+        for at in touched {
+            self.settle(now, at, effects);
+        }
     }
 
     /// Grants everybody whose turn it is, in the order of the queue.

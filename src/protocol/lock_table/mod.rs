@@ -33,18 +33,20 @@
 
 mod ask;
 mod leave;
+mod matrix;
 mod queue;
 mod registry;
 mod report;
 mod rules;
 mod search;
 
+pub use matrix::{MatrixRow, effective_matrix};
 pub use rules::{Rule, State, TRANSITIONS, Transition};
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use queue::{Queue, Requester};
+use queue::{Queue, Rank, Requester};
 use registry::{Registry, Slot};
 
 use crate::model::lock::{
@@ -128,10 +130,11 @@ pub struct LockTable {
     queues: Registry<Queue>,
     requesters: Registry<Requester>,
     /// Where each wait stands.
-    waits: BTreeMap<WaitId, Slot>,
+    waits: BTreeMap<WaitId, (Slot, Rank)>,
     waits_max: usize,
     timers: BTreeSet<(Timestamp, Timer)>,
     next_token: u64,
+    next_order: u64,
     /// One bit for each rule that was taken.
     taken: u64,
 }
@@ -147,6 +150,7 @@ impl LockTable {
             waits_max,
             timers: BTreeSet::new(),
             next_token: first_token,
+            next_order: 0,
             taken: 0,
         }
     }
@@ -171,6 +175,12 @@ impl LockTable {
     fn take(&mut self, rule: Rule, from: State) {
         debug_assert!(rule.row().from.contains(&from), "{rule:?} cannot be taken from {from:?}");
         self.taken |= 1 << rule as u8;
+    }
+
+    /// Where a wait stands: at which queue, behind how many that wait.
+    fn place_of(&self, wait: WaitId) -> Option<(Slot, usize)> {
+        let (at, rank) = *self.waits.get(&wait)?;
+        Some((at, self.queues[at].waiter_at(rank)?))
     }
 
     fn clear(&mut self) {

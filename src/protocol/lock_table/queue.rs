@@ -1,7 +1,7 @@
 //! One resource: its holders, and the queue of those who wait; one requester: its claims.
 //!
 //! Not the steps: these only answer who is in whose way, and keep the counts right.
-//! Invariants: holders stand in the order of their tokens, upgrades before the others that wait;
+//! Invariants: holders stand in the order of their tokens, those who wait in that of their ranks;
 //! holders of two requesters are compatible; the counts are those of the lists.
 
 use std::collections::VecDeque;
@@ -22,16 +22,23 @@ pub(super) struct Holder {
     pub(super) until: Option<Timestamp>,
 }
 
+/// Where one who waits stands: upgrades first, then by the order of asking.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Rank {
+    pub(super) is_no_upgrade: bool,
+    pub(super) order: u64,
+}
+
 /// Who waits.
 #[derive(Clone, Debug)]
 pub(super) struct Waiter {
+    pub(super) rank: Rank,
     pub(super) wait: WaitId,
     pub(super) requester: Slot,
     pub(super) mode: LockMode,
     pub(super) since: Timestamp,
     pub(super) until: Option<Timestamp>,
     pub(super) lease: Option<Duration>,
-    pub(super) is_upgrade: bool,
 }
 
 /// How many claims there are in each mode.
@@ -115,7 +122,7 @@ impl Queue {
 
     /// How many upgrades wait: they are the first.
     pub(super) fn upgrades(&self) -> usize {
-        self.waiters.iter().take_while(|waiter| waiter.is_upgrade).count()
+        self.waiters.partition_point(|waiter| !waiter.rank.is_no_upgrade)
     }
 
     pub(super) fn add_holder(&mut self, holder: Holder) {
@@ -147,8 +154,8 @@ impl Queue {
         self.waiters.insert(at, waiter);
     }
 
-    pub(super) fn waiter_at(&self, wait: WaitId) -> Option<usize> {
-        self.waiters.iter().position(|waiter| waiter.wait == wait)
+    pub(super) fn waiter_at(&self, rank: Rank) -> Option<usize> {
+        self.waiters.binary_search_by_key(&rank, |waiter| waiter.rank).ok()
     }
 
     pub(super) fn remove_waiter(&mut self, at: usize) -> Option<Waiter> {

@@ -78,7 +78,7 @@ table! {
     GrantedAgain: [Asked] "ask", "its requester holds as much already" => Held,
         "grant at once, past those who wait";
     GrantedOver: [Asked] "ask", "its requester holds less, and no other holder or earlier upgrade is in its way" => Held,
-        "grant at once, past those who wait";
+        "grant at once, past those who wait; look for a circle that it closes";
     GrantedTogether: [Asked] "ask many", "nothing is in the way of any of them" => Held,
         "grant all at once";
     RefusedTogether: [Asked] "ask many", "something is in the way of one of them" => Gone,
@@ -93,7 +93,7 @@ table! {
         "grant, with the next token; its neighbours too where they are compatible";
     GaveWay: [Waiting] "ask", "a circle of waits was closed, and of those unprotected in it its requester is the youngest" => Gone,
         "refuse as the victim, with the circle; grant those whose turn it is";
-    CircleStands: [Waiting] "ask", "it closes a circle of waits of which all are protected" => same,
+    CircleStands: [Waiting] "ask", "its requester closes a circle of waits of which all are protected" => same,
         "nothing: nobody can give way, and it ends by its timeout";
     TimedOut: [Waiting] "time reached", "its timeout passed" => Gone,
         "refuse, with who was in the way; grant those whose turn it is";

@@ -3,8 +3,8 @@
 //! Not the choice of the victim (`protocol/deadlock.rs`). The search goes against the waits, from
 //! the asker to those who wait for it: mostly nobody does, and then it is over at once.
 //!
-//! Invariant: only a new wait adds to who waits for whom, so after each there is no circle with
-//! somebody unprotected in it.
+//! Invariant: only a new wait, and an upgrade that is granted past others, add to who waits for
+//! whom, so after each there is no circle with somebody unprotected in it.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
@@ -19,7 +19,7 @@ use crate::protocol::deadlock::{shortest_circle, youngest};
 type Walked = BTreeMap<(Slot, LockMode), usize>;
 
 impl LockTable {
-    /// Opens every circle through a requester that has just begun to wait.
+    /// Opens every circle through a requester that has just asked.
     pub(super) fn open_circles(&mut self, now: Timestamp, asker: Slot, effects: &mut Vec<Effect>) {
         while let Some(circle) = self.circle_through(asker) {
             if self.age_of(circle[0]).is_none() {
@@ -72,10 +72,9 @@ impl LockTable {
             let queue = &self.queues[*at];
             Some((*at, queue.holders[queue.holder_at(*token)?].mode, 0))
         });
-        let waiting = requester.waiting.iter().filter_map(|(at, wait)| {
-            let queue = &self.queues[*at];
-            let place = queue.waiter_at(*wait)?;
-            Some((*at, queue.waiters[place].mode, place + 1))
+        let waiting = requester.waiting.iter().filter_map(|(_, wait)| {
+            let (at, place) = self.place_of(*wait)?;
+            Some((at, self.queues[at].waiters[place].mode, place + 1))
         });
         let mut found = Vec::new();
         for (at, mode, from) in held.chain(waiting) {
@@ -108,20 +107,20 @@ impl LockTable {
         };
         self.take(Rule::GaveWay, State::Waiting);
         effects.push(Effect::Deadlock(deadlock.clone()));
-        self.refuse(at, wait, LockError::Deadlock(Box::new(deadlock)), effects);
+        self.refuse(wait, LockError::Deadlock(Box::new(deadlock)), effects);
         self.settle(now, at, effects);
     }
 
     fn wait_between(&self, waiter: Slot, blocker: Slot) -> Option<(Slot, WaitId)> {
-        let waits = self.requesters[waiter].waiting.iter().copied();
-        let mut waits = waits.filter(|(at, wait)| {
-            let queue = &self.queues[*at];
-            queue.waiter_at(*wait).is_some_and(|place| {
-                let mode = queue.waiters[place].mode;
-                queue.in_the_way(Some(waiter), mode, place).any(|other| other == blocker)
-            })
-        });
-        waits.next()
+        let waits = self.requesters[waiter].waiting.iter();
+        let mut placed = waits.filter_map(|(_, wait)| Some((*wait, self.place_of(*wait)?)));
+        let is_between = |at: Slot, place: usize| {
+            let queue = &self.queues[at];
+            let mode = queue.waiters[place].mode;
+            queue.in_the_way(Some(waiter), mode, place).any(|other| other == blocker)
+        };
+        let found = placed.find(|(_, (at, place))| is_between(*at, *place));
+        found.map(|(wait, (at, _))| (at, wait))
     }
 
     /// What the choice of a victim goes by; `None` for one who is protected.

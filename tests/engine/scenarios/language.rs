@@ -1,4 +1,5 @@
-//! The language of scenarios: commands in, what the machine asked for out, as text.
+//! The language of two-phase commit's scenarios: commands in, what the machine asked for out, as
+//! text.
 //!
 //! Commands: `stores a b/lists c/single` `consensus` `timeout 30s` `eventual`, and `strong a/k
 //! b/k/read a` for operations under locks (before `begin`);
@@ -28,7 +29,16 @@ use unanimity::protocol::two_phase::{Input, PartyPlan, Plan, Rule, Standing, Two
 use unanimity::protocol::{Effect, Machine};
 
 /// One scenario while it runs.
-pub(super) struct Stage {
+pub(super) trait Stage {
+    /// Runs one command; gives back what is to be seen.
+    fn run(&mut self, command: &str) -> String;
+
+    /// The numbers of the rules that were taken.
+    fn rules(&self) -> Vec<u8>;
+}
+
+/// One scenario of two-phase commit while it runs.
+pub(super) struct TwoPhaseStage {
     now: Timestamp,
     parties: Vec<PartyPlan>,
     consensus: bool,
@@ -44,11 +54,11 @@ pub(super) struct Stage {
     records: Vec<(Timestamp, Record)>,
     accepted: usize,
     durable: usize,
-    pub(super) rules: Vec<Rule>,
+    rules: Vec<Rule>,
     output: String,
 }
 
-impl Stage {
+impl TwoPhaseStage {
     pub(super) fn new() -> Self {
         Self {
             now: Timestamp(0),
@@ -67,15 +77,6 @@ impl Stage {
             rules: Vec::new(),
             output: String::new(),
         }
-    }
-
-    /// Runs one command; gives back what is to be seen.
-    pub(super) fn run(&mut self, command: &str) -> String {
-        let words = split(command);
-        let words: Vec<&str> = words.iter().map(String::as_str).collect();
-        self.output.clear();
-        self.perform(&words);
-        if self.output.is_empty() { "nothing\n".to_owned() } else { self.output.clone() }
     }
 
     fn perform(&mut self, words: &[&str]) {
@@ -280,6 +281,20 @@ impl Stage {
     }
 }
 
+impl Stage for TwoPhaseStage {
+    fn run(&mut self, command: &str) -> String {
+        let words = split(command);
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        self.output.clear();
+        self.perform(&words);
+        if self.output.is_empty() { "nothing\n".to_owned() } else { self.output.clone() }
+    }
+
+    fn rules(&self) -> Vec<u8> {
+        self.rules.iter().map(|rule| *rule as u8).collect()
+    }
+}
+
 fn shown_durability(durability: Durability) -> &'static str {
     match durability {
         Durability::Lazy => "lazy",
@@ -381,7 +396,7 @@ fn standing(word: &str, rest: &[&str]) -> Standing {
     }
 }
 
-fn duration(text: &str) -> Duration {
+pub(super) fn duration(text: &str) -> Duration {
     let (number, unit) = match text.strip_suffix("ms") {
         Some(number) => (number, 1),
         None => (text.strip_suffix('s').expect("a time ends in s or ms"), 1_000),

@@ -4,18 +4,29 @@
 //! Not the way to test drivers or stores: only rules, and only by what leaves the machine.
 
 mod language;
+mod lock_stage;
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use unanimity::protocol::two_phase::Rule;
+use language::{Stage, TwoPhaseStage};
+use lock_stage::LockStage;
 
-use language::Stage;
+/// The folders of scenarios, and how many there are in each at least.
+const FOLDERS: [(&str, usize); 2] = [("two_phase", 25), ("lock_table", 20)];
 
-fn files() -> Vec<PathBuf> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/scenarios/two_phase");
+fn stage(folder: &str) -> Box<dyn Stage> {
+    match folder {
+        "two_phase" => Box::new(TwoPhaseStage::new()),
+        "lock_table" => Box::new(LockStage::new()),
+        _ => panic!("nobody plays the scenarios of {folder}"),
+    }
+}
+
+fn files(folder: &str) -> Vec<PathBuf> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/scenarios").join(folder);
     let entries = fs::read_dir(folder).expect("the scenarios are there");
     let mut files: Vec<_> = entries.map(|entry| entry.expect("it can be listed").path()).collect();
     files.sort();
@@ -23,8 +34,8 @@ fn files() -> Vec<PathBuf> {
 }
 
 /// The file as it should be, and the rules that it takes.
-fn play(text: &str) -> (String, Vec<Rule>) {
-    let mut stage = Stage::new();
+fn play(folder: &str, text: &str) -> (String, Vec<u8>) {
+    let mut stage = stage(folder);
     let mut played = String::new();
     let mut has_begun = false;
     for line in text.lines() {
@@ -37,22 +48,24 @@ fn play(text: &str) -> (String, Vec<Rule>) {
             played.push('\n');
         }
     }
-    (played, stage.rules)
+    (played, stage.rules())
 }
 
-/// Plays everything; gives back the rules that were taken.
-pub(crate) fn play_all() -> BTreeSet<u8> {
-    let texts = files().into_iter().map(|file| fs::read_to_string(file).expect("it is text"));
-    texts.flat_map(|text| play(&text).1).map(|rule| rule as u8).collect()
+/// Plays everything in a folder; gives back the rules that were taken.
+pub(crate) fn play_all(folder: &str) -> BTreeSet<u8> {
+    let texts = files(folder).into_iter().map(|file| fs::read_to_string(file).expect("it is text"));
+    texts.flat_map(|text| play(folder, &text).1).collect()
 }
 
 #[test]
 fn every_scenario_asks_for_exactly_what_its_file_says() {
     let is_update = std::env::var_os("UPDATE_SCENARIOS").is_some();
     let mut different = Vec::new();
-    for file in files() {
+    let all =
+        FOLDERS.iter().flat_map(|(folder, _)| files(folder).into_iter().map(|it| (*folder, it)));
+    for (folder, file) in all {
         let expected = fs::read_to_string(&file).expect("a scenario is text");
-        let (played, _) = play(&expected);
+        let (played, _) = play(folder, &expected);
         if is_update {
             fs::write(&file, &played).expect("the scenario can be written");
         } else if played != expected {
@@ -74,11 +87,13 @@ fn first_difference(expected: &str, played: &str) -> String {
 
 #[test]
 fn every_scenario_opens_with_its_claim_and_stands_alone() {
-    let files = files();
-    assert!(files.len() >= 25, "only {} scenarios", files.len());
-    for file in files {
-        let text = fs::read_to_string(&file).expect("a scenario is text");
-        let claim = text.split("\n\n").next().unwrap_or_default();
-        assert!(claim.len() > 40 && !claim.contains("> "), "{}: no claim", file.display());
+    for (folder, least) in FOLDERS {
+        let files = files(folder);
+        assert!(files.len() >= least, "only {} scenarios of {folder}", files.len());
+        for file in files {
+            let text = fs::read_to_string(&file).expect("a scenario is text");
+            let claim = text.split("\n\n").next().unwrap_or_default();
+            assert!(claim.len() > 40 && !claim.contains("> "), "{}: no claim", file.display());
+        }
     }
 }

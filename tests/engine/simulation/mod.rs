@@ -10,7 +10,6 @@ mod invariants;
 mod journal;
 mod locks;
 mod network;
-mod random;
 mod store;
 mod world;
 

@@ -9,7 +9,7 @@ use unanimity::model::ids::{CoordinationId, StoreName};
 use unanimity::model::outcome::{Acknowledgement, Vote};
 use unanimity::model::time::Timestamp;
 
-use super::random::Random;
+use crate::support::random::Random;
 
 /// What it keeps of a coordination.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -22,8 +22,8 @@ use super::bugs::Bug;
 use super::driver::Node;
 use super::journal::Disk;
 use super::locks::Locks;
-use super::random::Random;
 use super::store::Store;
+use crate::support::random::Random;
 
 /// From then on nothing goes wrong any more.
 const CALM_AT: Duration = Duration::from_secs(60);

@@ -1,8 +1,9 @@
 //! What several tests of the engine need.
 
+pub(crate) mod fenced;
 pub(crate) mod keeper_proxy;
 pub(crate) mod lock_caller;
-pub(crate) mod fenced;
 pub(crate) mod postgres;
 pub(crate) mod proxy;
+pub(crate) mod random;
 pub(crate) mod zookeeper;

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 /// `SplitMix64` (Steele, Lea, Flood 2014).
 #[derive(Clone)]
-pub(super) struct Random(u64);
+pub(crate) struct Random(u64);
 
 impl Random {
-    pub(super) fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         Self(seed)
     }
 
@@ -20,18 +20,18 @@ impl Random {
     }
 
     /// One of `0..bound`.
-    pub(super) fn below(&mut self, bound: usize) -> usize {
+    pub(crate) fn below(&mut self, bound: usize) -> usize {
         let bound = u64::try_from(bound.max(1)).expect("a usize fits into 64 bits");
         usize::try_from(self.next() % bound).expect("it is less than a usize")
     }
 
     /// True in `percent` of 100 cases.
-    pub(super) fn chance(&mut self, percent: usize) -> bool {
+    pub(crate) fn chance(&mut self, percent: usize) -> bool {
         self.below(100) < percent
     }
 
     /// Between these two, in milliseconds.
-    pub(super) fn millis(&mut self, least: usize, most: usize) -> Duration {
+    pub(crate) fn millis(&mut self, least: usize, most: usize) -> Duration {
         let millis = least + self.below(most - least + 1);
         Duration::from_millis(u64::try_from(millis).expect("a usize fits into 64 bits"))
     }
