@@ -131,7 +131,9 @@ def server_cpu_seconds(postmaster: int | None) -> float:
             parent = int((path / "stat").read_text().rpartition(")")[2].split()[1])
             if postmaster in (int(path.name), parent):
                 # Not the ticks of `stat`: with many processes their rounding is most of it.
-                nanoseconds += int((path / "schedstat").read_text().split()[0])
+                # A process's own file counts its first thread only.
+                for task in (path / "task").iterdir():
+                    nanoseconds += int((task / "schedstat").read_text().split()[0])
         except (OSError, ValueError):
             continue  # it has just ended
     return nanoseconds / 1e9

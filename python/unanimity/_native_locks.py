@@ -65,7 +65,7 @@ class NativeLockManager(IDistributedLockManager):
     async def start(self) -> None:
         """Open it, and find out whether it answers; repeats do nothing."""
         self._come_home()
-        await self._ask(self._native.wait_for_graph())
+        await self._ask(self._native.reach())
 
     async def close(self) -> None:
         """End every wait, let go of every lock of this process; repeats do nothing."""

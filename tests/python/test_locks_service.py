@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
+from boundary.programs import run as run_program
 from ledger import Ledger, request
-from lock_backends import lock_database, lock_ensemble, until
+from lock_backends import fresh, lock_database, lock_ensemble, until
 from test_cli import run, run_json
 from test_listeners import Bus, Metrics
 from unanimity import (
@@ -21,6 +22,7 @@ from unanimity import (
     IDistributedLockManager,
     LocalLockManager,
     LockAcquisitionResult,
+    LockError,
     LockInfo,
     LockType,
     Outcome,
@@ -335,3 +337,74 @@ def test_usage_and_trouble_have_their_exit_codes(tmp_path: Path) -> None:
     odd = run("locks", "--zookeeper", "host:port")
     assert odd.returncode == 1 and "host:port" in odd.stderr
     assert json.loads(run("version", "--json").stdout)
+
+
+@pytest.mark.parametrize("kind", ["postgres", "zookeeper"])
+def test_a_server_that_is_not_there_is_named_within_the_timeout(kind: str) -> None:
+    async def scenario() -> None:
+        manager: PostgresLockManager | ZooKeeperLockManager
+        if kind == "postgres":
+            manager = PostgresLockManager("postgresql://postgres:secret@127.0.0.1:9/x")
+        else:
+            manager = ZooKeeperLockManager("127.0.0.1:9", credentials=("ann", "secret"))
+        asked = manager.acquire_lock("r", X, "ann", 0.5)
+        with pytest.raises(LockError, match=r"127\.0\.0\.1:9") as caught:
+            await asyncio.wait_for(asked, 20)
+        assert caught.value.code == "lock.unavailable" and "secret" not in str(caught.value)
+        await manager.close()
+
+    asyncio.run(scenario())
+
+
+def test_arguments_of_managers_are_checked_when_they_are_made() -> None:
+    for make in (
+        lambda: LocalLockManager(max_wait_time_seconds=0),
+        lambda: LocalLockManager(lease_seconds=-1),
+        lambda: PostgresLockManager(""),
+        lambda: PostgresLockManager("x", connections=0),
+        lambda: PostgresLockManager("x", session_timeout_ms=0),
+        lambda: ZooKeeperLockManager("x", detection_interval_seconds=0),
+        lambda: ZooKeeperLockManager("x", lock_root_path=""),
+    ):
+        with pytest.raises(ConfigError):
+            make()
+
+
+@pytest.mark.parametrize("ending", ["returns", "is killed"])
+@pytest.mark.parametrize("kind", ["postgres", "zookeeper"])
+def test_the_lock_of_a_process_that_ends_goes_to_the_next(
+    kind: str, ending: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    # Whoever returns lets go at exit; whoever is killed is given up when its session is over.
+    session_ms = 60_000 if ending == "returns" else 1_000
+    name = fresh()
+    if kind == "postgres":
+        made = f"PostgresLockManager({lock_database(request)!r}, session_timeout_ms={session_ms})"
+    else:
+        made = f"ZooKeeperLockManager({lock_ensemble(request)!r}, '/test/end', {session_ms})"
+    end = "" if ending == "returns" else "os.kill(os.getpid(), signal.SIGKILL)"
+    code, output, complaints = run_program(
+        f"""
+        import signal
+        from unanimity import LockType, PostgresLockManager, ZooKeeperLockManager
+
+        async def main():
+            manager = {made}
+            assert (await manager.acquire_lock({name!r}, LockType.EXCLUSIVE, "first")).acquired
+            print("held", flush=True)
+            {end}
+
+        asyncio.run(main())
+        """,
+        tmp_path,
+    )
+    assert (code, output, complaints) == (0 if ending == "returns" else -9, "held\n", "")
+
+    async def scenario() -> None:
+        manager: PostgresLockManager | ZooKeeperLockManager = eval(made)
+        async with manager:
+            granted = await manager.acquire_lock(name, X, "next", 25)
+            assert granted.acquired, granted.error_message
+            await manager.release_all("next")
+
+    asyncio.run(scenario())

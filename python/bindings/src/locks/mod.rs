@@ -19,7 +19,8 @@ use std::time::Duration;
 
 use pyo3::prelude::*;
 use unanimity::locks::local::LocalLockManager;
-use unanimity::locks::{self, LockError, LockId};
+use unanimity::locks::zookeeper::ZooKeeperLockManager;
+use unanimity::locks::{self, LockError, LockId, WaitForGraph};
 use unanimity::reply::Reply;
 
 use crate::bridge::{Bridge, Shared};
@@ -32,6 +33,9 @@ use wait::{LockWait, Shape, Wait};
 pub(crate) use parts::infos;
 pub(crate) use python::PythonLocks;
 
+/// How long a server may take for its first answer.
+const REACH_MAX: Duration = Duration::from_secs(10);
+
 /// A lock manager of ours. Its home is the event loop that first asks it something; a service may
 /// use it too, from anywhere.
 #[pyclass(frozen)]
@@ -39,6 +43,8 @@ pub(crate) struct LockManager {
     manager: Arc<dyn locks::LockManager>,
     /// The same, where it is in this process: it needs no reply for what is free.
     local: Option<Arc<LocalLockManager>>,
+    /// The same, where it is in ZooKeeper: it can open its session for nothing else.
+    zookeeper: Option<Arc<ZooKeeperLockManager>>,
     bounds: Bounds,
     home: OnceLock<Home>,
     forks: u64,
@@ -72,7 +78,7 @@ impl LockManager {
         Self { local: Some(local), ..Self::new(manager, Bounds::of(wait_max, lease)) }
     }
 
-    /// Locks in a PostgreSQL database. `times`: session timeout, detection interval; all in seconds.
+    /// Locks in a PostgreSQL database. `times`, in seconds: session timeout, detection interval.
     #[staticmethod]
     fn postgres(
         py: Python<'_>,
@@ -96,14 +102,35 @@ impl LockManager {
         wait_max: Option<f64>,
         lease: Option<f64>,
     ) -> PyResult<Self> {
-        let manager = shared::zookeeper(py, place.0, place.1, times, credentials)?;
-        Ok(Self::new(manager, Bounds::of(wait_max, lease)))
+        let zookeeper = shared::zookeeper(py, place.0, place.1, times, credentials)?;
+        let manager: Arc<dyn locks::LockManager> = Arc::clone(&zookeeper) as _;
+        runtime::close_at_exit(&manager);
+        let zookeeper = Some(zookeeper);
+        Ok(Self { zookeeper, ..Self::new(manager, Bounds::of(wait_max, lease)) })
     }
 
     /// Makes the loop whose bridge this is its home. `create_future` is the loop's.
     fn come_home(&self, bridge: &Bound<'_, Bridge>, create_future: Py<PyAny>) {
         let bridge = Arc::clone(&bridge.get().shared);
         let _ = self.home.set(Home { bridge, create_future });
+    }
+
+    /// Finds out whether its server answers: True, or a future of it.
+    fn reach(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
+        self.check_process(py)?;
+        let home = self.at_home(py)?;
+        if let Some(zookeeper) = &self.zookeeper {
+            return question::put(py, home, parts::truth, |reply| {
+                let told = move |opened: Result<(), LockError>| reply.send(opened.map(|()| true));
+                zookeeper.connect(REACH_MAX, Reply::new(told));
+            });
+        }
+        question::put(py, home, parts::truth, |reply| {
+            let told = move |graph: Result<WaitForGraph, LockError>| {
+                reply.send(graph.map(|_| true));
+            };
+            self.manager.wait_for_graph(Reply::new(told));
+        })
     }
 
     /// Has `lost(lock_id, requester_id, reason)` called on the home loop for every lock that is
@@ -253,7 +280,7 @@ impl LockManager {
     pub(crate) fn new(manager: Arc<dyn locks::LockManager>, bounds: Bounds) -> Self {
         let (home, closed) = (OnceLock::new(), Mutex::new(false));
         let (forks, pid) = (runtime::forks(), std::process::id());
-        Self { manager, local: None, bounds, home, forks, pid, closed }
+        Self { manager, local: None, zookeeper: None, bounds, home, forks, pid, closed }
     }
 
     /// What an engine is built on.

@@ -43,7 +43,7 @@ pub(super) fn zookeeper(
     lock_root_path: String,
     (session_timeout, detection_interval): (f64, f64),
     credentials: Option<(String, String)>,
-) -> PyResult<Arc<dyn LockManager>> {
+) -> PyResult<Arc<ZooKeeperLockManager>> {
     let options = ZooKeeperOptions {
         connection,
         lock_root_path,
@@ -52,7 +52,5 @@ pub(super) fn zookeeper(
         detection_interval: time(py, detection_interval)?,
     };
     let manager = ZooKeeperLockManager::new(options, runtime::handle(None)?);
-    let manager: Arc<dyn LockManager> = Arc::new(manager.map_err(|e| parts::misfit(py, &e))?);
-    runtime::close_at_exit(&manager);
-    Ok(manager)
+    Ok(Arc::new(manager.map_err(|error| parts::misfit(py, &error))?))
 }
