@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use unanimity::locks::zookeeper::{ZooKeeperCredentials, ZooKeeperOptions};
-use unanimity::locks::{LockAsk, LockError, LockManager, LockMode};
+use unanimity::locks::{LockAsk, LockError, LockManager, LockMode, RequesterId};
 use unanimity::model::time::Timestamp;
 use zookeeper_client::Client;
 
@@ -33,7 +33,8 @@ pub(crate) fn nodes(address: &str, root: &str) -> Vec<String> {
     })
 }
 
-const ROOT: &str = "/memory_os/locks";
+/// Where the locks stand.
+pub(crate) const ROOT: &str = "/memory_os/locks";
 
 #[test]
 fn every_pair_of_modes_excludes_as_the_matrix_says_on_one_manager_and_between_two() {
@@ -115,7 +116,7 @@ fn a_thousand_waits_that_time_out_or_are_given_up_leave_no_node() {
                 let name = format!("r{number}");
                 let ask = wish(&format!("key/{key}"), mode, &name);
                 let pending = caller.begin(LockAsk { timeout: Some(timeout), ..ask });
-                (name, pending, random(&mut state) % 3 == 0)
+                (name, pending, random(&mut state).is_multiple_of(3))
             })
             .collect();
         let pause = Duration::from_micros(random(&mut state) % 5_000);
@@ -262,7 +263,7 @@ fn a_deadlock_over_three_managers_has_one_victim_the_youngest_that_may_be() {
     let (refused, at) = waits[0].wait_with_time();
     let Err(LockError::Deadlock(deadlock)) = refused else { panic!("{refused:?}") };
     assert!(at - closed < Duration::from_secs(2), "{:?}", at - closed);
-    let cycle: Vec<&str> = deadlock.cycle.iter().map(|name| name.as_str()).collect();
+    let cycle: Vec<&str> = deadlock.cycle.iter().map(RequesterId::as_str).collect();
     assert_eq!(cycle, ["r0", "r1", "r2"]);
     assert_eq!(callers[0].ear.deadlocks.lock().unwrap().len(), 1);
     assert_eq!(callers[0].manager.deadlocks(), [(*deadlock).clone()]);
@@ -286,13 +287,10 @@ fn two_upgraders_over_two_managers_are_a_deadlock_and_one_of_them_goes_on() {
     for (caller, name) in callers.iter().zip(names) {
         caller.take(wish("doc", Shared, name)).unwrap();
     }
-    let upgrade = |at: usize| {
-        callers[at].begin(LockAsk {
-            working_since: Some(Timestamp(at as i64)),
-            ..wish("doc", Exclusive, names[at])
-        })
-    };
-    let upgrades = [upgrade(0), upgrade(1)];
+    let upgrades = [0, 1].map(|at| {
+        let working_since = Some(Timestamp(if at == 0 { 10 } else { 20 }));
+        callers[at].begin(LockAsk { working_since, ..wish("doc", Exclusive, names[at]) })
+    });
     assert!(matches!(upgrades[1].wait(), Err(LockError::Deadlock(_))));
     assert!(upgrades[0].now().is_none());
     assert_eq!(callers[1].release_all("young"), Ok(1));

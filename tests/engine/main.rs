@@ -10,6 +10,7 @@ mod fencing_stopped;
 mod lock_table;
 mod locks_postgres;
 mod locks_zookeeper;
+mod locks_zookeeper_faults;
 mod locks_zookeeper_rate;
 mod postgres;
 mod postgres_rate;

@@ -1,10 +1,11 @@
 //! Locks in `ZooKeeper`: seen by all processes, gone with their session.
 //!
-//! Read it from here down: `wish` carries one ask to its answer by a `stake`, its node in the queue
-//! (whose rule is the pure `zookeeper_queue`); `table` is what this process holds and waits for;
-//! `keeper` makes each `session` and notices its end; `census` reads all queues, `detector` looks
-//! for deadlocks in them. The driver is used as a client only, not for its own recipe: that leaves
-//! nodes behind when it is cancelled, and knows no modes.
+//! Read it from here down: `wish` carries one ask to its answer by a `stake`, its node in the
+//! queue, which waits for its `turn`; who is granted says the pure `zookeeper_queue`. `table` is
+//! what this process holds and waits for, `shared` what happens to it; `keeper` makes each
+//! `session` and notices its end; `census` reads all queues, `detector` looks for deadlocks in
+//! them. The driver is used as a client only, not for its own recipe: that leaves nodes behind when
+//! it is cancelled, and knows no modes.
 //!
 //! Not a table of its own: who holds what is told by the server's nodes alone. Invariants: what is
 //! held stands as an ephemeral node of a session that is alive by this process's own clock; a node
@@ -19,6 +20,7 @@ mod session;
 mod shared;
 mod stake;
 mod table;
+mod turn;
 mod wish;
 
 use std::sync::{Arc, mpsc};

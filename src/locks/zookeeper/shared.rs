@@ -13,6 +13,7 @@ use std::time::Instant;
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tokio::time::sleep_until;
+use zookeeper_client::EventType;
 
 use crate::locks::zookeeper_path::ChildName;
 use crate::locks::{LockEar, WaitId};
@@ -22,8 +23,8 @@ use super::detector;
 use super::keeper::{Keeper, Owner};
 use super::options::Server;
 use super::session::{Session, told};
-use super::stake::Watch;
 use super::table::{Hold, Table};
+use super::turn::Watch;
 
 /// So many deadlocks are remembered.
 const DEADLOCKS_MAX: usize = 100;
@@ -132,7 +133,9 @@ impl Shared {
         let shared = Arc::downgrade(self);
         self.handle.spawn(async move {
             tokio::select! {
-                _ = own => {}
+                event = own => if event.event_type == EventType::Session {
+                    return;
+                },
                 // Whoever ended it tells of all that it held.
                 _ = session.ended() => return,
             }

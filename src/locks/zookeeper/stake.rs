@@ -1,38 +1,26 @@
-//! The node of one wish: made, found again, moved ahead, watched, taken away.
+//! The node of one wish: made, found again, moved ahead, taken away.
 //!
-//! Not the wish's timeout and not its answer (`wish`). **Round trips**: the node and the list of the
-//! queue are asked for in one flight, so a free resource is granted after one; so are the list and
-//! the token's write after somebody's leaving.
-//!
-//! **Tokens.** A token is the number of a transaction on the own node at which the grant is
-//! certain: of its creation, where the list shows that the container did not change since; else of
-//! a write of its own data, which also proves that the node, and so the session, still stands.
-//! Numbers of transactions grow, so whoever is granted later has the greater token, also after an
-//! upgrade went ahead.
+//! Not the wait for its turn (`turn`), and not the wish's timeout and answer (`wish`).
 //!
 //! Invariants: `is_uncertain` is set before a request that may make a node leaves, and cleared only
-//! by its answer; an error never counts as granted.
+//! by its answer; a node that may be there is looked for by its tag.
 
-use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use tokio::time::sleep;
+use tokio::sync::watch;
 use zookeeper_client::{
-    Client, CreateMode, Error, MultiWriteError, MultiWriteResult, OneshotWatcher, WatchedEvent,
+    Client, CreateMode, CreateSequence, Error, MultiWriteError, MultiWriteResult, Stat,
 };
 
 use crate::locks::zookeeper_path::{ChildName, container_name, requester_mark};
 use crate::locks::zookeeper_queue::{Overtaking, Queue};
 use crate::model::lock::{LockMode, ResourceId};
 
-use super::node::{Details, token_of};
+use super::node::Details;
 use super::options::Server;
 use super::session::{Session, Trouble};
 
-/// A list is read again after that long even if no watch fired.
-const LOOK_AGAIN: Duration = Duration::from_secs(10);
 /// How often a container that vanishes again and again is made.
 const CONTAINER_TRIES: usize = 5;
 
@@ -46,22 +34,11 @@ pub(super) enum Stop {
     Refused(Error),
 }
 
-/// A grant by the server.
-pub(super) struct Granted {
-    pub(super) token: u64,
-    pub(super) path: String,
-    /// Fires when the node goes; only one who waited has it.
-    pub(super) own: Option<Watch>,
-}
-
-/// Ends when what is watched goes, or its session.
-pub(super) type Watch = Pin<Box<dyn Future<Output = WatchedEvent> + Send>>;
-
-struct Node {
+pub(super) struct Node {
     child: String,
     path: String,
     /// The transaction that made it; zero where that is not known.
-    created: i64,
+    pub(super) created: i64,
 }
 
 /// The node of one wish.
@@ -69,16 +46,16 @@ pub(super) struct Stake {
     server: Arc<Server>,
     resource: ResourceId,
     mode: LockMode,
-    container: String,
+    pub(super) container: String,
     mark: String,
     pub(super) tag: String,
-    data: Vec<u8>,
-    node: Option<Node>,
+    pub(super) data: Vec<u8>,
+    pub(super) node: Option<Node>,
     is_uncertain: bool,
     /// The queue as it was read last.
     pub(super) queue: Queue,
-    /// Whether the server has answered with a queue.
-    pub(super) is_listed: Arc<AtomicBool>,
+    /// Whether the server has told that somebody is in the way.
+    pub(super) is_blocked: watch::Sender<bool>,
 }
 
 impl Stake {
@@ -94,91 +71,16 @@ impl Stake {
             node: None,
             is_uncertain: false,
             queue: Queue::default(),
-            is_listed: Arc::default(),
+            is_blocked: watch::Sender::new(false),
         }
     }
 
-    /// Goes for the grant until it is there. `waits` hears once that it stands behind somebody.
-    pub(super) async fn seek(
-        &mut self,
-        session: &Session,
-        is_patient: bool,
-        waits: impl FnOnce(),
-    ) -> Result<Granted, Stop> {
-        let changed = self.enter(session).await?;
-        let index = self.index()?;
-        if index < self.queue.granted() {
-            let created = self.node.as_ref().map_or(0, |node| node.created);
-            if created != 0 && changed == created {
-                return Ok(self.granted(created, None));
-            }
-            let token = self.write(session).await?;
-            return Ok(self.granted(token, None));
-        }
-        if self.queue.overtaking(index).is_none() && !is_patient {
-            return Err(Stop::Busy);
-        }
-        waits();
-        self.wait(session, is_patient).await
-    }
-
-    async fn wait(&mut self, session: &Session, is_patient: bool) -> Result<Granted, Stop> {
-        let mut own: Option<Watch> = None;
-        loop {
-            let index = self.index()?;
-            if let Some(overtaking) = self.queue.overtaking(index) {
-                own = None;
-                self.overtake(session, &overtaking).await?;
-            } else if !is_patient {
-                return Err(Stop::Busy);
-            } else if let Some(watcher) = self.watch(session, index, &mut own).await? {
-                tokio::select! {
-                    _ = watcher.changed() => {}
-                    () = gone(&mut own) => {}
-                    () = sleep(LOOK_AGAIN) => {}
-                }
-            }
-            if let Some(token) = self.look(session).await? {
-                return Ok(self.granted(token, own));
-            }
-        }
-    }
-
-    /// Watches the nearest blocker, and once the own node. A child's watch on a node without
-    /// children fires when the node goes, and not when its data changes.
-    async fn watch(
-        &self,
-        session: &Session,
-        index: usize,
-        own: &mut Option<Watch>,
-    ) -> Result<Option<OneshotWatcher>, Stop> {
-        let client = &session.client;
-        let Some(blocker) = self.queue.nearest_blocker(index) else { return Ok(None) };
-        let (blocker, path) = (format!("{}/{blocker}", self.container), self.path());
-        let watching = client.list_and_watch_children(&blocker);
-        if own.is_none() {
-            match client.list_and_watch_children(&path).await {
-                Ok((_, watcher)) => *own = Some(Box::pin(watcher.changed())),
-                Err(error) => stop_unless_passing(error)?,
-            }
-        }
-        match watching.await {
-            Ok((_, watcher)) => Ok(Some(watcher)),
-            Err(Error::NoNode) => Ok(None),
-            Err(error) => stop_unless_passing(error).map(|()| None),
-        }
-    }
-
-    fn granted(&self, token: i64, own: Option<Watch>) -> Granted {
-        Granted { token: token_of(token), path: self.path(), own }
-    }
-
-    fn path(&self) -> String {
+    pub(super) fn path(&self) -> String {
         self.node.as_ref().map(|node| node.path.clone()).unwrap_or_default()
     }
 
     /// Where the node stands in the queue as last read.
-    fn index(&mut self) -> Result<usize, Stop> {
+    pub(super) fn index(&mut self) -> Result<usize, Stop> {
         let child = self.node.as_ref().map(|node| node.child.as_str());
         let index = child.and_then(|child| self.queue.index_of(child));
         if index.is_none() {
@@ -189,7 +91,7 @@ impl Stake {
     }
 
     /// Makes the node and reads the queue; the transaction that changed the container last.
-    async fn enter(&mut self, session: &Session) -> Result<i64, Stop> {
+    pub(super) async fn enter(&mut self, session: &Session) -> Result<i64, Stop> {
         let client = &session.client;
         let container = self.container.clone();
         let prefix = self.prefix(None);
@@ -204,11 +106,10 @@ impl Stake {
             let as_child = CreateMode::EphemeralSequential.with_acls(acls);
             let creating = client.create(&prefix, &self.data, &as_child);
             let listing = client.get_children(&container);
-            if let Some(making) = making
-                && matches!(making.await, Ok(_) | Err(Error::NodeExists))
-            {
-                session.remember(&container);
-            }
+            let is_forbidden = match making {
+                Some(making) => self.made(session, making.await),
+                None => false,
+            };
             match creating.await {
                 Ok((stat, sequence)) => {
                     session.heard_since(sent);
@@ -218,6 +119,9 @@ impl Stake {
                     self.is_uncertain = false;
                     session.forget(&container);
                     self.make_root(client).await?;
+                    if is_forbidden {
+                        return Err(Stop::Refused(Error::NoAuth));
+                    }
                     continue;
                 }
                 Err(error) if Trouble::of(&error) == Trouble::Passing => {
@@ -245,6 +149,14 @@ impl Stake {
         Err(Stop::Again)
     }
 
+    /// Remembers a container that is there; whether this user may not make it.
+    fn made(&self, session: &Session, made: Result<(Stat, CreateSequence), Error>) -> bool {
+        if matches!(made, Ok(_) | Err(Error::NodeExists)) {
+            session.remember(&self.container);
+        }
+        made == Err(Error::NoAuth)
+    }
+
     fn prefix(&self, before: Option<u32>) -> String {
         let name = ChildName::prefix(self.mode, &self.mark, &self.tag, before);
         format!("{}/{name}", self.container)
@@ -256,18 +168,26 @@ impl Stake {
         self.is_uncertain = false;
     }
 
-    /// Makes the nodes down to the lock root.
+    /// Makes the nodes down to the lock root. Above it somebody else may have made them, who lets
+    /// us not make any.
     async fn make_root(&self, client: &Client) -> Result<(), Stop> {
         let options = CreateMode::Persistent.with_acls(self.server.acls());
         let root = &self.server.root;
         let ends = root.match_indices('/').map(|(at, _)| at).skip(1).chain([root.len()]);
+        let mut refused = None;
         for end in ends {
             match client.create(&root[..end], b"", &options).await {
-                Ok(_) | Err(Error::NodeExists) => {}
+                Ok(_) | Err(Error::NodeExists) => refused = None,
+                Err(Error::NoAuth) => refused = Some(Error::NoAuth),
+                // Below what was refused.
+                Err(Error::NoNode) if refused.is_some() => {}
                 Err(error) => stop_unless_passing(error)?,
             }
         }
-        Ok(())
+        match refused {
+            Some(error) if client.check_stat(root).await == Ok(None) => Err(Stop::Refused(error)),
+            _ => Ok(()),
+        }
     }
 
     /// Looks for a node that was asked for without an answer; whether it is there.
@@ -299,9 +219,8 @@ impl Stake {
         }
     }
 
-    fn listed(&mut self, children: Vec<String>) {
+    pub(super) fn listed(&mut self, children: Vec<String>) {
         self.queue = Queue::of(children);
-        self.is_listed.store(true, Ordering::Release);
     }
 
     async fn list(&mut self, session: &Session) -> Result<(), Stop> {
@@ -316,53 +235,12 @@ impl Stake {
         }
     }
 
-    /// Reads the queue, and in the same flight writes the own node; the token if it is granted.
-    async fn look(&mut self, session: &Session) -> Result<Option<i64>, Stop> {
-        let sent = Instant::now();
-        let path = self.path();
-        let listing = session.client.list_children(&self.container);
-        let writing = session.client.set_data(&path, &self.data, None);
-        let (listed, written) = (listing.await, writing.await);
-        match listed {
-            Ok(children) => self.listed(children),
-            Err(error) => {
-                stop_unless_passing(error)?;
-                return Ok(None);
-            }
-        }
-        if self.index()? >= self.queue.granted() {
-            return Ok(None);
-        }
-        match written {
-            Ok(stat) if stat.ephemeral_owner == session.client.session_id().0 => {
-                session.heard_since(sent);
-                Ok(Some(stat.mzxid))
-            }
-            Ok(_) => Err(Stop::Again),
-            Err(error) => {
-                stop_unless_passing(error)?;
-                self.write(session).await.map(Some)
-            }
-        }
-    }
-
-    /// Writes the own node anew; the number of that transaction.
-    async fn write(&mut self, session: &Session) -> Result<i64, Stop> {
-        loop {
-            let sent = Instant::now();
-            match session.client.set_data(&self.path(), &self.data, None).await {
-                Ok(stat) if stat.ephemeral_owner == session.client.session_id().0 => {
-                    session.heard_since(sent);
-                    return Ok(stat.mzxid);
-                }
-                Ok(_) => return Err(Stop::Again),
-                Err(error) => stop_unless_passing(error)?,
-            }
-        }
-    }
-
     /// Moves the node ahead, if the server agrees that nobody whom it passes was granted.
-    async fn overtake(&mut self, session: &Session, to: &Overtaking) -> Result<(), Stop> {
+    pub(super) async fn overtake(
+        &mut self,
+        session: &Session,
+        to: &Overtaking,
+    ) -> Result<(), Stop> {
         let prefix = self.prefix(Some(to.before));
         let standing = |child: &str| format!("{}/{child}", self.container);
         let options = CreateMode::EphemeralSequential.with_acls(self.server.acls());
@@ -432,17 +310,6 @@ impl Stake {
     }
 }
 
-async fn gone(own: &mut Option<Watch>) {
-    match own {
-        Some(watch) => {
-            watch.await;
-            // Polled to its end, it must not be polled again.
-            *own = None;
-        }
-        None => std::future::pending().await,
-    }
-}
-
 fn stop(error: Error) -> Stop {
     match Trouble::of(&error) {
         Trouble::Passing | Trouble::SessionEnded => Stop::Again,
@@ -452,6 +319,6 @@ fn stop(error: Error) -> Stop {
     }
 }
 
-fn stop_unless_passing(error: Error) -> Result<(), Stop> {
+pub(super) fn stop_unless_passing(error: Error) -> Result<(), Stop> {
     if Trouble::of(&error) == Trouble::Passing { Ok(()) } else { Err(stop(error)) }
 }

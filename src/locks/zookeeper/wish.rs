@@ -5,10 +5,9 @@
 //! the background, and with the session at last.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tokio::time::{sleep, sleep_until, timeout};
 
 use crate::locks::{LockAsk, WaitId};
@@ -18,8 +17,9 @@ use super::node::{Details, whole_ms};
 use super::options::wall_now;
 use super::session::{Session, told};
 use super::shared::Shared;
-use super::stake::{Granted, Stake, Stop};
+use super::stake::{Stake, Stop};
 use super::table::Hold;
+use super::turn::Granted;
 
 /// The least time that the server has for its first answer, however short the wish's own is.
 const PATIENCE_MIN: Duration = Duration::from_millis(500);
@@ -104,7 +104,7 @@ impl Wish {
         end: &mut oneshot::Receiver<LockError>,
     ) -> Outcome {
         self.shared.table.add_tag(&stake.tag);
-        let is_listed = stake.is_listed.clone();
+        let is_blocked = stake.is_blocked.subscribe();
         let tag = stake.tag.clone();
         let is_patient = self.ask.timeout.is_none_or(|timeout| !timeout.is_zero());
         let waits = || self.shared.waits_behind(self.wait, &tag);
@@ -116,7 +116,7 @@ impl Wish {
             },
             reason = end => Outcome::GivenUp(given_up(reason)),
             _ = session.ended() => Outcome::SessionEnded,
-            () = self.time_is_up(&is_listed) => Outcome::TimeUp,
+            () = self.time_is_up(is_blocked) => Outcome::TimeUp,
         }
     }
 
@@ -131,12 +131,14 @@ impl Wish {
         from.checked_add(patience).unwrap_or(from + DAY)
     }
 
-    async fn time_is_up(&self, is_listed: &AtomicBool) {
+    /// Ends when the time is up and somebody is in the way, or the server had time enough to tell.
+    async fn time_is_up(&self, mut is_blocked: watch::Receiver<bool>) {
         let until = self.ask.timeout.and_then(|timeout| self.started.checked_add(timeout));
         let Some(until) = until else { return std::future::pending().await };
         sleep_until(until.into()).await;
-        if !is_listed.load(Ordering::Acquire) {
-            sleep_until(self.patience_ends().into()).await;
+        tokio::select! {
+            Ok(_) = is_blocked.wait_for(|is_blocked| *is_blocked) => {}
+            () = sleep_until(self.patience_ends().into()) => {}
         }
     }
 
@@ -169,7 +171,7 @@ impl Wish {
     }
 
     async fn time_up(&self, stake: &Stake, session: &Session) -> LockError {
-        if !stake.is_listed.load(Ordering::Acquire) {
+        if !*stake.is_blocked.borrow() {
             return self.shared.keeper.server.unavailable("no answer in time");
         }
         LockError::Timeout {

@@ -14,6 +14,8 @@ use std::time::Duration;
 pub(crate) const CREATE: i32 = 15;
 /// The server's number of a transaction.
 pub(crate) const MULTI: i32 = 14;
+/// The server's number of a write of data.
+pub(crate) const SET_DATA: i32 = 5;
 /// The server's number of a delete.
 pub(crate) const DELETE: i32 = 2;
 

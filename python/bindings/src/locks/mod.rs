@@ -78,7 +78,7 @@ impl LockManager {
         Self { local: Some(local), ..Self::new(manager, Bounds::of(wait_max, lease)) }
     }
 
-    /// Locks in a PostgreSQL database. `times`: session timeout, detection interval; all in seconds.
+    /// Locks in a PostgreSQL database. `times`: session timeout and detection interval; in seconds.
     #[staticmethod]
     fn postgres(
         py: Python<'_>,

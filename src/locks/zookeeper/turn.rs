@@ -1,0 +1,170 @@
+//! A node's turn: whether it is granted, whom it watches until then, and with which token.
+//!
+//! Not the node itself (`stake`). **Round trips**: the node and the list of the queue are asked for
+//! in one flight, so a free resource is granted after one; so are the list and the token's write
+//! after somebody's leaving.
+//!
+//! **Tokens.** A token is the number of a transaction on the own node at which the grant is
+//! certain: of its creation, where the list shows that the container did not change since; else of
+//! a write of its own data, which also proves that the node, and so the session, still stands.
+//! Numbers of transactions grow, so whoever is granted later has the greater token, also after an
+//! upgrade went ahead.
+//!
+//! Invariant: an error never counts as granted.
+
+use std::pin::Pin;
+use std::time::{Duration, Instant};
+
+use tokio::time::sleep;
+use zookeeper_client::{Error, OneshotWatcher, WatchedEvent};
+
+use super::node::token_of;
+use super::session::Session;
+use super::stake::{Stake, Stop, stop_unless_passing};
+
+/// A list is read again after that long even if no watch fired.
+const LOOK_AGAIN: Duration = Duration::from_secs(10);
+
+/// A grant by the server.
+pub(super) struct Granted {
+    pub(super) token: u64,
+    pub(super) path: String,
+    /// Fires when the node goes; only one who waited has it.
+    pub(super) own: Option<Watch>,
+}
+
+/// Ends when what is watched goes, or its session.
+pub(super) type Watch = Pin<Box<dyn Future<Output = WatchedEvent> + Send>>;
+
+impl Stake {
+    /// Goes for the grant until it is there. `waits` hears once that it stands behind somebody.
+    pub(super) async fn seek(
+        &mut self,
+        session: &Session,
+        is_patient: bool,
+        waits: impl FnOnce(),
+    ) -> Result<Granted, Stop> {
+        let changed = self.enter(session).await?;
+        let index = self.index()?;
+        if index < self.queue.granted() {
+            let created = self.node.as_ref().map_or(0, |node| node.created);
+            if created != 0 && changed == created {
+                return Ok(self.granted(created, None));
+            }
+            let token = self.write(session).await?;
+            return Ok(self.granted(token, None));
+        }
+        waits();
+        self.wait(session, is_patient).await
+    }
+
+    async fn wait(&mut self, session: &Session, is_patient: bool) -> Result<Granted, Stop> {
+        let mut own: Option<Watch> = None;
+        loop {
+            let index = self.index()?;
+            if let Some(overtaking) = self.queue.overtaking(index) {
+                own = None;
+                self.overtake(session, &overtaking).await?;
+                // It may be granted now, so its time is not up yet.
+            } else if !is_patient {
+                self.is_blocked.send_replace(true);
+                return Err(Stop::Busy);
+            } else if let Some(watcher) = self.watch(session, index, &mut own).await? {
+                tokio::select! {
+                    _ = watcher.changed() => {}
+                    () = gone(&mut own) => {}
+                    () = sleep(LOOK_AGAIN) => {}
+                }
+            }
+            if let Some(token) = self.look(session).await? {
+                return Ok(self.granted(token, own));
+            }
+        }
+    }
+
+    /// Watches the nearest blocker, and once the own node. A child's watch on a node without
+    /// children fires when the node goes, and not when its data changes.
+    async fn watch(
+        &self,
+        session: &Session,
+        index: usize,
+        own: &mut Option<Watch>,
+    ) -> Result<Option<OneshotWatcher>, Stop> {
+        let client = &session.client;
+        let Some(blocker) = self.queue.nearest_blocker(index) else { return Ok(None) };
+        self.is_blocked.send_replace(true);
+        let (blocker, path) = (format!("{}/{blocker}", self.container), self.path());
+        let watching = client.list_and_watch_children(&blocker);
+        if own.is_none() {
+            match client.list_and_watch_children(&path).await {
+                Ok((_, watcher)) => *own = Some(Box::pin(watcher.changed())),
+                Err(error) => stop_unless_passing(error)?,
+            }
+        }
+        match watching.await {
+            Ok((_, watcher)) => Ok(Some(watcher)),
+            Err(Error::NoNode) => Ok(None),
+            Err(error) => stop_unless_passing(error).map(|()| None),
+        }
+    }
+
+    fn granted(&self, token: i64, own: Option<Watch>) -> Granted {
+        Granted { token: token_of(token), path: self.path(), own }
+    }
+
+    /// Reads the queue, and in the same flight writes the own node; the token if it is granted.
+    async fn look(&mut self, session: &Session) -> Result<Option<i64>, Stop> {
+        let sent = Instant::now();
+        let path = self.path();
+        let listing = session.client.list_children(&self.container);
+        let writing = session.client.set_data(&path, &self.data, None);
+        let (listed, written) = (listing.await, writing.await);
+        match listed {
+            Ok(children) => self.listed(children),
+            Err(error) => {
+                stop_unless_passing(error)?;
+                return Ok(None);
+            }
+        }
+        if self.index()? >= self.queue.granted() {
+            return Ok(None);
+        }
+        match written {
+            Ok(stat) if stat.ephemeral_owner == session.client.session_id().0 => {
+                session.heard_since(sent);
+                Ok(Some(stat.mzxid))
+            }
+            Ok(_) => Err(Stop::Again),
+            Err(error) => {
+                stop_unless_passing(error)?;
+                self.write(session).await.map(Some)
+            }
+        }
+    }
+
+    /// Writes the own node anew; the number of that transaction.
+    async fn write(&mut self, session: &Session) -> Result<i64, Stop> {
+        loop {
+            let sent = Instant::now();
+            match session.client.set_data(&self.path(), &self.data, None).await {
+                Ok(stat) if stat.ephemeral_owner == session.client.session_id().0 => {
+                    session.heard_since(sent);
+                    return Ok(stat.mzxid);
+                }
+                Ok(_) => return Err(Stop::Again),
+                Err(error) => stop_unless_passing(error)?,
+            }
+        }
+    }
+}
+
+async fn gone(own: &mut Option<Watch>) {
+    match own {
+        Some(watch) => {
+            watch.await;
+            // Polled to its end, it must not be polled again.
+            *own = None;
+        }
+        None => std::future::pending().await,
+    }
+}
