@@ -48,7 +48,7 @@ fn locks_postgres_a_killed_holder_frees_its_locks_and_its_place_in_the_queue() {
     let own = process.acquire(ask("held by parent", Exclusive, "parent")).unwrap();
     let mut child = child(&house.dsn());
     house.wait_for("waits", "lock_wait_queue", 1);
-    let (_, wait) = process.wait(&house, ask("r", Exclusive, "parent"));
+    let (_, wait) = process.wait(&house, ask("r", Exclusive, "next"));
     let (_, behind) = process.wait(&house, ask("held by parent", Exclusive, "other"));
     child.kill().unwrap();
     let killed = Instant::now();
@@ -59,7 +59,7 @@ fn locks_postgres_a_killed_holder_frees_its_locks_and_its_place_in_the_queue() {
         killed.elapsed()
     );
     child.wait().unwrap();
-    process.release(&grant, "parent");
+    process.release(&grant, "next");
     process.release(&own, "parent");
     answer(&behind).unwrap();
     house.wait_for("sessions", "lock_sessions", 1);
