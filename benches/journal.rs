@@ -74,7 +74,7 @@ impl Callers {
         let index = usize::try_from(number).expect("is small");
         let request = self.requests[index].clone();
         let owner = self.journal.get().expect("was set").instance().clone();
-        let record = Record::Begin { request, owner, epoch: 1 };
+        let record = Record::Begin { request, owner, epoch: 1, locks: Vec::new() };
         Self::append(number, 0, record, Durability::Forced)
     }
 
