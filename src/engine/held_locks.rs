@@ -1,8 +1,8 @@
 //! The locks that a journal's open coordinations hold, for whoever has only the journal.
 //!
 //! Not a lock manager, and not who waits: a coordination is in the journal only once it holds its
-//! locks. Invariant: what is told follows from the begin record alone, by the same plan by which
-//! the locks were taken.
+//! locks. The rows of `distributed_locks` say the same a little later. Invariant: what is told
+//! follows from the begin record alone, by the same plan by which the locks were taken.
 
 use std::sync::Arc;
 
