@@ -11,7 +11,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError, Weak};
 
 use tokio::sync::Notify;
 
@@ -59,11 +59,30 @@ pub(super) enum Fact {
     Dropped,
 }
 
+impl Fact {
+    /// An engine that broke down answers whoever asks, and hears nothing else.
+    fn refuse(self, error: &EngineError) {
+        match self {
+            Self::Submitted { waiter, .. }
+            | Self::WaitAsked { waiter, .. }
+            | Self::ResolveAsked { waiter, .. }
+            | Self::WaitElsewhere { waiter, .. } => waiter.send(Err(error.clone())),
+            Self::AbortAsked { reply, .. } => reply.send(Err(error.clone())),
+            Self::LookedAt { reply, .. } => reply.send(Err(error.clone())),
+            Self::ActiveAsked(reply) => reply.send(Err(error.clone())),
+            // Nothing runs any more.
+            Self::Closing(reply) => reply.send(Ok(())),
+            _ => {}
+        }
+    }
+}
+
 /// What all parts of the engine share.
 pub(super) struct Core {
     inbox: Mutex<Vec<Fact>>,
     state: Mutex<State>,
-    broken: AtomicBool,
+    /// Why nothing is decided here any more.
+    broken: OnceLock<EngineError>,
     /// When the timer task is to wake; `i64::MAX` for never.
     pub(super) armed: AtomicI64,
     pub(super) timer: Notify,
@@ -88,7 +107,7 @@ impl Core {
         Arc::new_cyclic(|this| Self {
             inbox: Mutex::new(Vec::new()),
             state: Mutex::new(State::new(ports.locks.is_none())),
-            broken: AtomicBool::new(false),
+            broken: OnceLock::new(),
             armed: AtomicI64::new(i64::MAX),
             timer: Notify::new(),
             closed: AtomicBool::new(false),
@@ -128,17 +147,20 @@ impl Core {
             if facts.is_empty() {
                 break;
             }
-            if self.broken.load(Ordering::Relaxed) {
-                continue;
-            }
-            let work = AssertUnwindSafe(|| {
-                for fact in facts {
-                    state.handle(self, fact);
+            let mut facts = facts.into_iter();
+            if self.broken.get().is_none() {
+                let work = AssertUnwindSafe(|| {
+                    for fact in &mut facts {
+                        state.handle(self, fact);
+                    }
+                    state.flush(self);
+                });
+                if let Err(panic) = catch_unwind(work) {
+                    self.break_down(state, panic.as_ref());
                 }
-                state.flush(self);
-            });
-            if let Err(panic) = catch_unwind(work) {
-                self.break_down(state, panic.as_ref());
+            }
+            if let Some(error) = self.broken.get() {
+                facts.for_each(|fact| fact.refuse(error));
             }
         }
         self.arm(state.next_timer());
@@ -147,18 +169,17 @@ impl Core {
     /// A rule of ours was broken: nothing more is decided here, and everybody is told. What is
     /// recorded is finished by recovery.
     fn break_down(&self, state: &mut State, panic: &(dyn std::any::Any + Send)) {
-        self.broken.store(true, Ordering::SeqCst);
         let words = panic.downcast_ref::<String>().map(String::as_str);
         let message = words.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("a panic");
         tracing::error!(panic = message, "the engine broke down and stops deciding");
         let error = EngineError::Internal { message: message.to_owned() };
+        let error = self.broken.get_or_init(|| error);
         for waiter in state.everybody() {
             waiter.send(Err(error.clone()));
         }
-    }
-
-    pub(super) fn is_broken(&self) -> bool {
-        self.broken.load(Ordering::Relaxed)
+        if let Some(closing) = state.closing.take() {
+            closing.send(Ok(()));
+        }
     }
 
     fn arm(&self, next: Option<Timestamp>) {

@@ -140,10 +140,6 @@ impl Coordinator {
 
     /// Checks a request and coordinates it. `waiter` is told the first answer.
     pub fn coordinate(&self, parts: RequestParts, attachment: Option<Attachment>, waiter: Waiter) {
-        if self.core.is_broken() {
-            let message = "the engine broke down before; see the log".to_owned();
-            return waiter.send(Err(EngineError::Internal { message }));
-        }
         let (id, stores, count) = (parts.id.clone(), parts.stores.clone(), parts.operations.len());
         match CoordinationRequest::check(parts) {
             Ok(request) => {

@@ -45,8 +45,20 @@ for record in kept:
 
 def test_a_panic_is_an_internal_error_now_and_later_and_recovery_finishes(tmp_path: Path) -> None:
     point = "before_ask:commit:right"
-    code, output, complaints = run(TELL, tmp_path, UNANIMITY_PANIC_AT=point)
+    # Whoever asks is told, and closing waits for nothing: nothing runs any more.
+    source = TELL.replace(
+        "    # What lost its answer by the mistake never gets it.\n    await service.close(timeout=1)",
+        """
+    for question in (service.get_coordination_status("a"), service.abort_coordination("a", "no")):
+        try:
+            print("answered", await question)
+        except UnanimityError as error:
+            print("asked later:", type(error).__name__)
+    await asyncio.wait_for(service.close(), 20)""",
+    )
+    code, output, complaints = run(source, tmp_path, UNANIMITY_PANIC_AT=point)
     assert (code, complaints) == (0, "")
+    assert output.count("asked later: InternalError") == 2, output
     answers = [line for line in output.splitlines() if line.startswith("InternalError: ")]
     assert len(answers) == 3, output
     assert point in answers[0] and "report it" in answers[0]
