@@ -64,7 +64,7 @@ pub struct SegmentLog {
     is_synced: bool,
     broken: Option<String>,
     next_bytes: u64,
-    /// The size of a spare that is to be made.
+    /// The size of a spare that is to be made: asked for when a segment is half full.
     wanted: Option<u64>,
     /// Where segments begin that have one before them: what may be removed when all is known.
     borders: VecDeque<i64>,
@@ -292,8 +292,12 @@ impl SegmentLog {
             self.is_dirty = true;
             return Err(LogError::Io(error));
         }
+        let (half, before) = (self.segment.bytes() / 2, self.offset);
         self.offset += batch.bytes().len() as u64;
         self.tail = batch.last();
+        if before < half && self.offset >= half {
+            self.wanted = Some(self.next_bytes);
+        }
         crash::point("segment", "written");
         Ok(())
     }
@@ -335,7 +339,6 @@ impl SegmentLog {
         let next = Segment::create(folder, self.tail + 1, tag, &self.spares, bytes)?;
         self.enter(next);
         self.next_bytes = (self.next_bytes * GROWTH).min(self.sizes.most);
-        self.wanted = Some(self.next_bytes);
         Ok(())
     }
 

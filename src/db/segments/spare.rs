@@ -10,6 +10,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+/// Brought to the disk one after the other: a sync of the log that comes meanwhile then waits for
+/// one of them, not for all.
 const CHUNK_BYTES: usize = 256 << 10;
 /// How a spare's name begins; no segment's does.
 pub(super) const PREFIX: &str = "spare-";
@@ -97,6 +99,7 @@ fn fill(path: &Path, bytes: u64) -> io::Result<File> {
     while left > 0 {
         let part = usize::try_from(left).unwrap_or(CHUNK_BYTES).min(CHUNK_BYTES);
         file.write_all(&zeros[..part])?;
+        file.sync_data()?;
         left -= part as u64;
     }
     file.sync_all()?;

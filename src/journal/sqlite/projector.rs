@@ -22,6 +22,8 @@ use crate::db::sqlite::{self as database, Place};
 use crate::db::wal::WriteAheadLog;
 use crate::model::time::Timestamp;
 
+const NICENESS: i32 = 10;
+
 /// What there is to do.
 pub(super) enum Task {
     /// Bring these into the tables; with `is_durable`, onto the disk before it is told.
@@ -125,6 +127,16 @@ impl Tables {
     }
 }
 
+/// Nobody waits for the tables, as a rule: commits and callers go first where processors are few.
+fn give_way() {
+    #[cfg(target_os = "linux")]
+    {
+        // Linux counts niceness by thread. A system that refuses it is as right as before.
+        let thread = Some(rustix::thread::gettid());
+        let _ = rustix::process::setpriority_process(thread, NICENESS);
+    }
+}
+
 /// Where tasks are done.
 pub(super) enum Projector {
     /// Where they are given.
@@ -145,6 +157,7 @@ impl Projector {
         let thread = thread::Builder::new().name("unanimity-tables".to_owned());
         let thread = thread
             .spawn(move || {
+                give_way();
                 for task in given {
                     if let Some(note) = tables.perform(task) {
                         queue.note(note);
