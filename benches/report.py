@@ -22,8 +22,8 @@ _RESULTS = _ROOT / "target" / "bench" / "results.jsonl"
 _COLUMNS = {
     "rate": ("per second", "{:,.0f}"),
     "settled_rate": ("settled /s", "{:,.0f}"),
-    "first_tenth_rate": ("first tenth /s", "{:,.0f}"),
-    "last_tenth_rate": ("last tenth /s", "{:,.0f}"),
+    "empty_rate": ("burst, empty /s", "{:,.0f}"),
+    "full_rate": ("burst, full /s", "{:,.0f}"),
     "slowdown": ("slowdown", "{:.2f}x"),
     "seconds": ("seconds", "{:.2f}"),
     "start_seconds": ("of it start() s", "{:.2f}"),

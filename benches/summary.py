@@ -55,10 +55,8 @@ def cells_of(rows: Iterable[Row]) -> list[Cell]:
     for (callers, subject), group in groups.items():
         names = [name for name in group[0] if name not in _ABOUT]
         figures = {name: _figure([row[name] for row in group]) for name in names}
-        if "first_tenth_rate" in figures:
-            figures["slowdown"] = _figure(
-                [row["first_tenth_rate"] / row["last_tenth_rate"] for row in group]
-            )
+        if "full_rate" in figures:
+            figures["slowdown"] = _figure([row["empty_rate"] / row["full_rate"] for row in group])
         cells.append(Cell(subject, callers, len(group), figures))
     return sorted(cells, key=lambda cell: cell.callers)
 

@@ -1,7 +1,8 @@
 """W3n: two-phase commit over two native MemoryStores, with a SQLite journal.
 
 `sustained` does many in one journal: the tables of the history are written behind the log, so the
-rate of a burst and the rate that can be kept up differ. Both are measured.
+rate of a burst and the rate that can be kept up differ. Both are measured, and a burst again when
+the tables are full and have caught up.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import asyncio
 import itertools
 import resource
 import time
+from collections.abc import Callable
 
 from measure import Case, Row, main, percentiles, run_callers
 from plain_stores import put_request
@@ -44,40 +46,55 @@ async def burst(case: Case) -> Row:
 
 
 async def sustained(case: Case) -> Row:
-    """Run `case.count` coordinations; compare the last tenth with the first."""
+    """Run `case.count` coordinations in one journal, and a burst before and after them."""
     service = await _service(case)
-    numbers = iter(range(case.count))
-    ends: list[float] = []
-    latencies: list[float] = []
-    clock = time.perf_counter
+    numbers = itertools.count()
 
-    async def caller() -> None:
-        for number in numbers:
-            began = clock()
-            result = await service.coordinate_transaction(put_request(number))
-            ended = clock()
-            if not result.success:
-                raise AssertionError(result.error_message)
-            ends.append(ended)
-            latencies.append(ended - began)
+    async def put(number: int) -> None:
+        result = await service.coordinate_transaction(put_request(number))
+        if not result.success:
+            raise AssertionError(result.error_message)
 
-    cpu, started = time.process_time(), clock()
-    await asyncio.gather(*itertools.starmap(caller, [()] * case.callers))
-    elapsed = clock() - started
+    async def measured(until: Callable[[], bool]) -> tuple[list[float], float]:
+        """Run callers; give how long each took, and all of them."""
+        latencies: list[float] = []
+        clock = time.perf_counter
+
+        async def caller() -> None:
+            while not until():
+                began = clock()
+                await put(next(numbers))
+                latencies.append(clock() - began)
+
+        started = clock()
+        await asyncio.gather(*(caller() for _ in range(case.callers)))
+        return latencies, clock() - started
+
+    async def burst_rate() -> float:
+        end = time.perf_counter() + case.seconds
+        latencies, seconds = await measured(lambda: time.perf_counter() >= end)
+        # It answers when the tables have caught up with the log.
+        await service.history(limit=1)
+        return len(latencies) / seconds
+
+    await burst_rate()
+    first = await burst_rate()
+    left = itertools.repeat(None, case.count)
+    cpu, started = time.process_time(), time.perf_counter()
+    latencies, elapsed = await measured(lambda: next(left, case) is case)
     await service.history(limit=1)
-    settled = clock() - started
+    settled = time.perf_counter() - started
     cpu = time.process_time() - cpu
+    last = await burst_rate()
     await service.close()
-    tenth = max(1, case.count // 10)
-    first, last = ends[tenth - 1] - started, ends[-1] - ends[-1 - tenth]
     return {
-        "operations": case.count,
+        "operations": len(latencies),
         "seconds": elapsed,
-        "rate": case.count / elapsed,
-        "settled_rate": case.count / settled,
-        "first_tenth_rate": tenth / first,
-        "last_tenth_rate": tenth / last,
-        "cpu_us": cpu * 1e6 / case.count,
+        "rate": len(latencies) / elapsed,
+        "settled_rate": len(latencies) / settled,
+        "empty_rate": first,
+        "full_rate": last,
+        "cpu_us": cpu * 1e6 / len(latencies),
         "memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         "journal_mib": sum(path.stat().st_size for path in case.folder.iterdir()) / 2**20,
         **percentiles(latencies),

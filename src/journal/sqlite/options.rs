@@ -25,7 +25,7 @@ pub struct JournalOptions {
     /// Default `200_000`; each is held in memory too.
     pub projection_due: usize,
     /// How many records may be ahead of the tables before new ones wait for them. Default
-    /// `400_000`.
+    /// `300_000`.
     pub projection_backlog_max: usize,
     /// How many records are brought into the tables at once, which is how long a commit may have
     /// to wait for it. Default `2_000`.
@@ -52,7 +52,7 @@ impl Default for JournalOptions {
             open_wait_max: Duration::from_millis(1),
             projection_idle: Duration::from_millis(20),
             projection_due: 200_000,
-            projection_backlog_max: 400_000,
+            projection_backlog_max: 300_000,
             projection_chunk: 2_000,
             retention_portion: 500,
             retry_wait_max: Duration::from_secs(1),
