@@ -1,7 +1,7 @@
-"""Works until it is killed: `python -m crash.child FOLDER DSN TABLE INDEX LEVEL REFUSER LANES COUNT`.
+"""Works until it is killed: `python -m crash.child WORLD... REFUSER LANES COUNT`.
 
-What it is told it writes down, durably, before it goes on. Invariant: it ends by itself only when
-the armed point was never reached.
+WORLD is `World.arguments()`. What it is told it writes down, durably, before it goes on.
+Invariant: it ends by itself only when the armed point was never reached.
 """
 
 from __future__ import annotations

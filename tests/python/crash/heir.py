@@ -1,7 +1,7 @@
 """Recovers what a killed child left and says what it found, as one line of JSON on stdout.
 
-`python -m crash.heir FOLDER DSN TABLE INDEX LEVEL`. It reports; the test judges. Invariant: it is a new
-process with new stores on the old journal, as after any crash.
+`python -m crash.heir FOLDER DSN TABLE INDEX LEVEL`. It reports; the test judges. Invariant: it is a
+new process with new stores on the old journal, as after any crash.
 """
 
 from __future__ import annotations

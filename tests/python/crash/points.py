@@ -152,7 +152,7 @@ def _of_recovery() -> list[Case]:
 
 
 def _of_locks() -> list[Case]:
-    """Coordinations that hold locks, and wait for each other: killed at a lock, and holding them."""
+    """Coordinations that wait for each other: killed at a lock, and while they hold some."""
     held = ("before_record:begin", "after_record:begin", "before_record:decision")
     ends = ("after_record:decision", "before_record:end", "after_record:end")
     places = [*(f"{when}:locks" for when in _LOCKS), *held, *ends]
