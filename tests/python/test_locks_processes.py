@@ -34,8 +34,7 @@ from unanimity.stores import FileStore, SqliteStore
 SHARED_KINDS = ["postgres", "zookeeper"]
 # An interval of one second: twice that, and what a busy machine may need.
 DEADLOCK_SECONDS = 10.0
-# The shortest session that each kind of server allows.
-SESSION_SECONDS = {"postgres": 1.0, "zookeeper": 0.5}
+SESSION_SECONDS = 0.5
 ROUND_SECONDS = 30.0
 
 
@@ -224,7 +223,7 @@ async def meet(
         granted = time.monotonic() - stopped
         assert granted < ROUND_SECONDS
         # What it sleeps beyond that is what the test is about.
-        await asyncio.sleep(max(0.0, 3 * SESSION_SECONDS[case.kind] - granted))
+        await asyncio.sleep(max(0.0, 3 * SESSION_SECONDS - granted))
         assert await value_of(case.store, store) == f"later{number}"
         os.kill(sleeper.pid, signal.SIGCONT)
         line = json.loads(await asyncio.to_thread(line_of, sleeper, "["))
@@ -235,7 +234,7 @@ async def meet(
 
 def let_sleep(case: Sleep, request: pytest.FixtureRequest, folder: Path) -> list[list[str]]:
     """What the sleeper says in each round, and what stands in the store behind it."""
-    made = source_of(case.kind, request, SESSION_SECONDS[case.kind])
+    made = source_of(case.kind, request, SESSION_SECONDS)
 
     async def scenario() -> list[list[str]]:
         store = make_store(case.store, folder)
