@@ -73,8 +73,11 @@ def checked_journal(journal: object) -> str:
             "journal is a PostgreSQL address, which this version cannot use; "
             'give a path, or "memory:"'
         )
+    # SQLite's own word for it makes no file of that name either.
+    if path in ("memory:", ":memory:"):
+        return "memory:"
     # An absolute path, so that a later change of the working directory changes nothing.
-    return path if path == "memory:" else os.path.abspath(path)  # noqa: PTH100
+    return os.path.abspath(path)  # noqa: PTH100
 
 
 def checked_text(value: object, what: str) -> str:

@@ -11,6 +11,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use crate::crash;
 use crate::locks::{Deadlock, Grant, LockAsk, LockEar, LockError, LockId, LockManager, WaitId};
 use crate::model::event::CoordinationEvent;
 use crate::model::ids::CoordinationId;
@@ -130,6 +131,7 @@ impl State {
                 let_go(manager.as_ref(), &asker, &grants);
             }
         });
+        crash::point("before_take", "locks");
         let wait = manager.acquire_many(asks, reply);
         entry.locks.wait = Some(wait);
     }
@@ -152,6 +154,7 @@ impl State {
         entry.locks.wait = None;
         match result {
             Ok(grants) => {
+                crash::point("after_take", "locks");
                 let tokens = tokens_of(entry.machine.locks(), &grants);
                 entry.locks.grants = grants;
                 self.step(core, key, Input::Locked { tokens });
@@ -343,8 +346,12 @@ impl Core {
 /// The answers are of use to nobody; one that did not arrive is made good by the manager, which
 /// repeats it or ends its session.
 fn let_go(manager: &dyn LockManager, requester: &RequesterId, grants: &[Grant]) {
+    if !grants.is_empty() {
+        crash::point("before_release", "locks");
+    }
     for grant in grants.iter().rev() {
         let reply = Reply::new(|released: Result<bool, LockError>| {
+            crash::point("after_release", "locks");
             if let Err(error) = released {
                 tracing::warn!(%error, "a lock cannot be released");
             }

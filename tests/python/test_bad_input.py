@@ -342,3 +342,17 @@ def test_a_journal_that_is_none_is_an_error_and_stays_as_it_was(
     asyncio.run(scenario(foreign))
     assert foreign.read_bytes() == before
     asyncio.run(scenario(tmp_path / "no" / "such" / "folder" / "journal.db"))
+
+
+@pytest.mark.parametrize("word", ["memory:", ":memory:"])
+def test_a_journal_in_memory_makes_no_file(
+    word: str, make_service: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    async def scenario() -> None:
+        async with make_service({"left": Ledger("left")}, journal=word) as service:
+            assert (await service.coordinate_transaction(request("t1", "left"))).success
+
+    asyncio.run(scenario())
+    assert list(tmp_path.iterdir()) == []

@@ -141,6 +141,7 @@ BAD: dict[str, tuple[list[str], int, str]] = {
     "unknown verb": (["dance"], 2, "dance"),
     "no journal there": (["status", "--journal", "/nowhere/j.db"], 1, "/nowhere/j.db"),
     "journal in memory": (["list", "--journal", "memory:"], 1, "--journal PATH"),
+    "journal in SQLite's memory": (["list", "--journal", ":memory:"], 1, "--journal PATH"),
     "unknown id": (["show", "nothing", "--journal", "JOURNAL"], 1, "nothing"),
     "unknown state": (["list", "--journal", "JOURNAL", "--state", "asleep"], 1, "asleep"),
     "time that is none": (["list", "--journal", "JOURNAL", "--since", "noon"], 1, "noon"),

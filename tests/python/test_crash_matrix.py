@@ -110,13 +110,17 @@ def results(postgres: PostgresCluster) -> Iterator[dict[Case, list[str]]]:
     with tempfile.TemporaryDirectory(prefix="unanimity-kill-") as place:
         database = server.create_database()
         tables = [f"facts_{number}" for number in range(len(CASES))]
-        create = "".join(f"CREATE TABLE {table} (name text PRIMARY KEY);" for table in tables)
-        server.query(database, create)
+        create = "CREATE TABLE {} (name text PRIMARY KEY);"
+        server.query(database, "".join(map(create.format, tables)))
 
         def one(number: int) -> list[str]:
-            case = CASES[number]
-            folder = Path(place) / str(number)
-            world = World(folder, server.dsn(database), tables[number], case.index)
+            case, own = CASES[number], database
+            if case.is_strong:
+                # Its locks are seen by nobody else.
+                own = server.create_database()
+                server.query(own, create.format(tables[number]))
+            folder, level = Path(place) / str(number), "strong" if case.is_strong else "session"
+            world = World(folder, server.dsn(own), tables[number], case.index, level)
             world.make()
             try:
                 return troubles(case, world)
@@ -143,7 +147,8 @@ def test_the_printed_table_is_the_one_that_was_proved(results: dict[Case, list[s
 
 def printed(results: dict[Case, list[str]]) -> str:
     """The page."""
-    return "\n".join([*_HEAD, *_record_rows(results), *_STORE_HEAD, *_store_rows(results), ""])
+    parts = [*_HEAD, *_record_rows(results), *_STORE_HEAD, *_store_rows(results)]
+    return "\n".join([*parts, *_LOCK_HEAD, *_lock_rows(results), ""])
 
 
 _INTRODUCTION = """\
@@ -181,6 +186,14 @@ _STORE_HEAD = [
     f"| the process dies | path | {' | '.join(STORES)} |",
     f"| --- | --- |{' --- |' * len(STORES)}",
 ]
+_LOCK_HEAD = """
+## Locks of strong coordinations
+
+All transactions want one lock of a PostgreSQL lock manager whose sessions end after a second;
+*holds* says also that nobody holds or waits any more, in the manager's tables and in the journal's.
+
+| the process dies | path | all stores agree, no lock is left |
+| --- | --- | --- |""".splitlines()
 
 
 def _says(troubles: list[str]) -> str:
@@ -188,22 +201,32 @@ def _says(troubles: list[str]) -> str:
 
 
 def _is_record(case: Case) -> bool:
-    return case.point.rpartition(":")[2] not in STORES
+    return not case.is_strong and case.point.rpartition(":")[2] not in STORES
 
 
 def _record_rows(results: dict[Case, list[str]]) -> Iterator[str]:
     for case in filter(_is_record, results):
-        path = f"{case.path}, blind" if case.index == "blind" else case.path
-        place = describe(case.point)
-        if case.first:
-            place += f" (the first died at `{case.first}`)"
-        yield f"| {place} | {path} | {_says(results[case])} |"
+        yield _row(case, results[case])
+
+
+def _lock_rows(results: dict[Case, list[str]]) -> Iterator[str]:
+    for case in results:
+        if case.is_strong:
+            yield _row(case, results[case])
+
+
+def _row(case: Case, troubles: list[str]) -> str:
+    path = f"{case.path}, blind" if case.index == "blind" else case.path
+    place = describe(case.point)
+    if case.first:
+        place += f" (the first died at `{case.first}`)"
+    return f"| {place} | {path} | {_says(troubles)} |"
 
 
 def _store_rows(results: dict[Case, list[str]]) -> Iterator[str]:
     rows: dict[tuple[str, str], dict[str, str]] = {}
     for case in results:
-        if not _is_record(case):
+        if not _is_record(case) and not case.is_strong:
             place, _, store = case.point.rpartition(":")
             row = rows.setdefault((describe(f"{place}:x"), case.path), {})
             # Several kills may share a cell, which then holds only if all of them do.

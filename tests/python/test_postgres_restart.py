@@ -92,6 +92,6 @@ async def _interrupted(
         await asyncio.gather(*lanes)
         for name in told:
             told[name] = (await service.wait_for(name, timeout=30)).outcome
-        left = await settle(service, stores)
+        left = await settle(world, service, stores)
         facts = await world.facts(stores)
     return Report(told, left, facts)

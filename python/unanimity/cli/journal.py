@@ -35,7 +35,7 @@ def reading(path: str) -> Iterator[JournalReader]:
 
 def existing_journal(path: str) -> str:
     """Check that there is such a file before anything would make it."""
-    if path == "memory:" or path.startswith(("postgresql://", "postgres://")):
+    if path in ("memory:", ":memory:") or path.startswith(("postgresql://", "postgres://")):
         raise JournalError(f"the journal {path} has no file to look at; give --journal PATH")
     if not Path(path).is_file():
         raise JournalError(

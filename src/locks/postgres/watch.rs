@@ -73,7 +73,8 @@ async fn look(
 ) -> Result<Duration, Trouble> {
     let interval = inner.options.detection_interval;
     let has_waiting = inner.state().has_waiting();
-    let is_full = is_due(rounds.swept_fully, inner.options.session_timeout / 2);
+    let full_interval = inner.options.session_timeout / 2;
+    let is_full = is_due(rounds.swept_fully, full_interval);
     let next_lease = if has_waiting { next_lease(link).await? } else { None };
     let is_lease_over = next_lease.is_some_and(|next| next.is_zero());
     if is_full || is_lease_over || has_waiting && is_due(rounds.swept, interval) {
@@ -87,7 +88,9 @@ async fn look(
         rounds.detected = Some(Instant::now());
     }
     let next_lease = if is_lease_over { Some(GAP) } else { next_lease };
-    Ok(next_lease.unwrap_or(interval).clamp(GAP, interval))
+    // Sessions that are short end between two searches for circles.
+    let longest = interval.min(full_interval).max(GAP);
+    Ok(next_lease.unwrap_or(longest).clamp(GAP, longest))
 }
 
 async fn next_lease(link: &Link) -> Result<Option<Duration>, Trouble> {

@@ -46,8 +46,9 @@ for record in kept:
 def test_a_panic_is_an_internal_error_now_and_later_and_recovery_finishes(tmp_path: Path) -> None:
     point = "before_ask:commit:right"
     # Whoever asks is told, and closing waits for nothing: nothing runs any more.
+    closing = "    await service.close(timeout=1)"
     source = TELL.replace(
-        "    # What lost its answer by the mistake never gets it.\n    await service.close(timeout=1)",
+        f"    # What lost its answer by the mistake never gets it.\n{closing}",
         """
     for question in (service.get_coordination_status("a"), service.abort_coordination("a", "no")):
         try:

@@ -1,7 +1,7 @@
-"""Works until it is killed: `python -m crash.child FOLDER DSN TABLE INDEX REFUSER LANES COUNT`.
+"""Works until it is killed: `python -m crash.child WORLD... REFUSER LANES COUNT`.
 
-What it is told it writes down, durably, before it goes on. Invariant: it ends by itself only when
-the armed point was never reached.
+WORLD is `World.arguments()`. What it is told it writes down, durably, before it goes on.
+Invariant: it ends by itself only when the armed point was never reached.
 """
 
 from __future__ import annotations
@@ -18,7 +18,10 @@ async def work(world: World, refuser: str, lanes: int, count: int) -> None:
     """Run `count` transactions, `lanes` at a time."""
     told = os.open(world.acknowledged, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     names = iter([f"{os.getpid()}-{number}" for number in range(count)])
-    async with world.service(world.stores()) as service:
+    async with (
+        world.lock_manager() as manager,
+        world.service(world.stores(), lock_manager=manager) as service,
+    ):
 
         async def lane(names: Iterator[str]) -> None:
             for name in names:
@@ -30,5 +33,5 @@ async def work(world: World, refuser: str, lanes: int, count: int) -> None:
 
 
 if __name__ == "__main__":
-    refuser, lanes, count = sys.argv[5:]
-    asyncio.run(work(World.from_arguments(sys.argv[1:5]), refuser, int(lanes), int(count)))
+    refuser, lanes, count = sys.argv[6:]
+    asyncio.run(work(World.from_arguments(sys.argv[1:6]), refuser, int(lanes), int(count)))

@@ -1,7 +1,7 @@
 """Recovers what a killed child left and says what it found, as one line of JSON on stdout.
 
-`python -m crash.heir FOLDER DSN TABLE INDEX`. It reports; the test judges. Invariant: it is a new
-process with new stores on the old journal, as after any crash.
+`python -m crash.heir FOLDER DSN TABLE INDEX LEVEL`. It reports; the test judges. Invariant: it is a
+new process with new stores on the old journal, as after any crash.
 """
 
 from __future__ import annotations
@@ -29,13 +29,16 @@ async def prepared(stores: dict[str, Any]) -> dict[str, list[str]]:
     return found
 
 
-async def settle(service: CoordinationService, stores: dict[str, Any]) -> dict[str, list[str]]:
-    """Recover until nothing is under way or prepared; what is left when patience ends."""
+async def settle(
+    world: World, service: CoordinationService, stores: dict[str, Any]
+) -> dict[str, list[str]]:
+    """Recover until nothing is under way, prepared or locked; what is left when patience ends."""
     deadline = time.monotonic() + PATIENCE
     while True:
         await service.recover()
         left = await prepared(stores)
         left["active"] = await service.list_active_coordinations()
+        left["locks"] = await world.locks(stores)
         left = {name: ids for name, ids in left.items() if ids}
         if not left or time.monotonic() > deadline:
             return left
@@ -46,8 +49,11 @@ async def judge(world: World) -> dict[str, Any]:
     """Recover, look, and commit something new."""
     stores = world.stores()
     began = time.monotonic()
-    async with world.service(stores) as service:
-        left = await settle(service, stores)
+    async with (
+        world.lock_manager() as manager,
+        world.service(stores, lock_manager=manager) as service,
+    ):
+        left = await settle(world, service, stores)
         seconds = time.monotonic() - began
         before = await world.facts(stores)
         names = {name for shown in before.values() for name in shown}
@@ -56,7 +62,7 @@ async def judge(world: World) -> dict[str, Any]:
         requests = map(world.request, fresh)
         answers = await asyncio.gather(*map(service.coordinate_transaction, requests))
         after = await world.facts(stores)
-        left_after = await settle(service, stores)
+        left_after = await settle(world, service, stores)
     return {
         "left": left,
         "left_after": left_after,
@@ -72,4 +78,4 @@ async def judge(world: World) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(asyncio.run(judge(World.from_arguments(sys.argv[1:5])))))
+    print(json.dumps(asyncio.run(judge(World.from_arguments(sys.argv[1:6])))))

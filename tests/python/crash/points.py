@@ -46,6 +46,12 @@ _OWN: dict[str, dict[str, tuple[str, ...]]] = {
     "postgres": {"forward": ("store_forget", "store_forgotten"), "abort": ()},
     "index": {"forward": ("store_torn_stage", "store_torn_apply"), "abort": ("store_torn_drop",)},
 }
+_LOCKS = {
+    "before_take": "before locks are asked for",
+    "after_take": "locks granted, nothing begun",
+    "before_release": "before locks are released",
+    "after_release": "the answer to a release is here",
+}
 _RECORDS = {
     "before_record": "before it is written",
     "before_sync": "written, not on disk",
@@ -63,11 +69,14 @@ class Case:
     count: int = 3
     first: str = ""
     """A point at which an earlier process died, so that this one dies while it recovers."""
+    is_strong: bool = False
+    """Whether locks of a manager that processes share are taken."""
 
     @property
     def name(self) -> str:
         """Short and unique."""
-        return f"{self.path} {self.index} {self.point} {self.count}"
+        strong = "strong " if self.is_strong else ""
+        return f"{strong}{self.path} {self.index} {self.point} {self.count}"
 
     @property
     def refuser(self) -> str:
@@ -142,7 +151,26 @@ def _of_recovery() -> list[Case]:
     return decided + undecided + hasty
 
 
-CASES = [*_of_records(), *_of_stores(), *_of_recovery()]
+def _of_locks() -> list[Case]:
+    """Coordinations that wait for each other: killed at a lock, and while they hold some."""
+    held = ("before_record:begin", "after_record:begin", "before_record:decision")
+    ends = ("after_record:decision", "before_record:end", "after_record:end")
+    places = [*(f"{when}:locks" for when in _LOCKS), *held, *ends]
+    once = [
+        Case(point, path, is_strong=True, count=5)
+        for path in ("forward", "abort")
+        for point in places
+    ]
+    path = "forward, again in recovery"
+    twice = [
+        Case(f"{when}:locks", path, count=1, first=f"{first}#3", is_strong=True)
+        for when in _LOCKS
+        for first in ("after_record:decision", "after_ask:prepare:files")
+    ]
+    return once + twice
+
+
+CASES = [*_of_records(), *_of_stores(), *_of_recovery(), *_of_locks()]
 
 
 def describe(point: str) -> str:
@@ -153,4 +181,4 @@ def describe(point: str) -> str:
     if stage in ("before_ask", "after_ask"):
         ask = subject.partition(":")[0]
         return f"before {ask} is asked" if stage == "before_ask" else f"the answer to {ask} is here"
-    return _STEPS[stage]
+    return _LOCKS[stage] if stage in _LOCKS else _STEPS[stage]

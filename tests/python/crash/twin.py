@@ -89,4 +89,4 @@ async def serve(world: World) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(serve(World.from_arguments(sys.argv[1:5])))
+    asyncio.run(serve(World.from_arguments(sys.argv[1:6])))

@@ -7,14 +7,20 @@ store, so that "all or none" is an equality of sets.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from crash.index import ArmedIndex, BlindIndex, ExclusiveIndex, HastyIndex, RefusingIndex
 from crash.shared import SharedIndex
-from unanimity import CoordinationRequest, CoordinationService, CoordinationType
+from unanimity import (
+    CoordinationRequest,
+    CoordinationService,
+    CoordinationType,
+    PostgresLockManager,
+)
 from unanimity.stores import FileStore, PostgresStore, SqliteStore
 
 STORES = ("rows", "files", "postgres", "index")
@@ -37,16 +43,18 @@ class World:
     dsn: str
     table: str
     index: str = "index"
+    level: str = "session"
+    """The consistency level; for "strong", locks come from the same PostgreSQL database."""
 
     @classmethod
     def from_arguments(cls, arguments: list[str]) -> World:
         """As `arguments()` gave it."""
-        folder, dsn, table, index = arguments
-        return cls(Path(folder), dsn, table, index)
+        folder, dsn, table, index, level = arguments
+        return cls(Path(folder), dsn, table, index, level)
 
     def arguments(self) -> list[str]:
         """For the command line of a child."""
-        return [str(self.folder), self.dsn, self.table, self.index]
+        return [str(self.folder), self.dsn, self.table, self.index, self.level]
 
     @property
     def acknowledged(self) -> Path:
@@ -73,6 +81,15 @@ class World:
             "postgres": PostgresStore(self.dsn, max_connections=4),
             "index": INDEXES[self.index](self.folder / "index.log"),
         }
+
+    @asynccontextmanager
+    async def lock_manager(self) -> AsyncIterator[PostgresLockManager | None]:
+        """Make one, if locks are taken, which gives up soon on a process that was killed."""
+        if self.level != "strong":
+            yield None
+            return
+        async with PostgresLockManager(self.dsn, session_timeout_ms=1000) as manager:
+            yield manager
 
     def service(self, stores: dict[str, Any], **more: Any) -> CoordinationService:
         """Make a service on the journal."""
@@ -104,8 +121,11 @@ class World:
             operations.append({"store": "files", "type": "check", "key": "missing", "exists": True})
         if refuser == "index":
             operations.append({"store": "index", "type": "refuse"})
+        if self.level == "strong":
+            # One lock that all want, so that there is always somebody who waits.
+            operations[0]["resource"] = "facts"
         kind = CoordinationType.TWO_PHASE_COMMIT
-        return CoordinationRequest(name, kind, list(STORES), operations, 60, "session")
+        return CoordinationRequest(name, kind, list(STORES), operations, 60, self.level)
 
     async def facts(self, stores: dict[str, Any]) -> dict[str, list[str]]:
         """What each store shows; the two files of a fact count as two places."""
@@ -125,7 +145,24 @@ class World:
         with sqlite3.connect(self.folder / "rows.db") as connection:
             staged = connection.execute("SELECT transaction_id FROM unanimity_staged").fetchall()
         connection.close()
-        return found + [f"rows: {name}" for (name,) in staged]
+        found += [f"rows: {name}" for (name,) in staged]
+        return found + self._held_in_journal()
+
+    async def locks(self, stores: dict[str, Any]) -> list[str]:
+        """Who holds or waits at the lock manager, those included whose session is over."""
+        if self.level != "strong":
+            return []
+        statement = (
+            "SELECT lock_id AS name FROM distributed_locks "
+            "UNION ALL SELECT wait_id FROM lock_wait_queue"
+        )
+        return [row["name"] for row in await stores["postgres"].fetch(statement)]
+
+    def _held_in_journal(self) -> list[str]:
+        with sqlite3.connect(self.journal) as connection:
+            rows = connection.execute("SELECT lock_id FROM distributed_locks").fetchall()
+        connection.close()
+        return [f"the journal: {name}" for (name,) in rows]
 
 
 def _names(folder: Path) -> list[str]:
