@@ -118,7 +118,7 @@ impl AnswerSink for Callers {
                 self.finished.try_send(()).expect("once");
             }
         }
-        self.journal.get().expect("was set").append(batch);
+        self.journal.get().expect("was set").append(&mut batch);
     }
 
     fn health_changed(&self, trouble: Option<JournalError>) {
@@ -142,7 +142,7 @@ fn measure(location: &str, in_flight: u64) {
         finished,
     });
     journal.attach(callers.clone());
-    journal.append((0..in_flight).map(|_| callers.start()).collect());
+    journal.append(&mut (0..in_flight).map(|_| callers.start()).collect());
     over.recv().expect("ends");
     let appending = started.elapsed().as_secs_f64();
     let (sender, listed) = mpsc::channel();

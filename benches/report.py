@@ -50,7 +50,8 @@ are medians of {rounds} runs of {seconds:g} s after a warm-up, with the least an
 CPU is the time of the whole client process, its threads included, for each operation; for
 PostgreSQL that of the server's processes stands beside it. Clients and servers share the cores.
 Journals and databases are on disk with fsync on. Absolute figures belong to this machine and its
-mood: compare within a table.
+mood: compare within a table. So a goal is a ratio to a peer beside it; one that was set as a rate
+was set where the peer had a known rate, and is the quotient of the two (`benches/plan.py`).
 """
 
 

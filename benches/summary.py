@@ -81,22 +81,13 @@ def verdicts_of(workload: Workload, cells: list[Cell]) -> list[Verdict]:
     """Hold what was measured against the workload's goals."""
     verdicts = []
     ours = workload.subjects[0].name
-    for callers, goal in workload.goals.items():
-        rate = _median(cells, ours, callers, "rate")
-        verdicts.append(
-            Verdict(
-                f"at {callers}: {goal:,.0f}/s",
-                "not measured" if rate is None else f"{rate:,.0f}/s",
-                rate is not None and rate >= goal,
-            )
-        )
     for peer, by_callers in workload.relative_goals.items():
         for callers, goal in by_callers.items():
             rate, other = (_median(cells, name, callers, "rate") for name in (ours, peer))
             times = None if rate is None or other is None else rate / other
             verdicts.append(
                 Verdict(
-                    f"at {callers}: {goal:g}x {peer}",
+                    f"at {callers}: {goal:.3g}x {peer}",
                     "not measured" if times is None else f"{times:.2f}x",
                     times is not None and times >= goal,
                 )

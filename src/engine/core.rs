@@ -143,11 +143,14 @@ impl Core {
 
     fn drain(&self, state: &mut State) {
         loop {
-            let facts = std::mem::take(&mut *open(&self.inbox));
-            if facts.is_empty() {
+            // The two lists change places, so that neither is made anew for every fact.
+            let mut taken = std::mem::take(&mut state.taken);
+            std::mem::swap(&mut taken, &mut *open(&self.inbox));
+            if taken.is_empty() {
+                state.taken = taken;
                 break;
             }
-            let mut facts = facts.into_iter();
+            let mut facts = taken.drain(..);
             if self.broken.get().is_none() {
                 let work = AssertUnwindSafe(|| {
                     for fact in &mut facts {
@@ -160,8 +163,10 @@ impl Core {
                 }
             }
             if let Some(error) = self.broken.get() {
-                facts.for_each(|fact| fact.refuse(error));
+                facts.by_ref().for_each(|fact| fact.refuse(error));
             }
+            drop(facts);
+            state.taken = taken;
         }
         self.arm(state.next_timer());
     }

@@ -33,6 +33,8 @@ pub(super) struct State {
     pub(super) first_starts: FirstStarts,
     /// How many run.
     pub(super) running: usize,
+    /// The room of the facts that were taken last.
+    pub(super) taken: Vec<Fact>,
     /// Records of this drain, handed to the journal together.
     outgoing: Vec<Append>,
     /// How many records were handed over so far.
@@ -56,6 +58,7 @@ impl State {
             admits,
             first_starts: FirstStarts::default(),
             running: 0,
+            taken: Vec::new(),
             outgoing: Vec::new(),
             sequence: 0,
             forgettable: Forgettable::default(),
@@ -124,7 +127,7 @@ impl State {
     /// Hands the records of this drain to the journal, as one batch.
     pub(super) fn flush(&mut self, core: &Core) {
         if !self.outgoing.is_empty() {
-            core.ports.journal.append(std::mem::take(&mut self.outgoing));
+            core.ports.journal.append(&mut self.outgoing);
         }
     }
 

@@ -121,7 +121,7 @@ fn append(
     journal.attach(Arc::new(Listener(Mutex::new(sender))));
     let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let id = stored.request.id.clone();
-    journal.append(vec![Append {
+    journal.append(&mut vec![Append {
         token: 0,
         id: id.clone(),
         epoch: stored.epoch,

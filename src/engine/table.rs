@@ -107,7 +107,7 @@ struct Slot {
 pub(super) struct Table {
     slots: Vec<Slot>,
     free: Vec<u32>,
-    by_id: HashMap<CoordinationId, SlotKey>,
+    by_id: HashMap<CoordinationId, SlotKey, foldhash::fast::RandomState>,
     timers: BTreeSet<(Timestamp, SlotKey)>,
 }
 

@@ -218,8 +218,8 @@ pub trait Journal: Send + Sync {
     /// Names who takes the answers. Called once, before the first append.
     fn attach(&self, sink: Arc<dyn AnswerSink>);
 
-    /// Queues records in this order. Does not wait.
-    fn append(&self, batch: Vec<Append>);
+    /// Queues records in this order, and leaves `batch` empty, with its room. Does not wait.
+    fn append(&self, batch: &mut Vec<Append>);
 
     /// Looks one coordination up, finished or not. Sees everything that was appended before.
     fn find(

@@ -244,7 +244,7 @@ impl Journal for SqliteJournal {
         self.queue.attach(sink);
     }
 
-    fn append(&self, batch: Vec<Append>) {
+    fn append(&self, batch: &mut Vec<Append>) {
         self.queue.append(batch);
     }
 

@@ -11,6 +11,8 @@
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use foldhash::fast::RandomState;
+
 use super::key_value::{Action, Expected, KeyOperation, describe_failed_check, read_operations};
 use super::{Abilities, DeliveryAsk, Participant, ParticipantError, PrepareAsk};
 use crate::crash;
@@ -42,9 +44,9 @@ struct Prepared {
 
 #[derive(Default)]
 struct State {
-    slots: HashMap<String, Slot>,
-    prepared: HashMap<CoordinationId, Prepared>,
-    committed: HashSet<CoordinationId>,
+    slots: HashMap<String, Slot, RandomState>,
+    prepared: HashMap<CoordinationId, Prepared, RandomState>,
+    committed: HashSet<CoordinationId, RandomState>,
     committed_order: VecDeque<CoordinationId>,
     /// One entry for each resource under whose lock something was prepared here.
     fences: HashMap<ResourceId, FenceMemory>,

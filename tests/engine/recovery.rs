@@ -44,7 +44,7 @@ fn leave_behind(path: &str, left: Vec<(&str, Record)>) {
             });
         }
     }
-    journal.append(batch);
+    journal.append(&mut batch);
     journal.close();
 }
 
@@ -58,7 +58,7 @@ fn a_coordination_that_is_done_within_its_first_step_does_not_end_the_report_on_
     leave_behind(&path, vec![("parked", decided(Decision::Commit))]);
     leave_behind(&path, vec![("undone", decided(Decision::Abort))]);
     let journal = SqliteJournal::open(&path, JournalOptions::default()).unwrap();
-    journal.append(vec![Append {
+    journal.append(&mut vec![Append {
         token: 0,
         id: request("parked").id.clone(),
         epoch: 1,

@@ -258,7 +258,7 @@ fn leave_behind(path: &str, ids: &[&str]) {
         let decision = Record::Decision { decision, reason: None, read_only: Vec::new() };
         for record in [begin, decision] {
             let (id, at, durability) = (id.clone(), Timestamp(1), Durability::Forced);
-            journal.append(vec![Append { token: 0, id, epoch: 1, at, record, durability }]);
+            journal.append(&mut vec![Append { token: 0, id, epoch: 1, at, record, durability }]);
         }
     }
     journal.close();

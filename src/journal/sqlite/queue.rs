@@ -138,18 +138,18 @@ impl Queue {
     }
 
     /// Queues records; refuses them when shut.
-    pub(super) fn append(&self, batch: Vec<Append>) {
+    pub(super) fn append(&self, batch: &mut Vec<Append>) {
         let mut state = self.lock();
         if let Some(error) = state.shut.clone() {
             drop(state);
-            return self.refuse(batch, &error);
+            return self.refuse(std::mem::take(batch), &error);
         }
         let was_awake = state.awaited > 0;
         let was_empty = state.appends.is_empty();
         if state.lazy_since.is_none() && !batch.is_empty() {
             state.lazy_since = Some(Instant::now());
         }
-        for append in batch {
+        for append in batch.drain(..) {
             state.awaited += usize::from(append.durability != Durability::Lazy);
             state.queued_count += 1;
             state.appends.push_back(Pending::new(append));
@@ -316,11 +316,9 @@ impl State {
     }
 
     fn take_appends(&mut self, batch_max: usize) -> Vec<Pending> {
-        let batch: Vec<Pending> = if self.appends.len() <= batch_max {
-            Vec::from(std::mem::take(&mut self.appends))
-        } else {
-            self.appends.drain(..batch_max).collect()
-        };
+        // The room stays where callers fill it again.
+        let count = self.appends.len().min(batch_max);
+        let batch: Vec<Pending> = self.appends.drain(..count).collect();
         let awaited = batch.iter().filter(|p| p.append.durability != Durability::Lazy).count();
         self.awaited -= awaited;
         self.taken_count += batch.len() as u64;

@@ -75,7 +75,7 @@ impl Desk {
     /// Appends one and waits for its answer.
     fn put(&self, append: Append) -> Answer {
         let token = append.token;
-        self.journal.append(vec![append]);
+        self.journal.append(&mut vec![append]);
         let (answered, answer) = self.answer();
         assert_eq!(answered, token);
         answer

@@ -208,7 +208,7 @@ fn while_another_holds_the_log_begins_fail_and_decisions_wait() {
     let decision = forced("a", 2, decide(Decision::Commit));
     let begun = forced("b", 2, begin(&desk.journal, "b"));
     let (decision_token, begin_token) = (decision.token, begun.token);
-    desk.journal.append(vec![decision, begun]);
+    desk.journal.append(&mut vec![decision, begun]);
     let (token, answer) = desk.answer();
     assert_eq!(token, begin_token);
     assert!(matches!(answer, Answer::Failed(JournalError::Unavailable { .. })), "{answer:?}");
@@ -319,11 +319,11 @@ fn a_listener_that_panics_leaves_nobody_waiting() {
     let journal = SqliteJournal::open(&path, JournalOptions::default()).unwrap();
     let (sender, told) = mpsc::channel();
     journal.attach(Arc::new(Panicking(Mutex::new(sender))));
-    journal.append(vec![forced("a", 1, begin(&journal, "a"))]);
+    journal.append(&mut vec![forced("a", 1, begin(&journal, "a"))]);
     assert!(!told.recv_timeout(PATIENCE).unwrap());
     let found = wait(|reply| journal.find(id("a"), reply));
     assert!(matches!(found, Err(JournalError::Unavailable { .. })), "{found:?}");
-    journal.append(vec![forced("b", 1, begin(&journal, "b"))]);
+    journal.append(&mut vec![forced("b", 1, begin(&journal, "b"))]);
     assert!(journal.writer.lock().unwrap().is_some());
     journal.close();
     assert!(journal.writer.lock().unwrap().is_none());

@@ -45,7 +45,7 @@ fn play(journal: &SqliteJournal, seed: u64) -> Vec<Append> {
             batch.push(append(&name, at, record, durability));
         }
         sent.extend(batch.clone());
-        journal.append(batch);
+        journal.append(&mut batch);
         match dice.roll(40) {
             0 => drop(wait(|reply| journal.history(everything(), reply)).unwrap()),
             1 => drop(wait(|reply| journal.find(id("c1"), reply)).unwrap()),

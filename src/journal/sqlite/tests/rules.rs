@@ -14,7 +14,7 @@ fn answers_come_in_the_order_of_the_appends() {
             tokens.push(batch.last().unwrap().token);
         }
         for part in batch.chunks(700) {
-            desk.journal.append(part.to_vec());
+            desk.journal.append(&mut part.to_vec());
         }
         for token in tokens {
             let (answered, answer) = desk.answer();
@@ -49,7 +49,7 @@ fn the_first_begin_stands_and_a_later_one_is_told_it() {
 #[test]
 fn the_first_decision_stands_also_within_one_batch() {
     in_both(|desk| {
-        desk.journal.append(vec![
+        desk.journal.append(&mut vec![
             forced("a", 1, begin(&desk.journal, "a")),
             forced("a", 2, decide(Decision::Abort)),
             forced("a", 3, decide(Decision::Commit)),
@@ -217,7 +217,7 @@ fn lazy_and_accepted_records_reach_the_file() {
     let desk = Desk::open(&path);
     let accepted = append("a", 1, begin(&desk.journal, "a"), Durability::Accepted);
     assert!(matches!(desk.put(accepted), Answer::Recorded));
-    desk.journal.append(vec![append("a", 2, decide(Decision::Abort), Durability::Lazy)]);
+    desk.journal.append(&mut vec![append("a", 2, decide(Decision::Abort), Durability::Lazy)]);
     drop(desk);
     assert_eq!(Desk::open(&path).find("a").unwrap().decision, Some(Decision::Abort));
 }
@@ -226,7 +226,7 @@ fn lazy_and_accepted_records_reach_the_file() {
 fn a_lazy_record_is_written_without_company() {
     let (_folder, path) = folder();
     let (desk, other) = (Desk::open(&path), Desk::open(&path));
-    desk.journal.append(vec![append("a", 1, begin(&desk.journal, "a"), Durability::Lazy)]);
+    desk.journal.append(&mut vec![append("a", 1, begin(&desk.journal, "a"), Durability::Lazy)]);
     let deadline = std::time::Instant::now() + PATIENCE;
     while other.find("a").is_none() {
         assert!(std::time::Instant::now() < deadline, "it never came");
@@ -299,8 +299,13 @@ fn retention_removes_what_ended_long_ago_and_never_what_is_open() {
             let name = format!("old{index}");
             let records = [begin(&desk.journal, &name), decide(Decision::Commit)];
             let lazy = records.map(|record| append(&name, index, record, Durability::Lazy));
-            desk.journal.append(lazy.into());
-            desk.journal.append(vec![append(&name, 9, end(Decision::Commit), Durability::Lazy)]);
+            desk.journal.append(&mut lazy.into());
+            desk.journal.append(&mut vec![append(
+                &name,
+                9,
+                end(Decision::Commit),
+                Durability::Lazy,
+            )]);
         }
         desk.put(forced("open", 1, begin(&desk.journal, "open")));
         desk.whole("recent", recent, Decision::Commit);
