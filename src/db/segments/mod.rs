@@ -83,7 +83,7 @@ impl SegmentLog {
         patience: Duration,
         after: impl FnOnce() -> Result<i64, E>,
     ) -> Result<Self, E> {
-        fs::create_dir_all(folder).map_err(LogError::Io)?;
+        segment::make_folder(folder).map_err(LogError::Io)?;
         let lock = FolderLock::open(&folder.join("lock")).map_err(LogError::Io)?;
         if !lock.take(patience).map_err(LogError::Io)? {
             return Err(LogError::Busy.into());

@@ -205,6 +205,16 @@ pub(super) fn remove_spares_of_others(folder: &Path) {
     }
 }
 
+/// Makes the log's folder, durably: its own name too is one that a loss of power could take.
+pub(super) fn make_folder(folder: &Path) -> io::Result<()> {
+    if folder.is_dir() {
+        return Ok(());
+    }
+    fs::create_dir_all(folder)?;
+    let parent = folder.parent().filter(|parent| !parent.as_os_str().is_empty());
+    sync_folder(parent.unwrap_or(Path::new(".")))
+}
+
 /// Makes names in a folder durable.
 pub(super) fn sync_folder(folder: &Path) -> io::Result<()> {
     File::open(folder)?.sync_all()
