@@ -25,7 +25,6 @@ mod spare;
 mod tests;
 
 use std::collections::VecDeque;
-use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
