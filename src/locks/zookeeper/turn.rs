@@ -22,8 +22,9 @@ use super::node::token_of;
 use super::session::Session;
 use super::stake::{Stake, Stop, stop_unless_passing};
 
-/// A list is read again after that long even if no watch fired.
-const LOOK_AGAIN: Duration = Duration::from_secs(10);
+/// A list is read again after that long even if no watch fired: now and then the driver misses one
+/// that is set right after an upgrade moved ahead.
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
 
 /// A grant by the server.
 pub(super) struct Granted {
