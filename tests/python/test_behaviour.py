@@ -97,8 +97,11 @@ def test_five_silent_stores_cost_one_timeout_and_end_in_an_abort(make_service: M
             times = [store.prepare_asked_at for store in record.stores if store.prepare_asked_at]
             assert len(times) == 5 and max(times) - min(times) < timedelta(seconds=0.5)
             assert (result.outcome, result.success) == (Outcome.ABORTED, False)
-            assert "timed out" in str(result.error_message)
-            assert all(f"'{name}'" in str(result.error_message) for name in stores)
+            # The time of the call and that of the phase end together: whichever is told first.
+            message = str(result.error_message)
+            assert "timed out" in message or "no answer within" in message
+            named = [name for name in stores if f"'{name}'" in message]
+            assert named == list(stores) if "timed out" in message else named
             for store in stores.values():
                 assert store.gate is not None
                 store.gate.set()

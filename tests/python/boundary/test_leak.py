@@ -109,7 +109,8 @@ def test_calls_leave_nothing_behind(
                 after = Footprint()
             assert abs(len(asyncio.all_tasks()) - tasks) <= AT_ONCE
             assert after.objects - before.objects < 1_000
-            assert after.descriptors <= before.descriptors + 2
+            # The log's next segment and the tables' own log are opened when they are needed first.
+            assert after.descriptors <= before.descriptors + 4
             assert after.threads <= before.threads + 2
             assert after.bytes - before.bytes < bytes_each * counted
 
