@@ -330,8 +330,9 @@ impl SegmentLog {
     fn begin_next(&mut self, needed: u64) -> Result<(), LogError> {
         let bytes = self.next_bytes.max(needed + HEADER_BYTES as u64);
         let (folder, tag) = (&self.folder, &self.tag);
-        let taken = segment::bytes_of_all(folder).map_err(LogError::Io)?;
-        if let Some(total) = self.sizes.total.filter(|total| taken + bytes > *total) {
+        if let Some(total) = self.sizes.total
+            && segment::bytes_of_all(folder).map_err(LogError::Io)? + bytes > total
+        {
             let words = format!("the log may have {total} bytes, and the next segment needs more");
             return Err(LogError::Io(io::Error::new(io::ErrorKind::StorageFull, words)));
         }
