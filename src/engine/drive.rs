@@ -150,14 +150,17 @@ impl State {
 
     pub(super) fn effects(&mut self, core: &Core, key: SlotKey, effects: Vec<Effect>) {
         let Some(entry) = self.table.get(key) else { return };
-        if entry.awaits_decision() {
-            entry.answer_in_doubt(core, &effects);
+        let answers = effects.iter().any(|effect| matches!(effect, Effect::Answer(_)));
+        if answers && entry.awaits_decision() {
+            // His time is over while the decision is on its way to the disk: a moment later it is
+            // certain, and he hears it instead of a doubt.
+            entry.doubt_at = Some(core.clock.now() + core.ports.options.confirm_wait);
         }
         entry.held.extend(effects);
         if entry.awaited.is_none() {
             self.pump(core, key);
         }
-        let deadline = self.table.get(key).and_then(|entry| entry.machine.deadline());
+        let deadline = self.table.get(key).and_then(|entry| entry.deadline());
         self.table.set_timer(key, deadline);
         self.tell_reports(key);
     }
@@ -270,6 +273,7 @@ impl State {
     fn journal_answered(&mut self, core: &Core, key: SlotKey, answer: Answer) {
         let Some(entry) = self.table.get(key) else { return };
         let Some(awaited) = entry.awaited.take() else { return };
+        entry.doubt_at = None;
         match answer {
             Answer::Decided(standing) if awaited.decision != Some(standing) => {
                 entry.held.clear();
@@ -297,7 +301,10 @@ impl State {
                 self.queue_deadline(core, key, now);
                 continue;
             }
-            match entry.machine.deadline() {
+            if entry.doubt_at.is_some_and(|at| at <= now) {
+                entry.answer_in_doubt(core);
+            }
+            match entry.deadline() {
                 Some(at) if at <= now => self.step(core, key, Input::TimeReached),
                 later => self.table.set_timer(key, later),
             }
@@ -326,13 +333,12 @@ impl Entry {
         }
     }
 
-    /// The caller's time is over while the decision is on its way to the disk: he is told what is
-    /// known, which is that nobody knows.
-    fn answer_in_doubt(&mut self, core: &Core, effects: &[Effect]) {
-        if effects.iter().any(|effect| matches!(effect, Effect::Answer(_))) {
-            let waiters = std::mem::take(&mut self.waiters);
-            self.tell(core, waiters, &unwritten_outcome());
-        }
+    /// The journal does not confirm the decision: the caller is told what is known, which is that
+    /// nobody knows.
+    fn answer_in_doubt(&mut self, core: &Core) {
+        self.doubt_at = None;
+        let waiters = std::mem::take(&mut self.waiters);
+        self.tell(core, waiters, &unwritten_outcome());
     }
 }
 

@@ -14,6 +14,9 @@ pub struct Options {
     /// The longest that a caller waits for stores to roll back. What an abort leaves to do changes
     /// nothing for him, so a store that hangs costs him one prepare timeout and no more.
     pub abort_wait: Duration,
+    /// How much longer than his time a caller waits for a decision that is being written: told
+    /// sooner he would hear a doubt that is gone a moment later.
+    pub confirm_wait: Duration,
     /// How many coordinations run at once (`max_concurrent_coordinations`).
     pub concurrent_max: usize,
     /// How many more wait for their turn; one more is refused.
@@ -40,6 +43,7 @@ impl Default for Options {
             prepare_timeout: Duration::from_secs(30),
             commit_timeout: Duration::from_secs(60),
             abort_wait: Duration::from_secs(1),
+            confirm_wait: Duration::from_secs(1),
             concurrent_max: 100,
             queued_max: 10_000,
             retry_base: Duration::from_millis(50),

@@ -11,8 +11,8 @@ use crate::model::outcome::Decision;
 use crate::model::record::Durability;
 use crate::model::time::Timestamp;
 use crate::participants::Attachment;
-use crate::protocol::Effect;
 use crate::protocol::two_phase::TwoPhase;
+use crate::protocol::{Effect, Machine};
 
 use super::Waiter;
 use super::locking::HeldLocks;
@@ -55,6 +55,8 @@ pub(super) struct Entry {
     /// Effects behind a record that the journal has not answered yet.
     pub(super) held: VecDeque<Effect>,
     pub(super) awaited: Option<Awaited>,
+    /// When the callers are told that the awaited decision is not certain: their time is over.
+    pub(super) doubt_at: Option<Timestamp>,
     /// Those who are told the first answer.
     pub(super) waiters: Vec<Waiter>,
     /// Those who are told the end.
@@ -76,6 +78,7 @@ impl Entry {
             machine,
             held: VecDeque::new(),
             awaited: None,
+            doubt_at: None,
             waiters: Vec::new(),
             finish_waiters: Vec::new(),
             settled_waiters: Vec::new(),
@@ -89,6 +92,11 @@ impl Entry {
 
     pub(super) fn id(&self) -> &CoordinationId {
         &self.machine.request().id
+    }
+
+    /// When time matters to it next.
+    pub(super) fn deadline(&self) -> Option<Timestamp> {
+        self.machine.deadline().into_iter().chain(self.doubt_at).min()
     }
 
     /// Whether a decision is made by the machine, and not yet certain in the journal.

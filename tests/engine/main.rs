@@ -7,6 +7,7 @@
 mod coverage;
 mod fencing;
 mod fencing_stopped;
+mod late_decision;
 mod lock_table;
 mod locks_postgres;
 mod locks_zookeeper;
