@@ -87,7 +87,7 @@ impl Callers {
             operations_completed: 2,
             operations_failed: 0,
         };
-        let record = Record::End { outcome, stores: vec![] };
+        let record = Record::End { outcome, stores: vec![], steps: vec![] };
         Self::append(number, 0, record, Durability::Lazy)
     }
 }

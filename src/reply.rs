@@ -4,6 +4,7 @@
 //! for an answer that was lost when the reply is dropped.
 
 use crate::model::outcome::{Acknowledgement, Vote};
+use crate::model::step::StepAnswer;
 
 type Continuation<T> = Box<dyn FnOnce(T) + Send>;
 
@@ -48,6 +49,12 @@ impl Lost for Vote {
 }
 
 impl Lost for Acknowledgement {
+    fn lost() -> Self {
+        Self::Unknown { message: LOST.to_owned() }
+    }
+}
+
+impl Lost for StepAnswer {
     fn lost() -> Self {
         Self::Unknown { message: LOST.to_owned() }
     }

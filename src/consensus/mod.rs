@@ -9,7 +9,7 @@
 use crate::model::ids::CoordinationId;
 use crate::model::outcome::Decision;
 use crate::model::value::Value;
-pub use crate::protocol::two_phase::Standing;
+pub use crate::protocol::Standing;
 use crate::reply::{Lost, Reply};
 
 /// The answer to a proposal.

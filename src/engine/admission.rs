@@ -9,11 +9,10 @@ use std::sync::Arc;
 use crate::journal::{JournalError, StoredCoordination};
 use crate::model::ids::CoordinationId;
 use crate::model::outcome::{CoordinationResult, Outcome, OutcomeKind, TransactionState};
-use crate::model::request::{CoordinationRequest, CoordinationType};
+use crate::model::request::CoordinationRequest;
 use crate::model::time::Timestamp;
 use crate::participants::Attachment;
-use crate::protocol::Machine;
-use crate::protocol::two_phase::{Input, PartyPlan, Plan, TwoPhase};
+use crate::protocol::Input;
 use crate::reply::Reply;
 
 use super::Waiter;
@@ -54,9 +53,9 @@ impl State {
         if let Some(key) = self.table.find(&request.id) {
             return self.join(core, key, &request, waiter);
         }
-        let plan = match core.plan(&request) {
-            Ok(plan) => plan,
-            Err((code, message)) => return refuse(&request, waiter, code, message),
+        let machine = match core.machine_for(&request) {
+            Ok(machine) => machine,
+            Err(refusal) => return refuse(&request, waiter, refusal.code, refusal.message),
         };
         let starts = self.admits && self.running < core.ports.options.concurrent_max;
         if !starts && self.queue.len() >= core.ports.options.queued_max {
@@ -68,7 +67,7 @@ impl State {
             );
             return refuse(&request, waiter, "request.overloaded", message);
         }
-        let mut entry = Entry::new(TwoPhase::new(plan, core.clock.now()), attachment);
+        let mut entry = Entry::new(machine, attachment);
         entry.locks.working_since = self.first_starts.of(&request.id);
         entry.waiters.push(waiter);
         entry.queued = !starts;
@@ -239,71 +238,4 @@ impl State {
         }
         self.close_when_idle(core);
     }
-}
-
-impl Core {
-    /// What a machine is built from, or the code and words of a refusal.
-    fn plan(&self, request: &Arc<CoordinationRequest>) -> Result<Plan, (&'static str, String)> {
-        if request.kind != CoordinationType::TwoPhaseCommit {
-            let message = format!(
-                "coordination_type {:?} is not built yet; use \"two_phase_commit\"",
-                request.kind.as_str()
-            );
-            return Err(("request.unsupported_type", message));
-        }
-        for store in &request.stores {
-            let Some(found) = self.ports.store(store) else {
-                let known = self.ports.store_names();
-                let message = format!("store '{store}' is unknown; this service has {known}");
-                return Err(("request.unknown_store", message));
-            };
-            if let Some(method) = found.missing_for(request.kind) {
-                let message = format!(
-                    "store '{store}' has no method {method}(), which {} needs",
-                    request.kind.as_str()
-                );
-                return Err(("request.missing_method", message));
-            }
-        }
-        Ok(self.plan_for(request, self.ports.journal.instance().clone(), 1))
-    }
-
-    /// The plan of a request whose stores may be missing here.
-    pub(super) fn plan_for(
-        &self,
-        request: &Arc<CoordinationRequest>,
-        owner: crate::model::ids::InstanceId,
-        epoch: u32,
-    ) -> Plan {
-        let parties = request.stores.iter().map(|store| {
-            let found = self.ports.stores.iter().find(|(known, ..)| known == store);
-            let abilities = found.map(|(_, found, _)| found.abilities()).unwrap_or_default();
-            PartyPlan {
-                store: store.clone(),
-                // A list with other journals' work in it cannot be swept at once: of what is on it
-                // the journal must know beforehand.
-                lists_prepared: abilities.lists_prepared && found.is_some_and(|(.., own)| *own),
-                single_writer: abilities.single_writer,
-            }
-        });
-        let options = &self.ports.options;
-        Plan {
-            locks: self.locks_of(request),
-            parties: parties.collect(),
-            request: Arc::clone(request),
-            owner,
-            epoch,
-            consensus: self.ports.consensus.is_some(),
-            prepare_timeout: options.prepare_timeout,
-            commit_timeout: options.commit_timeout,
-            abort_wait: options.abort_wait,
-            backoff: options.backoff(seed_of(&request.id)),
-        }
-    }
-}
-
-/// FNV-1a: enough to make different ids wait differently.
-fn seed_of(id: &CoordinationId) -> u64 {
-    let step = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
-    id.as_str().bytes().fold(0xcbf2_9ce4_8422_2325, step)
 }

@@ -8,10 +8,11 @@ use std::time::Duration;
 
 use crate::crash;
 use crate::model::outcome::{Acknowledgement, Vote};
+use crate::model::step::{StepAnswer, Work};
 use crate::model::value::Value;
 use crate::observe::{Alert, Severity};
-use crate::participants::{DeliveryAsk, PrepareAsk};
-use crate::protocol::{Ask, Effect, Machine};
+use crate::participants::{DeliveryAsk, ExecuteAsk, PrepareAsk};
+use crate::protocol::{Ask, Effect};
 use crate::reply::Reply;
 
 use super::core::{Core, Fact};
@@ -67,6 +68,30 @@ impl State {
         }
     }
 
+    /// Asks for one operation, or for its undoing.
+    pub(super) fn execute(&mut self, core: &Core, key: SlotKey, ask: StepAsk) {
+        let Some(entry) = self.table.get(key) else { return };
+        let StepAsk { step, work, attempt, context, timeout } = ask;
+        let request = Arc::clone(entry.machine.request());
+        let store = request.operations[step].store.clone();
+        let point = step_point(work, &request.operations[step].id);
+        crash::point("before_ask", &point);
+        let this = core.this.clone();
+        let reply = Reply::new(move |answer: StepAnswer| {
+            crash::point("after_ask", &point);
+            if let Some(core) = this.upgrade() {
+                core.post(Fact::StepAnswered { key, step, work, answer });
+            }
+        });
+        let Some(participant) = core.ports.store(&store) else {
+            let message = format!("this service has no store named '{store}'");
+            return reply.send(StepAnswer::Unknown { message });
+        };
+        let attachment = entry.attachment.clone();
+        let ask = ExecuteAsk { request, step, work, attempt, context, timeout, attachment };
+        participant.execute(ask, reply);
+    }
+
     pub(super) fn ask_consensus(&mut self, core: &Core, key: SlotKey, effect: Effect) {
         let (Some(entry), Some(consensus)) = (self.table.get(key), &core.ports.consensus) else {
             return;
@@ -102,6 +127,20 @@ impl State {
             });
         }
     }
+}
+
+/// What is asked of a participant for a step.
+pub(super) struct StepAsk {
+    pub(super) step: usize,
+    pub(super) work: Work,
+    pub(super) attempt: u32,
+    pub(super) context: Vec<(usize, Arc<Value>)>,
+    pub(super) timeout: Duration,
+}
+
+/// `compensate:charge`, only put together when somebody looks.
+fn step_point(work: Work, operation: &str) -> String {
+    if crash::is_armed() { format!("{}:{operation}", work.as_str()) } else { String::new() }
 }
 
 /// `prepare:payments`, only put together when somebody looks.

@@ -20,10 +20,11 @@ use crate::model::ids::CoordinationId;
 use crate::model::lock::{Grant, LockError, LockId, RequesterId};
 use crate::model::outcome::{Acknowledgement, Decision, Vote};
 use crate::model::request::CoordinationRequest;
+use crate::model::step::{StepAnswer, Work};
 use crate::model::time::Timestamp;
 use crate::participants::Attachment;
+use crate::protocol::Standing;
 use crate::protocol::lock_plan::LockWish;
-use crate::protocol::two_phase::Standing;
 use crate::reply::Reply;
 
 use super::clock::Clock;
@@ -38,6 +39,7 @@ pub(super) enum Fact {
     Answered(Vec<(u64, Answer)>),
     Voted { key: SlotKey, party: usize, vote: Vote },
     Acknowledged { key: SlotKey, party: usize, answer: Acknowledgement },
+    StepAnswered { key: SlotKey, step: usize, work: Work, answer: StepAnswer },
     LocksAnswered { key: SlotKey, asker: RequesterId, result: Result<Vec<Grant>, LockError> },
     LockLost { lock_id: LockId, requester: RequesterId, reason: String },
     AdmissionOpens,

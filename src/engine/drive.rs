@@ -12,11 +12,11 @@ use crate::model::outcome::{CoordinationResult, Outcome, OutcomeKind, Transactio
 use crate::model::record::{Durability, Record};
 use crate::model::request::CoordinationRequest;
 use crate::model::time::Timestamp;
-use crate::protocol::two_phase::Input;
-use crate::protocol::{Effect, Machine};
+use crate::protocol::{Effect, Input};
 use crate::reply::Reply;
 
 use super::Waiter;
+use super::asks::StepAsk;
 use super::core::{Core, Fact};
 use super::forget::Forgettable;
 use super::locking::FirstStarts;
@@ -85,6 +85,9 @@ impl State {
             }
             Fact::Acknowledged { key, party, answer } => {
                 self.step(core, key, Input::Acknowledged { party, answer });
+            }
+            Fact::StepAnswered { key, step, work, answer } => {
+                self.step(core, key, Input::StepAnswered { step, work, answer });
             }
             Fact::LocksAnswered { key, asker, result } => {
                 self.locks_answered(core, key, &asker, result);
@@ -221,6 +224,9 @@ impl State {
     fn carry_out(&mut self, core: &Core, key: SlotKey, effect: Effect) {
         match effect {
             Effect::Ask { party, ask, timeout } => self.ask(core, key, party, ask, timeout),
+            Effect::Execute { step, work, attempt, context, timeout } => {
+                self.execute(core, key, StepAsk { step, work, attempt, context, timeout });
+            }
             Effect::Propose { .. } | Effect::ReadDecision => self.ask_consensus(core, key, effect),
             Effect::Acquire { locks, timeout } => self.acquire(core, key, &locks, timeout),
             Effect::Release => {
@@ -229,7 +235,7 @@ impl State {
             }
             Effect::Publish(event) => {
                 if let Some(bus) = &core.ports.bus {
-                    bus.publish(event);
+                    bus.tell(event);
                 }
             }
             Effect::Alert { message } => self.alert(core, key, message),

@@ -20,8 +20,8 @@ use crate::model::outcome::{CoordinationResult, Outcome};
 use crate::model::record::Reason;
 use crate::model::request::CoordinationRequest;
 use crate::model::time::Timestamp;
+use crate::protocol::Input;
 use crate::protocol::lock_plan::{LockWish, locks_of};
-use crate::protocol::two_phase::Input;
 use crate::reply::Reply;
 
 use super::admission::{conflict, refuse};
@@ -91,7 +91,7 @@ impl LockEar for Ear {
             let Deadlock { victim, resource, .. } = deadlock;
             tracing::warn!(%victim, %resource, found, "a deadlock was found");
             if let Some(bus) = &core.ports.bus {
-                bus.publish(CoordinationEvent::Deadlock(Box::new(deadlock.clone())));
+                bus.tell(CoordinationEvent::Deadlock(Box::new(deadlock.clone())));
             }
         }
     }

@@ -20,6 +20,7 @@ pub mod held_locks;
 mod locking;
 pub mod operator;
 mod options;
+mod plan;
 mod queries;
 mod recovery;
 mod shutdown;
@@ -31,7 +32,7 @@ pub use options::Options;
 use std::sync::Arc;
 
 use crate::consensus::Consensus;
-use crate::events::EventBus;
+use crate::events::EventSink;
 use crate::journal::{Journal, StoredCoordination};
 use crate::locks::LockManager;
 use crate::model::ids::{CoordinationId, StoreName};
@@ -60,7 +61,7 @@ pub struct Ports {
     /// Who agrees on decisions, if not the journal alone.
     pub consensus: Option<Arc<dyn Consensus>>,
     /// Who is told events.
-    pub bus: Option<Arc<dyn EventBus>>,
+    pub bus: Option<Arc<dyn EventSink>>,
     /// Who is told alerts.
     pub alerting: Option<Arc<dyn Alerting>>,
     /// Who keeps strong coordinations apart; without one they run without locks. It stays open when

@@ -73,7 +73,7 @@ fn operators_record(stored: &StoredCoordination, decision: Decision, reason: &st
         operations_completed: if committed { operations } else { 0 },
         operations_failed: if committed { 0 } else { operations },
     };
-    Record::End { outcome, stores: stored.stores.clone() }
+    Record::End { outcome, stores: stored.stores.clone(), steps: stored.steps.clone() }
 }
 
 pub(super) fn find(

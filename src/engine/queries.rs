@@ -6,8 +6,7 @@ use std::sync::Arc;
 use crate::journal::{HistoryFilter, JournalError, JournalStatus, StoredCoordination};
 use crate::model::ids::CoordinationId;
 use crate::model::outcome::{CoordinationResult, Decision, Outcome, OutcomeKind, TransactionState};
-use crate::protocol::Machine;
-use crate::protocol::two_phase::Input;
+use crate::protocol::Input;
 use crate::reply::Reply;
 
 use super::core::{Core, Fact};
@@ -67,6 +66,7 @@ impl Entry {
             reason: None,
             outcome: Some(outcome),
             stores: view.stores,
+            steps: view.steps,
             created_at: self.machine.began_at(),
             updated_at: now,
             completed_at: None,

@@ -14,8 +14,7 @@ use crate::model::ids::CoordinationId;
 use crate::model::outcome::{Acknowledgement, Decision, OutcomeKind, TransactionState};
 use crate::model::record::Record;
 use crate::participants::{DeliveryAsk, ParticipantError};
-use crate::protocol::Machine;
-use crate::protocol::two_phase::{Input, TwoPhase};
+use crate::protocol::Input;
 use crate::reply::Reply;
 
 use super::core::{Core, Fact};
@@ -99,9 +98,7 @@ impl State {
             return None;
         };
         tracing::info!(coordination = %open.id, epoch = open.epoch, "resumed");
-        let plan = core.plan_for(request, open.owner, open.epoch);
-        let machine = TwoPhase::from_records(plan, &open.records);
-        let mut entry = Entry::new(machine, None);
+        let mut entry = Entry::new(core.machine_of(request, &open), None);
         entry.locks.resumed = true;
         Some(self.table.insert(entry))
     }

@@ -11,8 +11,7 @@ use crate::model::outcome::Decision;
 use crate::model::record::Durability;
 use crate::model::time::Timestamp;
 use crate::participants::Attachment;
-use crate::protocol::two_phase::TwoPhase;
-use crate::protocol::{Effect, Machine};
+use crate::protocol::{Coordination, Effect};
 
 use super::Waiter;
 use super::locking::HeldLocks;
@@ -51,7 +50,7 @@ pub(super) struct Awaited {
 
 /// One coordination under way.
 pub(super) struct Entry {
-    pub(super) machine: TwoPhase,
+    pub(super) machine: Coordination,
     /// Effects behind a record that the journal has not answered yet.
     pub(super) held: VecDeque<Effect>,
     pub(super) awaited: Option<Awaited>,
@@ -73,7 +72,7 @@ pub(super) struct Entry {
 }
 
 impl Entry {
-    pub(super) fn new(machine: TwoPhase, attachment: Option<Attachment>) -> Self {
+    pub(super) fn new(machine: Coordination, attachment: Option<Attachment>) -> Self {
         Self {
             machine,
             held: VecDeque::new(),

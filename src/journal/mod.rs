@@ -31,6 +31,7 @@ use crate::model::outcome::{Decision, Outcome, StoreSummary, TransactionState};
 pub use crate::model::record::Durability;
 use crate::model::record::{Reason, Record};
 use crate::model::request::{CoordinationRequest, CoordinationType};
+use crate::model::step::StepSummary;
 use crate::model::time::Timestamp;
 use crate::reply::{LOST, Lost, Reply};
 
@@ -94,6 +95,8 @@ pub struct StoredCoordination {
     pub outcome: Option<Outcome>,
     /// What each store did, once ended.
     pub stores: Vec<StoreSummary>,
+    /// What each operation did so far, in a coordination by steps.
+    pub steps: Vec<StepSummary>,
     /// When it began.
     pub created_at: Timestamp,
     /// When its last record was made.

@@ -11,6 +11,7 @@
 //! whatever happens to the files, nothing of them is overwritten that was not understood.
 
 mod fold;
+mod fold_steps;
 mod held;
 mod instance;
 mod judge;

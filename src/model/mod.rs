@@ -11,5 +11,6 @@ pub mod outcome;
 pub mod record;
 pub mod request;
 pub mod resource;
+pub mod step;
 pub mod time;
 pub mod value;

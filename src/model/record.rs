@@ -11,6 +11,8 @@ use serde::{Deserialize, Serialize};
 use super::ids::{InstanceId, StoreName};
 use super::outcome::{Decision, Outcome, StoreSummary};
 use super::request::CoordinationRequest;
+use super::step::{StepSummary, Work};
+use super::value::Value;
 
 /// What must have happened to a record before anything listed after it may leave the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -71,8 +73,57 @@ pub enum Record {
     End {
         /// How it ended.
         outcome: Outcome,
-        /// What each store did.
+        /// What each store did; empty for a coordination by steps.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
         stores: Vec<StoreSummary>,
+        /// What each operation did, in a coordination by steps.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        steps: Vec<StepSummary>,
+    },
+    /// A participant is about to be asked for a step, or for the undoing of one.
+    StepStarted {
+        /// The index of the operation.
+        step: u32,
+        /// What is asked.
+        work: Work,
+        /// Counted from 1.
+        attempt: u32,
+    },
+    /// A participant has done it.
+    StepDone {
+        /// The index of the operation.
+        step: u32,
+        /// What was asked.
+        work: Work,
+        /// What it gave.
+        result: Arc<Value>,
+    },
+    /// A try had no effect, or nobody knows.
+    StepFailed {
+        /// The index of the operation.
+        step: u32,
+        /// What was asked.
+        work: Work,
+        /// Why.
+        message: String,
+        /// What was seen: whether nobody knows if it had an effect.
+        is_unknown: bool,
+        /// Whether no other try is to be made.
+        is_final: bool,
+    },
+    /// The tries of a step, or of its undoing, are spent: an operator is needed.
+    Parked {
+        /// The index of the operation.
+        step: u32,
+        /// What was asked.
+        work: Work,
+        /// The last trouble.
+        message: String,
+    },
+    /// An operator wants a parked step to be tried again.
+    Redriven {
+        /// The index of the operation.
+        step: u32,
     },
 }
 
@@ -85,6 +136,11 @@ impl Record {
             Self::Decision { .. } => "decision",
             Self::Heuristic { .. } => "heuristic",
             Self::End { .. } => "end",
+            Self::StepStarted { .. } => "step_started",
+            Self::StepDone { .. } => "step_done",
+            Self::StepFailed { .. } => "step_failed",
+            Self::Parked { .. } => "parked",
+            Self::Redriven { .. } => "redriven",
         }
     }
 }

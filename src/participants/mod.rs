@@ -22,7 +22,12 @@
 //!    of it may go while a process lives that could come late: it can be emptied by hand when none
 //!    runs, and must be when a lock manager takes over whose tokens begin anew. Without fences
 //!    nothing is read or written for them.
-//! 7. **Never block**: every method returns at once and answers through its [`Reply`], from any
+//! 7. **Steps** ([`Participant::execute`]): one operation of a saga or of an eventual coordination,
+//!    done at once and durably, or undone by its compensation. Asked again (under the same
+//!    coordination, operation and work) it does nothing a second time and gives the first result;
+//!    asked to undo what it never did, it does nothing, and refuses the operation if that comes
+//!    later. A store that cannot keep this says so in its documentation.
+//! 8. **Never block**: every method returns at once and answers through its [`Reply`], from any
 //!    thread, also before it returns. A reply that is dropped says that the answer is unknown.
 //!
 //! Invariant: one reply, one answer.
@@ -70,6 +75,7 @@ use crate::model::lock::Fence;
 use crate::model::operation::Operation;
 use crate::model::outcome::{Acknowledgement, Vote};
 use crate::model::request::{CoordinationRequest, CoordinationType};
+use crate::model::step::{StepAnswer, Work};
 use crate::model::value::Value;
 use crate::reply::{LOST, Lost, Reply};
 
@@ -113,6 +119,45 @@ pub struct DeliveryAsk {
     pub timeout: Duration,
     /// What the caller sent along; `None` after recovery.
     pub attachment: Option<Attachment>,
+}
+
+/// One operation, to be done at once, or undone.
+#[derive(Clone)]
+pub struct ExecuteAsk {
+    /// The coordination.
+    pub request: Arc<CoordinationRequest>,
+    /// The index of the operation in the request.
+    pub step: usize,
+    /// Whether to do it or to undo it.
+    pub work: Work,
+    /// Counted from 1.
+    pub attempt: u32,
+    /// What earlier operations gave, by their index; when it is to be undone, also what it gave
+    /// itself, if that is known.
+    pub context: Vec<(usize, Arc<Value>)>,
+    /// How long an answer is of use.
+    pub timeout: Duration,
+    /// What the caller sent along; `None` after recovery.
+    pub attachment: Option<Attachment>,
+}
+
+impl ExecuteAsk {
+    /// The transaction id.
+    pub fn id(&self) -> &CoordinationId {
+        &self.request.id
+    }
+
+    /// The operation.
+    pub fn operation(&self) -> &Operation {
+        &self.request.operations[self.step]
+    }
+
+    /// What earlier operations gave, by their ids.
+    pub fn results(&self) -> impl Iterator<Item = (&str, &Value)> {
+        self.context
+            .iter()
+            .map(|(step, result)| (self.request.operations[*step].id.as_str(), &**result))
+    }
 }
 
 /// What a participant can do beyond the least.
@@ -161,8 +206,18 @@ pub trait Participant: Send + Sync {
     fn abilities(&self) -> Abilities;
 
     /// The name of a method that coordinations of this type need and the store lacks.
-    fn missing_for(&self, _kind: CoordinationType) -> Option<&'static str> {
-        None
+    fn missing_for(&self, kind: CoordinationType) -> Option<&'static str> {
+        match kind {
+            CoordinationType::TwoPhaseCommit => None,
+            CoordinationType::EventSourcing => Some("apply_event"),
+            _ => Some("execute_operation"),
+        }
+    }
+
+    /// Whether this operation can be undone. A `compensation` that is given as `None` says that
+    /// there is nothing to undo.
+    fn can_compensate(&self, operation: &Operation) -> bool {
+        matches!(operation.body.get("compensation"), Some(Value::Map(_) | Value::Null))
     }
 
     /// Called once when a service starts, before every other question, with the journal's id and
@@ -177,6 +232,12 @@ pub trait Participant: Send + Sync {
 
     /// Tells it to undo the change.
     fn abort(&self, ask: DeliveryAsk, reply: Reply<Acknowledgement>);
+
+    /// Asks for one operation, or for its undoing.
+    fn execute(&self, ask: ExecuteAsk, reply: Reply<StepAnswer>) {
+        let message = format!("store '{}' cannot execute operations", ask.operation().store);
+        reply.send(StepAnswer::Failed { message, retryable: false });
+    }
 
     /// Asks what it holds prepared.
     fn list_prepared(&self, reply: Reply<Result<Vec<CoordinationId>, ParticipantError>>);

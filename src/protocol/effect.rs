@@ -7,6 +7,8 @@ use std::time::Duration;
 use crate::model::event::CoordinationEvent;
 use crate::model::outcome::{Decision, Outcome};
 use crate::model::record::{Durability, Record};
+use crate::model::step::Work;
+use crate::model::value::Value;
 
 use super::lock_plan::LockWish;
 
@@ -43,6 +45,19 @@ pub enum Effect {
         party: usize,
         /// What to ask.
         ask: Ask,
+        /// How long an answer is of use.
+        timeout: Duration,
+    },
+    /// Ask a participant for one operation, or to undo it.
+    Execute {
+        /// Which step: the index of the operation in the request.
+        step: usize,
+        /// What to ask.
+        work: Work,
+        /// Counted from 1.
+        attempt: u32,
+        /// What earlier operations gave, by their index, in the order in which they were done.
+        context: Vec<(usize, Arc<Value>)>,
         /// How long an answer is of use.
         timeout: Duration,
     },

@@ -11,7 +11,7 @@ use std::time::Duration;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use unanimity::consensus::{Consensus, Proposal, Standing};
-use unanimity::events::EventBus;
+use unanimity::events::EventSink;
 use unanimity::model::event::CoordinationEvent;
 use unanimity::model::ids::CoordinationId;
 use unanimity::model::outcome::Decision;
@@ -113,8 +113,8 @@ impl PythonListeners {
     }
 }
 
-impl EventBus for PythonListeners {
-    fn publish(&self, event: CoordinationEvent) {
+impl EventSink for PythonListeners {
+    fn tell(&self, event: CoordinationEvent) {
         if let Some(metrics) = &self.metrics {
             let (metrics, event) = (Arc::clone(metrics), event.clone());
             self.bridge.push(Item::Run(Box::new(move |py| count(metrics.bind(py), &event))));

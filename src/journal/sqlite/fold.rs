@@ -3,6 +3,7 @@
 //! Not recovery: machines fold records themselves; this is for the tables, for answers, and for
 //! people. Invariant: the first decision stands, whatever comes later.
 
+use super::fold_steps;
 use crate::journal::StoredCoordination;
 use crate::model::outcome::{Decision, TransactionState};
 use crate::model::record::{Reason, Record};
@@ -20,6 +21,7 @@ pub(super) fn begun(at: Timestamp, record: &Record) -> Option<StoredCoordination
         reason: None,
         outcome: None,
         stores: Vec::new(),
+        steps: fold_steps::begun(request),
         created_at: at,
         updated_at: at,
         completed_at: None,
@@ -60,12 +62,20 @@ pub(super) fn apply(stored: &mut StoredCoordination, at: Timestamp, record: &Rec
                 stored.reason = Some(Reason::new("transaction.heuristic", message));
             }
         }
-        Record::End { outcome, stores } => {
+        Record::End { outcome, stores, steps } => {
             stored.state = outcome.state;
             stored.outcome = Some(outcome.clone());
             stored.stores.clone_from(stores);
+            if !steps.is_empty() {
+                stored.steps.clone_from(steps);
+            }
             stored.completed_at = Some(at);
         }
+        Record::StepStarted { .. }
+        | Record::StepDone { .. }
+        | Record::StepFailed { .. }
+        | Record::Parked { .. }
+        | Record::Redriven { .. } => fold_steps::apply(stored, at, record),
     }
     stored.updated_at = at;
 }

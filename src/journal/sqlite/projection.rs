@@ -18,6 +18,7 @@ use crate::journal::StoredCoordination;
 use crate::model::operation::Operation;
 use crate::model::outcome::OutcomeKind;
 use crate::model::record::Record;
+use crate::model::step::{StepState, StepSummary};
 use crate::model::time::Timestamp;
 use crate::model::value::Value;
 
@@ -26,22 +27,24 @@ const UPSERT_COORDINATION: &str = "
         coordination_id, coordination_type, participating_stores, operations, state,
         timeout_seconds, consistency_level, metadata, created_at, updated_at, completed_at,
         error_message, owner, epoch, timeout_us, decision, reason_code, reason_message, outcome,
-        stores_summary)
-    VALUES (?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13,?14,?15,?16,?17,?18,?19,?20)
+        stores_summary, steps_summary)
+    VALUES (?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13,?14,?15,?16,?17,?18,?19,?20,?21)
     ON CONFLICT (coordination_id) DO UPDATE SET
         state = excluded.state, updated_at = excluded.updated_at,
         completed_at = excluded.completed_at, error_message = excluded.error_message,
         owner = excluded.owner, epoch = excluded.epoch, decision = excluded.decision,
         reason_code = excluded.reason_code, reason_message = excluded.reason_message,
-        outcome = excluded.outcome, stores_summary = excluded.stores_summary";
+        outcome = excluded.outcome, stores_summary = excluded.stores_summary,
+        steps_summary = excluded.steps_summary";
 
 const UPSERT_OPERATION: &str = "
     INSERT INTO coordination_operations (
         operation_id, coordination_id, store_name, operation_type, operation_data,
-        sequence_number, state, max_retries, error_message, created_at, executed_at, completed_at)
-    VALUES (?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12)
+        sequence_number, state, max_retries, error_message, created_at, executed_at, completed_at,
+        retry_count)
+    VALUES (?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13)
     ON CONFLICT (coordination_id, operation_id) DO UPDATE SET
-        state = excluded.state, error_message = excluded.error_message,
+        state = excluded.state, retry_count = excluded.retry_count, error_message = excluded.error_message,
         executed_at = excluded.executed_at, completed_at = excluded.completed_at";
 
 /// What is to be brought into the tables at once.
@@ -165,6 +168,7 @@ fn upsert(connection: &Connection, stored: &StoredCoordination) -> Outcome<()> {
         stored.reason.as_ref().map(|reason| reason.message.as_str()),
         stored.outcome.as_ref().map(json).transpose()?,
         json(&stored.stores)?,
+        json(&stored.steps)?,
     ])?;
     upsert_operations(connection, stored)
 }
@@ -177,7 +181,10 @@ fn error_message(stored: &StoredCoordination) -> Option<&str> {
 fn upsert_operations(connection: &Connection, stored: &StoredCoordination) -> Outcome<()> {
     let mut statement = connection.prepare_cached(UPSERT_OPERATION)?;
     for (sequence, operation) in stored.request.operations.iter().enumerate() {
-        let progress = Progress::of(stored, operation);
+        let progress = match stored.steps.get(sequence) {
+            Some(step) => Progress::of_step(step),
+            None => Progress::of(stored, operation),
+        };
         let max_retries = operation.body.get("max_retries").and_then(Value::as_int).unwrap_or(3);
         statement.execute(params![
             operation.id,
@@ -192,17 +199,20 @@ fn upsert_operations(connection: &Connection, stored: &StoredCoordination) -> Ou
             stored.created_at.to_rfc3339(),
             progress.executed_at.map(Timestamp::to_rfc3339),
             progress.completed_at.map(Timestamp::to_rfc3339),
+            progress.retry_count,
         ])?;
     }
     Ok(())
 }
 
 /// How far one operation is, as its coordination's records tell.
+#[derive(Default)]
 struct Progress<'a> {
     state: &'static str,
     error_message: Option<&'a str>,
     executed_at: Option<Timestamp>,
     completed_at: Option<Timestamp>,
+    retry_count: u32,
 }
 
 impl<'a> Progress<'a> {
@@ -211,7 +221,7 @@ impl<'a> Progress<'a> {
         let executed_at = summary.and_then(|summary| summary.prepare_asked_at);
         let Some(outcome) = &stored.outcome else {
             let state = if stored.decision.is_some() { "executing" } else { "pending" };
-            return Self { state, error_message: None, executed_at, completed_at: None };
+            return Self { state, executed_at, ..Self::default() };
         };
         let acknowledged_at = summary.and_then(|summary| summary.acknowledged_at);
         let is_completed = match outcome.kind {
@@ -226,6 +236,22 @@ impl<'a> Progress<'a> {
             error_message,
             executed_at,
             completed_at: acknowledged_at.or(stored.completed_at),
+            retry_count: 0,
+        }
+    }
+
+    fn of_step(step: &'a StepSummary) -> Self {
+        Self {
+            state: match step.state {
+                StepState::Executing if step.attempts > 1 => "retrying",
+                // The column's own words have none for it.
+                StepState::Parked => "failed",
+                state => state.as_str(),
+            },
+            error_message: step.note.as_deref(),
+            executed_at: step.started_at,
+            completed_at: step.compensated_at.or(step.completed_at),
+            retry_count: step.attempts.saturating_sub(1),
         }
     }
 }

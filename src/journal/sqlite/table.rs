@@ -22,7 +22,8 @@ use crate::model::value::Value;
 /// The columns that [`read`] needs.
 pub(super) const COLUMNS: &str = "coordination_id, coordination_type, participating_stores, \
     operations, state, timeout_us, consistency_level, metadata, created_at, updated_at, \
-    completed_at, owner, epoch, decision, reason_code, reason_message, outcome, stores_summary";
+    completed_at, owner, epoch, decision, reason_code, reason_message, outcome, stores_summary, \
+    steps_summary";
 
 /// Whether there is such a row.
 pub(super) fn exists(connection: &Connection, id: &CoordinationId) -> Outcome<bool> {
@@ -84,6 +85,7 @@ fn read_columns(row: &Row<'_>, id: &str) -> Outcome<StoredCoordination> {
         reason,
         outcome: outcome.map(|text| json("outcome", &text)).transpose()?,
         stores: json("stores_summary", &text(row, 17)?)?,
+        steps: json("steps_summary", &text(row, 18)?)?,
         created_at: timestamp("created_at", &text(row, 8)?)?,
         updated_at: timestamp("updated_at", &text(row, 9)?)?,
         completed_at: get::<Option<String>>(row, 10)?

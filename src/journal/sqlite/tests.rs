@@ -173,7 +173,7 @@ fn end(decision: Decision) -> Record {
         acknowledged_at: Some(Timestamp(40)),
         attempts: 1,
     };
-    Record::End { outcome, stores: vec![summary] }
+    Record::End { outcome, stores: vec![summary], steps: Vec::new() }
 }
 
 fn append(name: &str, at: i64, record: Record, durability: Durability) -> Append {

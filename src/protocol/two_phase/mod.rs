@@ -32,15 +32,15 @@
 
 mod deciding;
 mod delivering;
-mod input;
 mod locking;
 mod outcome;
 mod party;
+mod plan;
 mod resume;
 mod rules;
 mod voting;
 
-pub use input::{Input, PartyPlan, Plan, Standing};
+pub use plan::{PartyPlan, Plan};
 pub use rules::{Rule, State, TRANSITIONS, Transition};
 
 use std::sync::Arc;
@@ -52,7 +52,7 @@ use crate::model::request::CoordinationRequest;
 use crate::model::time::Timestamp;
 
 use super::lock_plan::LockWish;
-use super::{Ask, Effect, Machine, ProtocolError, View};
+use super::{Ask, Effect, Input, Machine, ProtocolError, Standing, View};
 use locking::Locking;
 use party::Party;
 
@@ -115,64 +115,6 @@ impl TwoPhase {
         self.state
     }
 
-    /// Under which epoch it runs.
-    pub fn epoch(&self) -> u32 {
-        self.plan.epoch
-    }
-
-    /// The request it coordinates.
-    pub fn request(&self) -> &Arc<CoordinationRequest> {
-        &self.plan.request
-    }
-
-    /// When it was accepted.
-    pub fn began_at(&self) -> Timestamp {
-        self.began_at
-    }
-
-    /// The locks that it holds while it prepares and delivers.
-    pub fn locks(&self) -> &Arc<[LockWish]> {
-        &self.plan.locks
-    }
-
-    /// Whether its caller waits for an answer.
-    pub fn awaits_answer(&self) -> bool {
-        self.answer_at.is_some()
-    }
-
-    /// Whether the decision is abort, or nothing else was proposed.
-    pub fn is_to_abort(&self) -> bool {
-        let proposed = matches!(self.state, State::Proposing | State::Reading | State::InDoubt)
-            && self.proposal == Decision::Abort;
-        self.decision == Some(Decision::Abort) || self.decision.is_none() && proposed
-    }
-
-    /// Whether it ended while it waited for its locks: no record tells of it.
-    pub fn is_unbegun(&self) -> bool {
-        self.state == State::Ended && self.locking.ended_unbegun
-    }
-
-    /// Whether it waits for an operator.
-    pub fn is_parked(&self) -> bool {
-        self.state == State::Heuristic
-    }
-
-    /// Whether no question of it is out: it waits for time or for an operator, or has ended.
-    pub fn is_quiet(&self) -> bool {
-        !matches!(self.state, State::Proposing | State::Reading)
-            && !self.waits_for_locks()
-            && !self.parties.iter().any(Party::is_asked)
-    }
-
-    /// After a commit: the stores that keep a marker of it.
-    pub fn stores_with_markers(&self) -> Option<Vec<StoreName>> {
-        if self.decision != Some(Decision::Commit) {
-            return None;
-        }
-        let marked = self.parties.iter().filter(|party| !party.is_read_only());
-        Some(marked.map(|party| party.store.clone()).collect())
-    }
-
     /// The rules that were taken so far, for coverage.
     pub fn rules_taken(&self) -> impl Iterator<Item = Rule> {
         let taken = self.taken;
@@ -224,8 +166,6 @@ impl TwoPhase {
 }
 
 impl Machine for TwoPhase {
-    type Input = Input;
-
     fn step(&mut self, now: Timestamp, input: Input) -> Result<Vec<Effect>, ProtocolError> {
         if let Input::Voted { party, .. } | Input::Acknowledged { party, .. } = &input
             && *party >= self.parties.len()
@@ -256,6 +196,9 @@ impl Machine for TwoPhase {
             Input::AbortRequested { reason } => self.abort_requested(now, reason),
             Input::Resolved { decision, reason } => self.resolved(now, decision, &reason)?,
             Input::TimeReached => self.time_reached(now),
+            Input::StepAnswered { .. } | Input::Redriven { .. } => {
+                return Err(self.impossible(input.name()));
+            }
         };
         debug_assert!(self.decision.is_some() || !self.has_delivered(), "told without a decision");
         Ok(effects)
@@ -280,6 +223,55 @@ impl Machine for TwoPhase {
             decision: self.decision,
             outcome: self.outcome(),
             stores: self.parties.iter().map(Party::summary).collect(),
+            steps: Vec::new(),
         }
+    }
+
+    fn epoch(&self) -> u32 {
+        self.plan.epoch
+    }
+
+    fn request(&self) -> &Arc<CoordinationRequest> {
+        &self.plan.request
+    }
+
+    fn began_at(&self) -> Timestamp {
+        self.began_at
+    }
+
+    fn locks(&self) -> &Arc<[LockWish]> {
+        &self.plan.locks
+    }
+
+    fn awaits_answer(&self) -> bool {
+        self.answer_at.is_some()
+    }
+
+    fn is_to_abort(&self) -> bool {
+        let proposed = matches!(self.state, State::Proposing | State::Reading | State::InDoubt)
+            && self.proposal == Decision::Abort;
+        self.decision == Some(Decision::Abort) || self.decision.is_none() && proposed
+    }
+
+    fn is_unbegun(&self) -> bool {
+        self.state == State::Ended && self.locking.ended_unbegun
+    }
+
+    fn is_parked(&self) -> bool {
+        self.state == State::Heuristic
+    }
+
+    fn is_quiet(&self) -> bool {
+        !matches!(self.state, State::Proposing | State::Reading)
+            && !self.waits_for_locks()
+            && !self.parties.iter().any(Party::is_asked)
+    }
+
+    fn stores_with_markers(&self) -> Option<Vec<StoreName>> {
+        if self.decision != Some(Decision::Commit) {
+            return None;
+        }
+        let marked = self.parties.iter().filter(|party| !party.is_read_only());
+        Some(marked.map(|party| party.store.clone()).collect())
     }
 }

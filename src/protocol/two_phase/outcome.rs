@@ -203,7 +203,7 @@ impl TwoPhase {
         self.answer_at = None;
         let outcome = self.outcome();
         let stores = self.parties.iter().map(Party::summary).collect();
-        let record = Record::End { outcome: outcome.clone(), stores };
+        let record = Record::End { outcome: outcome.clone(), stores, steps: Vec::new() };
         effects.push(Effect::Record { record, durability });
         if !self.plan.locks.is_empty() {
             effects.push(Effect::Release);

@@ -1,7 +1,7 @@
 //! Recovery: the same machine, built from its records. Not a second code path.
 //!
 //! Invariants: records are folded in the journal's order; a machine that was built this way has
-//! asked nothing yet, and its first input is [`super::Input::Resumed`].
+//! asked nothing yet, and its first input is [`crate::protocol::Input::Resumed`].
 
 use crate::model::ids::StoreName;
 use crate::model::outcome::Decision;
@@ -40,7 +40,8 @@ impl TwoPhase {
                 party.delivery = Delivery::Refused;
                 party.note = Some(message.clone());
             }),
-            Record::Begin { .. } | Record::Adopted { .. } | Record::End { .. } => {}
+            // Those of steps are another machine's.
+            _ => {}
         }
     }
 

@@ -25,8 +25,8 @@ use unanimity::model::time::Timestamp;
 use unanimity::model::value::Value;
 use unanimity::protocol::lock_plan::locks_of;
 use unanimity::protocol::retry::Backoff;
-use unanimity::protocol::two_phase::{Input, PartyPlan, Plan, Rule, Standing, TwoPhase};
-use unanimity::protocol::{Effect, Machine};
+use unanimity::protocol::two_phase::{PartyPlan, Plan, Rule, TwoPhase};
+use unanimity::protocol::{Effect, Input, Machine, Standing};
 
 /// One scenario while it runs.
 pub(super) trait Stage {
@@ -272,6 +272,7 @@ impl TwoPhaseStage {
                 let store = &self.parties[*party].store;
                 format!("ask {store} {}, of use for {timeout:?}", ask.as_str())
             }
+            Effect::Execute { .. } => unreachable!("two-phase commit has no steps"),
             Effect::Answer(outcome) => format!("answer {}", shown_outcome(outcome)),
             Effect::Finish(outcome) => format!("finish {}", shown_outcome(outcome)),
             Effect::Publish(event) => format!("publish {}", event.name()),

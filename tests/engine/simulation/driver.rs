@@ -12,8 +12,9 @@ use unanimity::model::outcome::{Acknowledgement, Outcome, OutcomeKind, Vote};
 use unanimity::model::record::{Durability, Record};
 use unanimity::model::request::CoordinationRequest;
 use unanimity::model::time::Timestamp;
+use unanimity::protocol::Input;
 use unanimity::protocol::retry::Backoff;
-use unanimity::protocol::two_phase::{Input, PartyPlan, Plan, State, TwoPhase};
+use unanimity::protocol::two_phase::{PartyPlan, Plan, State, TwoPhase};
 use unanimity::protocol::{Ask, Effect, Machine};
 
 use super::bugs::Bug;
@@ -205,6 +206,7 @@ impl World {
                 self.schedule(delay, Happening::Read { from: of.clone() });
             }
             Effect::Ask { party, ask, timeout } => self.ask(of, party, ask, timeout),
+            Effect::Execute { .. } => unreachable!("two-phase commit has no steps"),
             Effect::Answer(outcome) | Effect::Finish(outcome) => self.tell(of, &outcome),
             Effect::Publish(_) | Effect::Alert { .. } => {}
             Effect::Close => self.close(of),
@@ -328,7 +330,7 @@ impl World {
     /// What a driver with a mistake makes of an answer.
     fn mistaken(&mut self, to: &Address, input: Input, bug: Bug) -> Input {
         use unanimity::model::outcome::Decision;
-        use unanimity::protocol::two_phase::Standing;
+        use unanimity::protocol::Standing;
         let decision = self.driven(to).and_then(|driven| driven.machine.view().decision);
         let is_abort = decision == Some(Decision::Abort);
         match (input, bug) {

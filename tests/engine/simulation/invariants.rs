@@ -6,7 +6,8 @@ use unanimity::model::ids::CoordinationId;
 use unanimity::model::outcome::{Decision, OutcomeKind};
 use unanimity::model::record::{Durability, Record};
 use unanimity::model::request::CoordinationRequest;
-use unanimity::protocol::two_phase::{Input, State, TwoPhase};
+use unanimity::protocol::Input;
+use unanimity::protocol::two_phase::{State, TwoPhase};
 use unanimity::protocol::{Ask, Machine};
 
 use super::journal::Append;

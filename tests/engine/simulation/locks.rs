@@ -16,7 +16,8 @@ use unanimity::model::outcome::Decision;
 use unanimity::model::record::{Reason, Record};
 use unanimity::model::request::CoordinationRequest;
 use unanimity::protocol::lock_plan::{LockWish, locks_of};
-use unanimity::protocol::two_phase::{Input, State};
+use unanimity::protocol::two_phase::State;
+use unanimity::protocol::{Input, Machine};
 
 use super::bugs::Bug;
 use super::world::{Address, Happening, World};

@@ -9,8 +9,8 @@ use unanimity::model::ids::{CoordinationId, StoreName};
 use unanimity::model::outcome::{Decision, Vote};
 use unanimity::model::record::{Durability, Record};
 use unanimity::model::time::Timestamp;
-use unanimity::protocol::two_phase::{Input, Standing};
 use unanimity::protocol::{Ask, Machine};
+use unanimity::protocol::{Input, Standing};
 
 use super::bugs::Bug;
 use super::journal::{Answer, Append};

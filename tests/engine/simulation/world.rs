@@ -16,7 +16,8 @@ use unanimity::model::request::{CoordinationRequest, RequestParts};
 use unanimity::model::time::Timestamp;
 use unanimity::model::value::Value;
 use unanimity::protocol::Ask;
-use unanimity::protocol::two_phase::{Input, Rule};
+use unanimity::protocol::Input;
+use unanimity::protocol::two_phase::Rule;
 
 use super::bugs::Bug;
 use super::driver::Node;

@@ -1,15 +1,12 @@
-//! What the machine is built from and what it is told. Plain data, no rules.
+//! Facts: everything that a machine of a coordination may be told. Plain data, no rules.
+//!
+//! One list for all machines, so that whoever drives them need not know which kind it has; a fact
+//! that a kind has no use for is ignored by it, or impossible.
 
-use std::sync::Arc;
-use std::time::Duration;
-
-use crate::model::ids::{InstanceId, StoreName};
+use crate::model::ids::StoreName;
 use crate::model::outcome::{Acknowledgement, Decision, Vote};
 use crate::model::record::Reason;
-use crate::model::request::CoordinationRequest;
-
-use crate::protocol::lock_plan::LockWish;
-use crate::protocol::retry::Backoff;
+use crate::model::step::{StepAnswer, Work};
 
 /// A fact about one coordination.
 #[derive(Clone, Debug, PartialEq)]
@@ -45,6 +42,20 @@ pub enum Input {
         /// Its answer.
         answer: Acknowledgement,
     },
+    /// A participant answered a step of it, or the undoing of one.
+    StepAnswered {
+        /// Which: the index of the operation in the request.
+        step: usize,
+        /// What was asked.
+        work: Work,
+        /// Its answer.
+        answer: StepAnswer,
+    },
+    /// An operator wants a parked step to be tried again.
+    Redriven {
+        /// Which: the index of the operation in the request.
+        step: usize,
+    },
     /// The consensus service answered a proposal: taken, or not (or the answer was lost).
     Proposed {
         /// Whether the proposed decision is the decision, for certain.
@@ -66,14 +77,15 @@ pub enum Input {
         /// Why, in his words.
         reason: String,
     },
-    /// The time of [`Machine::deadline`] has come.
+    /// The time of [`super::Machine::deadline`] has come.
     TimeReached,
     /// The machine was built from records, after a crash or a takeover.
     Resumed,
 }
 
 impl Input {
-    pub(super) fn name(&self) -> &'static str {
+    /// The fact's name, for messages.
+    pub fn name(&self) -> &'static str {
         match self {
             Self::Started => "Started",
             Self::Locked { .. } => "Locked",
@@ -81,6 +93,8 @@ impl Input {
             Self::LockLost { .. } => "LockLost",
             Self::Voted { .. } => "Voted",
             Self::Acknowledged { .. } => "Acknowledged",
+            Self::StepAnswered { .. } => "StepAnswered",
+            Self::Redriven { .. } => "Redriven",
             Self::Proposed { .. } => "Proposed",
             Self::DecisionRead(_) => "DecisionRead",
             Self::Overruled(_) => "Overruled",
@@ -108,40 +122,4 @@ pub enum Standing {
     Open,
     /// It did not answer.
     Unknown,
-}
-
-/// What is known of a store before it is asked.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PartyPlan {
-    /// Its name.
-    pub store: StoreName,
-    /// It can list what it has prepared.
-    pub lists_prepared: bool,
-    /// It holds one prepared transaction at a time.
-    pub single_writer: bool,
-}
-
-/// What a machine is built from.
-#[derive(Clone, Debug)]
-pub struct Plan {
-    /// The request.
-    pub request: Arc<CoordinationRequest>,
-    /// Who drives it.
-    pub owner: InstanceId,
-    /// Under which epoch.
-    pub epoch: u32,
-    /// The request's stores, in its order.
-    pub parties: Vec<PartyPlan>,
-    /// The locks to be held from before the first prepare to the end.
-    pub locks: Arc<[LockWish]>,
-    /// Whether decisions are proposed to a consensus service.
-    pub consensus: bool,
-    /// The longest that prepare may take.
-    pub prepare_timeout: Duration,
-    /// The longest that a caller waits for deliveries, and one delivery for its answer.
-    pub commit_timeout: Duration,
-    /// The longest that a caller waits for stores to roll back: the outcome is certain by then.
-    pub abort_wait: Duration,
-    /// How deliveries are repeated.
-    pub backoff: Backoff,
 }
