@@ -39,7 +39,7 @@ pub(super) enum Fact {
     Answered(Vec<(u64, Answer)>),
     Voted { key: SlotKey, party: usize, vote: Vote },
     Acknowledged { key: SlotKey, party: usize, answer: Acknowledgement },
-    StepAnswered { key: SlotKey, step: usize, work: Work, answer: StepAnswer },
+    StepAnswered { key: SlotKey, step: usize, work: Work, attempt: u32, answer: StepAnswer },
     LocksAnswered { key: SlotKey, asker: RequesterId, result: Result<Vec<Grant>, LockError> },
     LockLost { lock_id: LockId, requester: RequesterId, reason: String },
     AdmissionOpens,

@@ -86,8 +86,8 @@ impl State {
             Fact::Acknowledged { key, party, answer } => {
                 self.step(core, key, Input::Acknowledged { party, answer });
             }
-            Fact::StepAnswered { key, step, work, answer } => {
-                self.step(core, key, Input::StepAnswered { step, work, answer });
+            Fact::StepAnswered { key, step, work, attempt, answer } => {
+                self.step(core, key, Input::StepAnswered { step, work, attempt, answer });
             }
             Fact::LocksAnswered { key, asker, result } => {
                 self.locks_answered(core, key, &asker, result);
@@ -226,6 +226,9 @@ impl State {
             Effect::Ask { party, ask, timeout } => self.ask(core, key, party, ask, timeout),
             Effect::Execute { step, work, attempt, context, timeout } => {
                 self.execute(core, key, StepAsk { step, work, attempt, context, timeout });
+            }
+            Effect::EnterTurns { .. } | Effect::LeaveTurn { .. } => {
+                unreachable!("no machine of this engine stands in line")
             }
             Effect::Propose { .. } | Effect::ReadDecision => self.ask_consensus(core, key, effect),
             Effect::Acquire { locks, timeout } => self.acquire(core, key, &locks, timeout),

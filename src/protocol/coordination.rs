@@ -1,11 +1,13 @@
 //! The machine of one coordination, of whichever kind its request asks for.
 //!
 //! No rules of its own. It is an enum and no boxed trait object, so that the common kind costs no
-//! allocation more.
+//! allocation more; the others are boxed, so that it is no larger for them.
 
 use std::ops::{Deref, DerefMut};
 
 use super::Machine;
+use super::eventual::Eventual;
+use super::saga::Saga;
 use super::two_phase::TwoPhase;
 
 /// One coordination's machine.
@@ -13,6 +15,10 @@ use super::two_phase::TwoPhase;
 pub enum Coordination {
     /// All or none, by prepare and commit.
     TwoPhase(TwoPhase),
+    /// Steps, undone in reverse when one fails.
+    Saga(Box<Saga>),
+    /// Accepted durably, delivered later.
+    Eventual(Box<Eventual>),
 }
 
 impl Deref for Coordination {
@@ -21,6 +27,8 @@ impl Deref for Coordination {
     fn deref(&self) -> &Self::Target {
         match self {
             Self::TwoPhase(machine) => machine,
+            Self::Saga(machine) => &**machine,
+            Self::Eventual(machine) => &**machine,
         }
     }
 }
@@ -29,6 +37,8 @@ impl DerefMut for Coordination {
     fn deref_mut(&mut self) -> &mut Self::Target {
         match self {
             Self::TwoPhase(machine) => machine,
+            Self::Saga(machine) => &mut **machine,
+            Self::Eventual(machine) => &mut **machine,
         }
     }
 }
