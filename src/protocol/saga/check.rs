@@ -204,7 +204,9 @@ fn check_circles(operations: &[Operation], steps: &[Step]) -> Result<(), CheckEr
         if free.is_empty() {
             break;
         }
-        free.into_iter().for_each(|at| is_left[at] = false);
+        for at in free {
+            is_left[at] = false;
+        }
     }
     let Some(first) = is_left.iter().position(|is_left| *is_left) else { return Ok(()) };
     // Whatever is left depends on something that is left: the way leads into a circle.
