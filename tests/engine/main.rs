@@ -19,6 +19,7 @@ mod protocols_page;
 mod recovery;
 mod scenarios;
 mod simulation;
+mod simulation_steps;
 mod strong;
 mod support;
 mod tidy;

@@ -44,8 +44,9 @@ whose input is `any` are taken as soon as they hold. Every row is taken by a sce
 const EVENTUAL: &str = "
 ## Eventual consistency
 
-The begin is the acceptance, and the acceptance is the decision; then every operation is delivered by
-itself, those on one key in their order, and in the order in which their coordinations were accepted.
+The begin is the acceptance, and the acceptance is the decision; then every operation is delivered
+by itself, those on one key in their order, and in the order in which their coordinations were
+accepted.
 Every row is taken by a scenario in `tests/scenarios/eventual`.
 
 ### States

@@ -38,8 +38,8 @@ impl Eventual {
         let count = track.attempts_of(Work::Execute);
         let tries = if count == 1 { "1 try".to_owned() } else { format!("{count} tries") };
         format!(
-            "operation '{}' of store '{}' could not be done after {tries}: {note}; what comes after \
-             it on the same key waits; mend the cause and redrive '{}', or resolve the \
+            "operation '{}' of store '{}' could not be done after {tries}: {note}; what comes \
+             after it on the same key waits; mend the cause and redrive '{}', or resolve the \
              coordination, as COMMIT if you did it by hand, as ABORT to give it up",
             operation.id, operation.store, operation.id
         )

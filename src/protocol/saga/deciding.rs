@@ -106,9 +106,18 @@ impl Saga {
     pub(super) fn set_direction(&mut self, now: Timestamp, decision: Decision) {
         for track in &mut self.steps.tracks {
             track.failures = 0;
+        }
+        self.keep_direction(now, decision);
+    }
+
+    pub(super) fn keep_direction(&mut self, now: Timestamp, decision: Decision) {
+        for track in &mut self.steps.tracks {
             match (decision, track.progress) {
                 (Decision::Commit, Progress::Failed) => track.progress = Progress::Waiting,
-                (Decision::Abort, Progress::RetryAt(Work::Execute, _)) => track.given_up(now),
+                (
+                    Decision::Abort,
+                    Progress::RetryAt(Work::Execute, _) | Progress::Parked(Work::Execute),
+                ) => track.given_up(now),
                 _ => {}
             }
         }

@@ -26,6 +26,11 @@ impl Saga {
             machine.fold(*at, record);
         }
         machine.steps.tracks.iter_mut().for_each(Track::lost);
+        // An owner that did not know yet of a decision made elsewhere may have gone on behind it.
+        if let Some(decision) = machine.decision {
+            let last_at = records.last().map_or(began_at, |(at, _)| *at);
+            machine.keep_direction(last_at, decision);
+        }
         machine
     }
 

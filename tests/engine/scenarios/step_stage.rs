@@ -7,9 +7,9 @@
 //! Then: `begin`; `done a "result"` `failed a "why"` `refuses a "why"` `unknown a "why"` answer the
 //! try that is out, `late a 1 done` that one; `recorded` `overruled abort` `locked` `refused "why"`
 //! `lost "why"` `abort "why"` `resolve commit "why"` `redrive a` `proposed taken|lost`
-//! `read commit|abort|open|unknown` `turn 0` `advance 30s` `view` `deadline`; `late-time 1s` is time
-//! of which the machine is not told; `crash` loses what was not on disk, `resume` continues from
-//! the records that are left.
+//! `read commit|abort|open|unknown` `turn 0` `advance 30s` `view` `deadline`; `late-time 1s` is
+//! time of which the machine is not told; `crash` loses what was not on disk, `resume` continues
+//! from the records that are left.
 //!
 //! Invariant: nothing that stands behind a record is shown before the record is answered.
 
