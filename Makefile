@@ -99,10 +99,10 @@ bench: $(BENCH_VENV)/ready
 bench-docs: $(VENV)/ready
 	$(BIN)/python benches/report.py
 
-# make simulate SEED=7  one run of the simulation, step by step; SEEDS=100000 for the long mode
+# make simulate SEED=7  one run of each simulation, step by step; SEEDS=100000 for the long mode
 simulate:
 	SEED=$(SEED) SEEDS=$(SEEDS) $(NEXTEST) -p unanimity --no-capture \
-		-E 'test(/^simulation::/)'
+		-E 'test(/^simulation/)'
 
 # make scenarios        rewrites the expected output of tests/scenarios; read the difference
 scenarios:

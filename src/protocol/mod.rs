@@ -31,6 +31,8 @@
 //! 7. When [`Machine::is_unbegun`] tells that it ended without a record, tell its
 //!    outcome only if the journal knows nothing of its id: another try under it may have run.
 //! 8. A machine whose step fails with [`ProtocolError`] has not changed.
+//! 9. Carry out [`Effect::EnterTurns`] in the order in which begins became durable; those of
+//!    resumed machines, in the same order, before those of any new one.
 //!
 //! [`Vote::Unknown`]: crate::model::outcome::Vote::Unknown
 //! [`Acknowledgement::Unknown`]: crate::model::outcome::Acknowledgement::Unknown

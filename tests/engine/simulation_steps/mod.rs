@@ -1,8 +1,8 @@
 //! Deterministic simulation of sagas and of eventual consistency, from a seed that is printed.
 //!
 //! Several processes drive the public machines over one journal, while processes, questions and
-//! answers are lost at every record and every ask. `STEP_SEED=7` runs one and prints its trace;
-//! `STEP_SEEDS=100000` runs that many. Planted bugs prove that the invariants can fail. The one of
+//! answers are lost at every record and every ask. `SEED=7` runs one and prints its trace;
+//! `SEEDS=100000` runs that many. Planted bugs prove that the invariants can fail. The one of
 //! two-phase commit is its neighbour `simulation`.
 
 mod bugs;
@@ -46,12 +46,12 @@ fn trace(kind: Kind, seed: u64) -> String {
 }
 
 fn run_all(kind: Kind) {
-    if let Some(seed) = from_environment("STEP_SEED") {
+    if let Some(seed) = from_environment("SEED") {
         println!("{}", trace(kind, seed));
         assert_eq!(run(kind, seed, None), Ok(()));
         return;
     }
-    let seeds = from_environment("STEP_SEEDS").unwrap_or(SEEDS);
+    let seeds = from_environment("SEEDS").unwrap_or(SEEDS);
     println!("seeds 0..{seeds}");
     for seed in 0..seeds {
         let ended = catch_unwind(|| run(kind, seed, None));
