@@ -75,7 +75,8 @@ pub(super) async fn set_up(client: &Client) -> Result<(), String> {
 fn not_created(error: &Error) -> String {
     format!(
         "its tables unanimity_prepared, unanimity_gids, unanimity_fencing_tokens and \
-         unanimity_barrier cannot be created: {}; grant CREATE on the first schema of the search_path to the dsn's user",
+         unanimity_barrier cannot be created: {}; grant CREATE on the first schema of the \
+         search_path to the dsn's user",
         describe(error)
     )
 }

@@ -1,8 +1,9 @@
 //! A PostgreSQL database as a participant, by PREPARE TRANSACTION.
 //!
 //! Read it from here down: `voting` answers prepares with `prepare` (one flight of requests) or
-//! `fetch` (reads); `step` does one operation at once; `delivery` commits and aborts; `marker` and `gid` remember. Below them `pool`,
-//! `session` are the connections, `values` and `statement` what travels on them.
+//! `fetch` (reads); `delivery` commits and aborts; `step` does one operation at once; `marker` and
+//! `gid` remember. Below them `pool`, `session` are the connections, `values` and `statement` what
+//! travels on them.
 //! Not a query builder and not a journal. Invariants: nothing blocks the asking thread; whatever
 //! this process does, PostgreSQL holds what was voted for until it is told the decision.
 
