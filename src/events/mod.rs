@@ -19,8 +19,8 @@
 //! 4. **Handling**: an event whose handler fails, or whose answer is lost, is handed over again
 //!    after a capped backoff with jitter, `attempts_max` times in all; then it is parked, told by
 //!    [`EventBus::parked`], and the stream goes on. [`EventBus::redrive`] hands it over again.
-//! 5. **Bounds**: at most `in_flight_max` events of a subscription are out at once; what waits beyond
-//!    that waits in the store of a durable bus, or is bounded and refused to the publisher.
+//! 5. **Bounds**: at most `in_flight_max` events of a subscription are out at once; what waits
+//!    beyond that waits in the store of a durable bus, or is bounded and refused to the publisher.
 //! 6. **Never block**: methods return at once and answer through their [`Reply`], from any thread.
 //!
 //! Adapters are the sibling files. Invariant: one reply, one answer.
