@@ -49,6 +49,11 @@ pub(super) enum Fact {
     AbortAsked { id: CoordinationId, reason: String, reply: Reply<Result<bool, EngineError>> },
     WaitAsked { id: CoordinationId, waiter: Waiter },
     ResolveAsked { id: CoordinationId, decision: Decision, reason: String, waiter: Waiter },
+    RedriveAsked {
+        operation_id: String,
+        coordination: Option<CoordinationId>,
+        reply: Reply<Result<bool, EngineError>>,
+    },
     LookedAt { id: CoordinationId, reply: Reply<Result<Option<Found>, EngineError>> },
     Adopted { open: Vec<crate::journal::OpenCoordination>, report: super::recovery::Collector },
     Listed { store: usize, ids: Vec<CoordinationId> },
@@ -69,7 +74,7 @@ impl Fact {
             | Self::WaitAsked { waiter, .. }
             | Self::ResolveAsked { waiter, .. }
             | Self::WaitElsewhere { waiter, .. } => waiter.send(Err(error.clone())),
-            Self::AbortAsked { reply, .. } => reply.send(Err(error.clone())),
+            Self::AbortAsked { reply, .. } | Self::RedriveAsked { reply, .. } => reply.send(Err(error.clone())),
             Self::LookedAt { reply, .. } => reply.send(Err(error.clone())),
             Self::ActiveAsked(reply) => reply.send(Err(error.clone())),
             // Nothing runs any more.

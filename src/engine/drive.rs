@@ -106,6 +106,9 @@ impl State {
             Fact::ResolveAsked { id, decision, reason, waiter } => {
                 self.resolve_asked(core, id, decision, reason, waiter);
             }
+            Fact::RedriveAsked { operation_id, coordination, reply } => {
+                self.redrive_asked(core, &operation_id, coordination.as_ref(), reply);
+            }
             Fact::LookedAt { id, reply } => self.look_at(core, &id, reply),
             Fact::Adopted { open, report } => {
                 self.adopt(core, open, report);

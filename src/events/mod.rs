@@ -13,8 +13,8 @@
 //!    event of a stream is handed over when the one before is handled or parked; different streams
 //!    go side by side.
 //! 3. **Groups**: of all subscriptions with one group, in whatever process, exactly one is handed
-//!    an event at a time (competing consumers). A durable bus remembers what a group has handled: an
-//!    event that was published while nobody of the group was there waits for it. A subscription
+//!    an event at a time (competing consumers). A durable bus remembers what a group has handled:
+//!    an event that was published while nobody of the group was there waits for it. A subscription
 //!    without a group is a group of its own that is forgotten with it.
 //! 4. **Handling**: an event whose handler fails, or whose answer is lost, is handed over again
 //!    after a capped backoff with jitter, `attempts_max` times in all; then it is parked, told by
