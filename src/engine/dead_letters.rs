@@ -78,10 +78,7 @@ fn letters_of(stored: &StoredCoordination) -> impl Iterator<Item = DeadLetter> {
 }
 
 /// Everything that a journal knows to be parked, the latest coordination first.
-pub fn dead_letters(
-    journal: &dyn Journal,
-    reply: Reply<Result<Vec<DeadLetter>, EngineError>>,
-) {
+pub fn dead_letters(journal: &dyn Journal, reply: Reply<Result<Vec<DeadLetter>, EngineError>>) {
     let filter = HistoryFilter {
         states: vec![TransactionState::Failed],
         limit: LETTERS_MAX,

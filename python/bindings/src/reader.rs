@@ -104,8 +104,7 @@ impl JournalReader {
         operation_id: &str,
         coordination_id: Option<&str>,
     ) -> PyResult<bool> {
-        let coordination =
-            coordination_id.map(|id| coordinator::checked_id(py, id)).transpose()?;
+        let coordination = coordination_id.map(|id| coordinator::checked_id(py, id)).transpose()?;
         let journal: Arc<dyn Journal> = Arc::clone(&self.journal) as _;
         py.detach(|| operator::redrive(&journal, operation_id, coordination.as_ref()))
             .map_err(|error| errors::of_engine(py, &error))
