@@ -242,6 +242,7 @@ impl State {
                 }
             }
             Effect::Alert { message } => self.alert(core, key, message),
+            Effect::Walk { .. } => {}
             Effect::Answer(outcome) => self.answer(core, key, &outcome, false),
             Effect::Finish(outcome) => self.answer(core, key, &outcome, true),
             Effect::Close => self.closed(core, key),
