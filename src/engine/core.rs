@@ -55,7 +55,12 @@ pub(super) enum Fact {
         key: SlotKey,
         step: usize,
         work: Work,
+        attempt: u32,
         answer: StepAnswer,
+    },
+    TurnCame {
+        key: SlotKey,
+        turn: usize,
     },
     LocksAnswered {
         key: SlotKey,
@@ -137,7 +142,7 @@ impl Fact {
             | Self::ResolveAsked { waiter, .. }
             | Self::WaitElsewhere { waiter, .. } => waiter.send(Err(error.clone())),
             Self::AbortAsked { reply, .. } | Self::RedriveAsked { reply, .. } => {
-                reply.send(Err(error.clone()))
+                reply.send(Err(error.clone()));
             }
             Self::LookedAt { reply, .. } => reply.send(Err(error.clone())),
             Self::ActiveAsked(reply) => reply.send(Err(error.clone())),

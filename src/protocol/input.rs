@@ -48,8 +48,15 @@ pub enum Input {
         step: usize,
         /// What was asked.
         work: Work,
+        /// Which try, as it was asked: an answer to an earlier one does not count.
+        attempt: u32,
         /// Its answer.
         answer: StepAnswer,
+    },
+    /// Every coordination that stood before this one in a key's line has left it.
+    TurnCame {
+        /// Which: the index in [`super::Effect::EnterTurns`].
+        turn: usize,
     },
     /// An operator wants a parked step to be tried again.
     Redriven {
@@ -96,6 +103,7 @@ impl Input {
             Self::Voted { .. } => "Voted",
             Self::Acknowledged { .. } => "Acknowledged",
             Self::StepAnswered { .. } => "StepAnswered",
+            Self::TurnCame { .. } => "TurnCame",
             Self::Redriven { .. } => "Redriven",
             Self::RouteEnded(_) => "RouteEnded",
             Self::Proposed { .. } => "Proposed",
