@@ -22,6 +22,7 @@ from ._exceptions import (
     LockTimeout,
     NoQuorum,
     NotLeader,
+    Permanent,
     ServiceClosed,
     ServiceElsewhere,
     StoreError,
@@ -61,6 +62,7 @@ from ._types import (
 
 if TYPE_CHECKING:
     from ._lock_managers import LocalLockManager, PostgresLockManager, ZooKeeperLockManager
+    from ._participant import Participant, ParticipantOperation
     from ._records import CoordinationRecord, History, RecoveryReport, StoreRecord, TimelineEntry
     from ._service import CoordinationService, ICoordinationService
     from ._transaction import Transaction
@@ -93,6 +95,8 @@ __all__ = [
     "AbortResult",
     "OperationRequest",
     "OperationResult",
+    "Participant",
+    "ParticipantOperation",
     "Event",
     # locks, consensus, events, metrics, alerts
     "IDistributedLockManager",
@@ -115,6 +119,7 @@ __all__ = [
     "ServiceClosed",
     "ServiceElsewhere",
     "StoreError",
+    "Permanent",
     "LockError",
     "LockTimeout",
     "DeadlockDetected",
@@ -136,6 +141,8 @@ _LATE = {
     "PostgresLockManager": "_lock_managers",
     "ZooKeeperLockManager": "_lock_managers",
     "Transaction": "_transaction",
+    "Participant": "_participant",
+    "ParticipantOperation": "_participant",
     "CoordinationRecord": "_records",
     "StoreRecord": "_records",
     "TimelineEntry": "_records",
