@@ -4,14 +4,12 @@
 //! past other columns gets a lane of its own in each. Invariants: no two boxes overlap; text is
 //! escaped; colours follow the reader's light or dark page.
 
-mod layout;
-
 use std::fmt::Write as _;
 
-use super::graph::{Picture, shown};
-use layout::{Layout, Point, Spot};
+use super::graph::Picture;
+use super::layout::{self, Layout, Point, Spot};
+use super::svg_text::{columns, escaped, shortened};
 
-const NAME_CHARACTERS_MAX: usize = 30;
 const WANTS_MAX: usize = 2;
 /// The advance of a character of a monospaced font, at 13 and at 11 pixels.
 const NAME_ADVANCE: f64 = 7.9;
@@ -49,7 +47,7 @@ impl Picture {
     pub fn svg(&self) -> String {
         let texts: Vec<Texts> = self.nodes.iter().map(Texts::of).collect();
         let sizes: Vec<(f64, f64)> = texts.iter().map(Texts::size).collect();
-        let layout = Layout::of(self, &sizes);
+        let layout = Layout::of(&self.shape(), &sizes);
         let width = (layout.width + 2.0 * MARGIN).max(WIDTH_MIN);
         let height = layout.height + HEAD + 2.0 * MARGIN;
         let mut svg = format!(
@@ -144,38 +142,6 @@ fn push_box(svg: &mut String, is_bad: bool, name: &str, spot: &Spot, texts: &Tex
         baseline += LINE_HEIGHT;
     }
     svg.push_str("</g>\n");
-}
-
-/// Columns of a monospaced font; what is not ASCII may be wide.
-fn columns(text: &str) -> f64 {
-    text.chars().map(|c| if c.is_ascii() { 1.0 } else { 2.0 }).sum()
-}
-
-/// A long text without its middle: both ends tell more.
-fn shortened(text: &str) -> String {
-    let characters: Vec<char> = shown(text).chars().collect();
-    if characters.len() <= NAME_CHARACTERS_MAX {
-        return characters.into_iter().collect();
-    }
-    let (head, tail) = (NAME_CHARACTERS_MAX / 2, NAME_CHARACTERS_MAX / 2 - 1);
-    let begin: String = characters[..head].iter().collect();
-    let end: String = characters[characters.len() - tail..].iter().collect();
-    format!("{begin}\u{2026}{end}")
-}
-
-fn escaped(text: &str) -> String {
-    let mut safe = String::with_capacity(text.len());
-    for character in shown(text).chars() {
-        match character {
-            '&' => safe.push_str("&amp;"),
-            '<' => safe.push_str("&lt;"),
-            '>' => safe.push_str("&gt;"),
-            '"' => safe.push_str("&quot;"),
-            '\'' => safe.push_str("&#39;"),
-            other => safe.push(other),
-        }
-    }
-    safe
 }
 
 #[cfg(test)]

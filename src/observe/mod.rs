@@ -5,6 +5,8 @@
 
 mod graph;
 mod graph_svg;
+mod layout;
+mod svg_text;
 
 pub use graph::{Node, Picture};
 

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use super::layout::{Layout, Spot};
 use super::*;
 
 fn picture(edges: &[(usize, usize)]) -> Picture {
@@ -36,7 +35,7 @@ fn boxes_never_overlap_and_stay_on_the_page_whatever_the_graph() {
         let picture = picture(&edges);
         let sizes: Vec<(f64, f64)> =
             picture.nodes.iter().map(|node| Texts::of(node).size()).collect();
-        let layout = Layout::of(&picture, &sizes);
+        let layout = Layout::of(&picture.shape(), &sizes);
         for (index, spot) in layout.spots.iter().enumerate() {
             let on_page = spot.x >= -0.01
                 && spot.y >= -0.01
