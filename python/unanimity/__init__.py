@@ -64,6 +64,7 @@ if TYPE_CHECKING:
     from ._lock_managers import LocalLockManager, PostgresLockManager, ZooKeeperLockManager
     from ._participant import Participant, ParticipantOperation
     from ._records import CoordinationRecord, History, RecoveryReport, StoreRecord, TimelineEntry
+    from ._saga import Saga, SagaStep
     from ._service import CoordinationService, ICoordinationService
     from ._transaction import Transaction
 
@@ -82,6 +83,8 @@ __all__ = [
     "ICoordinationService",
     "CoordinationService",
     "Transaction",
+    "Saga",
+    "SagaStep",
     "CoordinationRecord",
     "StoreRecord",
     "TimelineEntry",
@@ -141,6 +144,8 @@ _LATE = {
     "PostgresLockManager": "_lock_managers",
     "ZooKeeperLockManager": "_lock_managers",
     "Transaction": "_transaction",
+    "Saga": "_saga",
+    "SagaStep": "_saga",
     "Participant": "_participant",
     "ParticipantOperation": "_participant",
     "CoordinationRecord": "_records",
