@@ -66,6 +66,7 @@ if TYPE_CHECKING:
     from ._records import CoordinationRecord, History, RecoveryReport, StoreRecord, TimelineEntry
     from ._saga import Saga, SagaStep
     from ._service import CoordinationService, ICoordinationService
+    from ._steps import DeadLetter, StepRecord
     from ._transaction import Transaction
 
     __version__: str
@@ -90,6 +91,8 @@ __all__ = [
     "TimelineEntry",
     "History",
     "RecoveryReport",
+    "StepRecord",
+    "DeadLetter",
     # stores
     "IStorageStore",
     "PrepareRequest",
@@ -153,6 +156,8 @@ _LATE = {
     "TimelineEntry": "_records",
     "History": "_records",
     "RecoveryReport": "_records",
+    "StepRecord": "_steps",
+    "DeadLetter": "_steps",
 }
 
 
