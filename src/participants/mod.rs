@@ -32,6 +32,7 @@
 //!
 //! Invariant: one reply, one answer.
 
+mod barrier;
 pub mod files;
 mod files_fence;
 mod files_key;
@@ -39,14 +40,18 @@ mod files_plan;
 mod files_stage;
 mod key_value;
 pub mod memory;
+mod memory_step;
 pub mod postgres;
+mod result_reference;
 pub mod sqlite;
+mod sqlite_ending;
 mod sqlite_fence;
 mod sqlite_guard;
 mod sqlite_lock;
 mod sqlite_queue;
 mod sqlite_schema;
 mod sqlite_statement;
+mod sqlite_step;
 mod sqlite_writer;
 mod worker;
 
@@ -57,7 +62,15 @@ mod kill_test;
 #[cfg(test)]
 mod memory_test;
 #[cfg(test)]
+mod sqlite_step_test;
+#[cfg(test)]
 mod sqlite_test;
+#[cfg(test)]
+mod step_history_test;
+#[cfg(test)]
+mod step_subject_test;
+#[cfg(test)]
+mod step_test;
 #[cfg(test)]
 mod test_kit;
 
