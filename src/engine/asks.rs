@@ -80,7 +80,7 @@ impl State {
         let reply = Reply::new(move |answer: StepAnswer| {
             crash::point("after_ask", &point);
             if let Some(core) = this.upgrade() {
-                core.post(Fact::StepAnswered { key, step, work, answer });
+                core.post(Fact::StepAnswered { key, step, work, attempt, answer });
             }
         });
         let Some(participant) = core.ports.store(&store) else {

@@ -230,6 +230,11 @@ impl CoordinationRequest {
         self.operations.iter().filter(move |operation| operation.store == *store)
     }
 
+    /// Whether whoever answers for it must have its stores: a choreographed saga goes to them.
+    pub fn needs_stores_here(&self) -> bool {
+        self.kind != CoordinationType::SagaChoreography
+    }
+
     /// Whether a repeated id means the same work; the timeout does not count.
     pub fn is_same_work(&self, other: &Self) -> bool {
         self.id == other.id

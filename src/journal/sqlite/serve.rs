@@ -289,8 +289,9 @@ impl Writer {
         let mut orphans: Vec<(i64, CoordinationId, u32)> = Vec::new();
         for (id, standing) in self.view.open() {
             let owner = &standing.stored.owner;
-            let needed = &standing.stored.request.stores;
-            if owner == self.instances.own() || !needed.iter().all(|store| stores.contains(store)) {
+            let request = &standing.stored.request;
+            let has_all = request.stores.iter().all(|store| stores.contains(store));
+            if owner == self.instances.own() || request.needs_stores_here() && !has_all {
                 continue;
             }
             let life = owners.entry(owner.clone()).or_insert_with(|| self.instances.probe(owner));

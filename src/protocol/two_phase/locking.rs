@@ -15,7 +15,7 @@ use super::{Effect, Rule, State, TwoPhase};
 
 /// The longest by which a lock manager is to be earlier than the machine's own deadline: it can
 /// say who stands in the way, the machine cannot.
-const MANAGER_HEAD_START: Duration = Duration::from_millis(100);
+const MANAGER_HEAD_START: Duration = Duration::from_millis(500);
 
 /// How far the locks are.
 #[derive(Clone, Debug, Default)]
@@ -36,7 +36,7 @@ impl TwoPhase {
         }
         self.take(Rule::Lock);
         let left = self.prepare_until.since(now);
-        let timeout = left.saturating_sub((left / 10).min(MANAGER_HEAD_START));
+        let timeout = left.saturating_sub((left / 4).min(MANAGER_HEAD_START));
         vec![Effect::Acquire { locks: Arc::clone(&self.plan.locks), timeout: Some(timeout) }]
     }
 
