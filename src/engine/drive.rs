@@ -301,7 +301,7 @@ impl State {
                 entry.held.clear();
                 self.step(core, key, Input::Overruled(standing));
             }
-            Answer::Recorded | Answer::Decided(_) => {
+            Answer::Recorded | Answer::Appended { .. } | Answer::Decided(_) => {
                 if awaited.durability == Durability::Forced {
                     self.forgettable.durable(core, awaited.sequence);
                 }
@@ -309,6 +309,7 @@ impl State {
                 self.tell_reports(key);
             }
             Answer::Exists(stored) => self.begin_exists(core, key, &stored),
+            Answer::VersionMismatch { .. } => unreachable!("only events have versions"),
             Answer::Failed(error) if awaited.is_begin => self.begin_failed(core, key, &error),
             Answer::Failed(error) => self.abandoned(core, key, &error),
             Answer::Deposed => self.deposed(core, key),

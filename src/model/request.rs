@@ -10,6 +10,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::ids::{CoordinationId, IdError, StoreName};
 use super::operation::{Operation, OperationError, StoredOperation};
+use super::stream::EventDraft;
 use super::value::Value;
 
 /// How the stores are to be brought to agree.
@@ -223,6 +224,12 @@ impl CoordinationRequest {
         let timeout = check_timeout(parts.timeout_seconds)?;
         let stores = check_stores(&parts.stores)?;
         let operations = check_operations(&id, &stores, parts.operations)?;
+        if kind == CoordinationType::EventSourcing {
+            for (index, operation) in operations.iter().enumerate() {
+                EventDraft::of(operation)
+                    .map_err(|reason| RequestError::Operation { index, reason })?;
+            }
+        }
         if !matches!(parts.metadata, Value::Map(_)) {
             return Err(RequestError::Metadata { kind: parts.metadata.kind() });
         }

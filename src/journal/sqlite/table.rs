@@ -134,11 +134,11 @@ fn known<T>(column: &str, name: &str, parse: impl Fn(&str) -> Option<T>) -> Outc
     parse(name).ok_or_else(|| wrong(column, &format!("{name:?} is unknown")))
 }
 
-fn json<T: DeserializeOwned>(column: &str, text: &str) -> Outcome<T> {
+pub(super) fn json<T: DeserializeOwned>(column: &str, text: &str) -> Outcome<T> {
     serde_json::from_str(text).map_err(|error| wrong(column, &error))
 }
 
-fn timestamp(column: &str, text: &str) -> Outcome<Timestamp> {
+pub(super) fn timestamp(column: &str, text: &str) -> Outcome<Timestamp> {
     parse_rfc3339(text).ok_or_else(|| wrong(column, &format!("{text:?} is no time of ours")))
 }
 
