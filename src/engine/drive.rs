@@ -120,6 +120,11 @@ impl State {
                 self.open_admission(core);
             }
             Fact::Listed { store, ids } => self.listed(core, store, ids),
+            Fact::RouteEnded { id, end } => {
+                if let Some(key) = self.table.find(&id) {
+                    self.step(core, key, Input::RouteEnded(end));
+                }
+            }
             Fact::Orphaned { store, id, decision } => self.orphaned(core, store, &id, decision),
             Fact::Followed { id, found } => self.followed(core, &id, found),
             Fact::WaitElsewhere { id, waiter } => {
@@ -249,7 +254,7 @@ impl State {
                 }
             }
             Effect::Alert { message } => self.alert(core, key, message),
-            Effect::Walk { .. } => {}
+            Effect::Walk { walk } => self.walk(core, key, walk),
             Effect::Answer(outcome) => self.answer(core, key, &outcome, false),
             Effect::Finish(outcome) => self.answer(core, key, &outcome, true),
             Effect::Close => self.closed(core, key),
@@ -296,7 +301,7 @@ impl State {
                 entry.held.clear();
                 self.step(core, key, Input::Overruled(standing));
             }
-            Answer::Recorded | Answer::Decided(_) => {
+            Answer::Recorded | Answer::Appended { .. } | Answer::Decided(_) => {
                 if awaited.durability == Durability::Forced {
                     self.forgettable.durable(core, awaited.sequence);
                 }
@@ -304,6 +309,7 @@ impl State {
                 self.tell_reports(key);
             }
             Answer::Exists(stored) => self.begin_exists(core, key, &stored),
+            Answer::VersionMismatch { .. } => unreachable!("only events have versions"),
             Answer::Failed(error) if awaited.is_begin => self.begin_failed(core, key, &error),
             Answer::Failed(error) => self.abandoned(core, key, &error),
             Answer::Deposed => self.deposed(core, key),

@@ -68,6 +68,7 @@ impl Writer {
                 let adopted = self.adopt(&stores).map_err(|trouble| trouble.at(&self.path));
                 reply.send(adopted);
             }
+            Ask::Streams(ask) => self.serve_streams(ask),
             Ask::History(..) | Ask::Status(_) | Ask::Retain(..) => match self.look() {
                 Ok(()) => self.reads.push_back((self.view.tail(), ask)),
                 Err(trouble) => ask.fail(trouble.at(&self.path)),
@@ -108,7 +109,7 @@ impl Writer {
         }));
     }
 
-    fn read(&self, job: Job) {
+    pub(super) fn read(&self, job: Job) {
         if let Some(tables) = self.projector.reading() {
             self.reader.run(tables, job);
         }
@@ -233,7 +234,9 @@ impl Writer {
                 self.sweeps.push_back(Sweep { cutoff: now() - age, removed: 0, reply });
             }
             // These never wait for the tables.
-            Ask::Find(..) | Ask::UnknownOf(..) | Ask::Adopt(..) => self.serve(ask),
+            Ask::Find(..) | Ask::UnknownOf(..) | Ask::Adopt(..) | Ask::Streams(_) => {
+                self.serve(ask);
+            }
         }
     }
 
