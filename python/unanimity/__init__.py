@@ -22,6 +22,7 @@ from ._exceptions import (
     LockTimeout,
     NoQuorum,
     NotLeader,
+    Permanent,
     ServiceClosed,
     ServiceElsewhere,
     StoreError,
@@ -61,8 +62,11 @@ from ._types import (
 
 if TYPE_CHECKING:
     from ._lock_managers import LocalLockManager, PostgresLockManager, ZooKeeperLockManager
+    from ._participant import Participant, ParticipantOperation
     from ._records import CoordinationRecord, History, RecoveryReport, StoreRecord, TimelineEntry
+    from ._saga import Saga, SagaStep
     from ._service import CoordinationService, ICoordinationService
+    from ._steps import DeadLetter, StepRecord
     from ._transaction import Transaction
 
     __version__: str
@@ -80,11 +84,15 @@ __all__ = [
     "ICoordinationService",
     "CoordinationService",
     "Transaction",
+    "Saga",
+    "SagaStep",
     "CoordinationRecord",
     "StoreRecord",
     "TimelineEntry",
     "History",
     "RecoveryReport",
+    "StepRecord",
+    "DeadLetter",
     # stores
     "IStorageStore",
     "PrepareRequest",
@@ -93,6 +101,8 @@ __all__ = [
     "AbortResult",
     "OperationRequest",
     "OperationResult",
+    "Participant",
+    "ParticipantOperation",
     "Event",
     # locks, consensus, events, metrics, alerts
     "IDistributedLockManager",
@@ -115,6 +125,7 @@ __all__ = [
     "ServiceClosed",
     "ServiceElsewhere",
     "StoreError",
+    "Permanent",
     "LockError",
     "LockTimeout",
     "DeadlockDetected",
@@ -136,11 +147,17 @@ _LATE = {
     "PostgresLockManager": "_lock_managers",
     "ZooKeeperLockManager": "_lock_managers",
     "Transaction": "_transaction",
+    "Saga": "_saga",
+    "SagaStep": "_saga",
+    "Participant": "_participant",
+    "ParticipantOperation": "_participant",
     "CoordinationRecord": "_records",
     "StoreRecord": "_records",
     "TimelineEntry": "_records",
     "History": "_records",
     "RecoveryReport": "_records",
+    "StepRecord": "_steps",
+    "DeadLetter": "_steps",
 }
 
 

@@ -15,6 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError, Wea
 
 use tokio::sync::Notify;
 
+use crate::events::SubscriptionId;
 use crate::journal::{Answer, AnswerSink, JournalError};
 use crate::model::ids::CoordinationId;
 use crate::model::lock::{Grant, LockError, LockId, RequesterId};
@@ -23,8 +24,8 @@ use crate::model::request::CoordinationRequest;
 use crate::model::step::{StepAnswer, Work};
 use crate::model::time::Timestamp;
 use crate::participants::Attachment;
-use crate::protocol::Standing;
 use crate::protocol::lock_plan::LockWish;
+use crate::protocol::{RouteEnd, Standing};
 use crate::reply::Reply;
 
 use super::clock::Clock;
@@ -35,26 +36,102 @@ use super::{Found, Ports, Waiter};
 
 /// Something that happened.
 pub(super) enum Fact {
-    Submitted { request: Arc<CoordinationRequest>, attachment: Option<Attachment>, waiter: Waiter },
+    Submitted {
+        request: Arc<CoordinationRequest>,
+        attachment: Option<Attachment>,
+        waiter: Waiter,
+    },
     Answered(Vec<(u64, Answer)>),
-    Voted { key: SlotKey, party: usize, vote: Vote },
-    Acknowledged { key: SlotKey, party: usize, answer: Acknowledgement },
-    StepAnswered { key: SlotKey, step: usize, work: Work, answer: StepAnswer },
-    LocksAnswered { key: SlotKey, asker: RequesterId, result: Result<Vec<Grant>, LockError> },
-    LockLost { lock_id: LockId, requester: RequesterId, reason: String },
+    Voted {
+        key: SlotKey,
+        party: usize,
+        vote: Vote,
+    },
+    Acknowledged {
+        key: SlotKey,
+        party: usize,
+        answer: Acknowledgement,
+    },
+    StepAnswered {
+        key: SlotKey,
+        step: usize,
+        work: Work,
+        attempt: u32,
+        answer: StepAnswer,
+    },
+    TurnCame {
+        key: SlotKey,
+        turn: usize,
+    },
+    LocksAnswered {
+        key: SlotKey,
+        asker: RequesterId,
+        result: Result<Vec<Grant>, LockError>,
+    },
+    LockLost {
+        lock_id: LockId,
+        requester: RequesterId,
+        reason: String,
+    },
     AdmissionOpens,
-    Proposed { key: SlotKey, taken: bool },
-    DecisionRead { key: SlotKey, standing: Standing },
+    Proposed {
+        key: SlotKey,
+        taken: bool,
+    },
+    DecisionRead {
+        key: SlotKey,
+        standing: Standing,
+    },
     TimeReached,
-    AbortAsked { id: CoordinationId, reason: String, reply: Reply<Result<bool, EngineError>> },
-    WaitAsked { id: CoordinationId, waiter: Waiter },
-    ResolveAsked { id: CoordinationId, decision: Decision, reason: String, waiter: Waiter },
-    LookedAt { id: CoordinationId, reply: Reply<Result<Option<Found>, EngineError>> },
-    Adopted { open: Vec<crate::journal::OpenCoordination>, report: super::recovery::Collector },
-    Listed { store: usize, ids: Vec<CoordinationId> },
-    Orphaned { store: usize, id: CoordinationId, decision: Decision },
-    Followed { id: CoordinationId, found: Result<Option<Found>, EngineError> },
-    WaitElsewhere { id: CoordinationId, waiter: Waiter },
+    AbortAsked {
+        id: CoordinationId,
+        reason: String,
+        reply: Reply<Result<bool, EngineError>>,
+    },
+    WaitAsked {
+        id: CoordinationId,
+        waiter: Waiter,
+    },
+    ResolveAsked {
+        id: CoordinationId,
+        decision: Decision,
+        reason: String,
+        waiter: Waiter,
+    },
+    RedriveAsked {
+        operation_id: String,
+        coordination: Option<CoordinationId>,
+        reply: Reply<Result<bool, EngineError>>,
+    },
+    LookedAt {
+        id: CoordinationId,
+        reply: Reply<Result<Option<Found>, EngineError>>,
+    },
+    Adopted {
+        open: Vec<crate::journal::OpenCoordination>,
+        report: super::recovery::Collector,
+    },
+    Listed {
+        store: usize,
+        ids: Vec<CoordinationId>,
+    },
+    RouteEnded {
+        id: CoordinationId,
+        end: RouteEnd,
+    },
+    Orphaned {
+        store: usize,
+        id: CoordinationId,
+        decision: Decision,
+    },
+    Followed {
+        id: CoordinationId,
+        found: Result<Option<Found>, EngineError>,
+    },
+    WaitElsewhere {
+        id: CoordinationId,
+        waiter: Waiter,
+    },
     ActiveAsked(Reply<Result<Vec<CoordinationId>, EngineError>>),
     Patrol,
     Closing(Reply<Result<(), EngineError>>),
@@ -69,7 +146,9 @@ impl Fact {
             | Self::WaitAsked { waiter, .. }
             | Self::ResolveAsked { waiter, .. }
             | Self::WaitElsewhere { waiter, .. } => waiter.send(Err(error.clone())),
-            Self::AbortAsked { reply, .. } => reply.send(Err(error.clone())),
+            Self::AbortAsked { reply, .. } | Self::RedriveAsked { reply, .. } => {
+                reply.send(Err(error.clone()));
+            }
             Self::LookedAt { reply, .. } => reply.send(Err(error.clone())),
             Self::ActiveAsked(reply) => reply.send(Err(error.clone())),
             // Nothing runs any more.
@@ -95,6 +174,8 @@ pub(super) struct Core {
     pub(super) no_locks: Arc<[LockWish]>,
     /// How many deadlocks the lock manager has told of.
     pub(super) deadlocks: AtomicU64,
+    /// Where this process takes slips of choreographed sagas.
+    pub(super) subscriptions: Mutex<Vec<SubscriptionId>>,
     /// Itself, for the replies that it hands out.
     pub(super) this: Weak<Core>,
 }
@@ -117,6 +198,7 @@ impl Core {
             ports,
             no_locks: Arc::default(),
             deadlocks: AtomicU64::new(0),
+            subscriptions: Mutex::new(Vec::new()),
             this: this.clone(),
         })
     }

@@ -12,6 +12,7 @@ use crate::model::outcome::{CoordinationResult, Outcome, OutcomeKind, Transactio
 use crate::model::record::{Durability, Record};
 use crate::model::request::CoordinationRequest;
 use crate::model::time::Timestamp;
+use crate::protocol::key_order::KeyOrder;
 use crate::protocol::{Effect, Input};
 use crate::reply::Reply;
 
@@ -40,6 +41,8 @@ pub(super) struct State {
     /// How many records were handed over so far.
     sequence: u64,
     pub(super) forgettable: Forgettable,
+    /// Who stands in line for which key.
+    pub(super) turns: KeyOrder<SlotKey>,
     /// Callers who wait for a coordination of another process.
     pub(super) followers: HashMap<CoordinationId, Vec<Waiter>>,
     /// Locks of coordinations that other processes have taken over.
@@ -62,6 +65,7 @@ impl State {
             outgoing: Vec::new(),
             sequence: 0,
             forgettable: Forgettable::default(),
+            turns: KeyOrder::default(),
             followers: HashMap::new(),
             kept_locks: HashMap::new(),
             orphans: HashMap::new(),
@@ -86,9 +90,10 @@ impl State {
             Fact::Acknowledged { key, party, answer } => {
                 self.step(core, key, Input::Acknowledged { party, answer });
             }
-            Fact::StepAnswered { key, step, work, answer } => {
-                self.step(core, key, Input::StepAnswered { step, work, answer });
+            Fact::StepAnswered { key, step, work, attempt, answer } => {
+                self.step(core, key, Input::StepAnswered { step, work, attempt, answer });
             }
+            Fact::TurnCame { key, turn } => self.turn_came(core, key, turn),
             Fact::LocksAnswered { key, asker, result } => {
                 self.locks_answered(core, key, &asker, result);
             }
@@ -106,12 +111,20 @@ impl State {
             Fact::ResolveAsked { id, decision, reason, waiter } => {
                 self.resolve_asked(core, id, decision, reason, waiter);
             }
+            Fact::RedriveAsked { operation_id, coordination, reply } => {
+                self.redrive_asked(core, &operation_id, coordination.as_ref(), reply);
+            }
             Fact::LookedAt { id, reply } => self.look_at(core, &id, reply),
             Fact::Adopted { open, report } => {
                 self.adopt(core, open, report);
                 self.open_admission(core);
             }
             Fact::Listed { store, ids } => self.listed(core, store, ids),
+            Fact::RouteEnded { id, end } => {
+                if let Some(key) = self.table.find(&id) {
+                    self.step(core, key, Input::RouteEnded(end));
+                }
+            }
             Fact::Orphaned { store, id, decision } => self.orphaned(core, store, &id, decision),
             Fact::Followed { id, found } => self.followed(core, &id, found),
             Fact::WaitElsewhere { id, waiter } => {
@@ -227,6 +240,8 @@ impl State {
             Effect::Execute { step, work, attempt, context, timeout } => {
                 self.execute(core, key, StepAsk { step, work, attempt, context, timeout });
             }
+            Effect::EnterTurns { turns } => self.enter_turns(core, key, &turns),
+            Effect::LeaveTurn { turn } => self.leave_turn(core, key, turn),
             Effect::Propose { .. } | Effect::ReadDecision => self.ask_consensus(core, key, effect),
             Effect::Acquire { locks, timeout } => self.acquire(core, key, &locks, timeout),
             Effect::Release => {
@@ -239,6 +254,7 @@ impl State {
                 }
             }
             Effect::Alert { message } => self.alert(core, key, message),
+            Effect::Walk { walk } => self.walk(core, key, walk),
             Effect::Answer(outcome) => self.answer(core, key, &outcome, false),
             Effect::Finish(outcome) => self.answer(core, key, &outcome, true),
             Effect::Close => self.closed(core, key),
@@ -266,7 +282,7 @@ impl State {
 
     fn closed(&mut self, core: &Core, key: SlotKey) {
         self.give_up_place(core, key);
-        if let Some(mut entry) = self.table.remove(key) {
+        if let Some(mut entry) = self.remove(core, key) {
             // Its end came behind a record, such as an operator's: they have not been told yet.
             let settled = std::mem::take(&mut entry.settled_waiters);
             let outcome = entry.machine.view().outcome;
@@ -285,7 +301,7 @@ impl State {
                 entry.held.clear();
                 self.step(core, key, Input::Overruled(standing));
             }
-            Answer::Recorded | Answer::Decided(_) => {
+            Answer::Recorded | Answer::Appended { .. } | Answer::Decided(_) => {
                 if awaited.durability == Durability::Forced {
                     self.forgettable.durable(core, awaited.sequence);
                 }
@@ -293,6 +309,7 @@ impl State {
                 self.tell_reports(key);
             }
             Answer::Exists(stored) => self.begin_exists(core, key, &stored),
+            Answer::VersionMismatch { .. } => unreachable!("only events have versions"),
             Answer::Failed(error) if awaited.is_begin => self.begin_failed(core, key, &error),
             Answer::Failed(error) => self.abandoned(core, key, &error),
             Answer::Deposed => self.deposed(core, key),

@@ -5,12 +5,14 @@
 //! at most one timer.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::sync::{Arc, LazyLock};
 
 use crate::model::ids::CoordinationId;
 use crate::model::outcome::Decision;
 use crate::model::record::Durability;
 use crate::model::time::Timestamp;
 use crate::participants::Attachment;
+use crate::protocol::key_order::TurnKey;
 use crate::protocol::{Coordination, Effect};
 
 use super::Waiter;
@@ -48,6 +50,12 @@ pub(super) struct Awaited {
     pub(super) sequence: u64,
 }
 
+/// For those that stand in no line: one for all, because most do not.
+fn no_turns() -> Arc<[TurnKey]> {
+    static NONE: LazyLock<Arc<[TurnKey]>> = LazyLock::new(Arc::default);
+    Arc::clone(&NONE)
+}
+
 /// One coordination under way.
 pub(super) struct Entry {
     pub(super) machine: Coordination,
@@ -64,6 +72,8 @@ pub(super) struct Entry {
     pub(super) settled_waiters: Vec<Waiter>,
     pub(super) attachment: Option<Attachment>,
     pub(super) locks: HeldLocks,
+    /// The lines that it stands in, or stood in.
+    pub(super) turns: Arc<[TurnKey]>,
     /// Whether it waits for its turn.
     pub(super) queued: bool,
     /// Whether it takes one of the places of those that run at once.
@@ -83,6 +93,7 @@ impl Entry {
             settled_waiters: Vec::new(),
             attachment,
             locks: HeldLocks::default(),
+            turns: no_turns(),
             queued: false,
             counted: false,
             timer: None,

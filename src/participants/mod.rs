@@ -93,7 +93,7 @@ use crate::model::ids::{ClusterId, CoordinationId, StoreName};
 use crate::model::lock::Fence;
 use crate::model::operation::Operation;
 use crate::model::outcome::{Acknowledgement, Vote};
-use crate::model::request::{CoordinationRequest, CoordinationType};
+use crate::model::request::{CoordinationRequest, CoordinationType, STOP_KEY};
 use crate::model::step::{StepAnswer, Work};
 use crate::model::value::Value;
 use crate::reply::{LOST, Lost, Reply};
@@ -163,7 +163,7 @@ pub struct ExecuteAsk {
 impl ExecuteAsk {
     /// The transaction id.
     pub fn id(&self) -> &CoordinationId {
-        &self.request.id
+        self.request.transaction_id()
     }
 
     /// The operation.
@@ -173,9 +173,17 @@ impl ExecuteAsk {
 
     /// What earlier operations gave, by their ids.
     pub fn results(&self) -> impl Iterator<Item = (&str, &Value)> {
-        self.context
+        let own = self
+            .context
             .iter()
-            .map(|(step, result)| (self.request.operations[*step].id.as_str(), &**result))
+            .map(|(step, result)| (self.request.operations[*step].id.as_str(), &**result));
+        // A stop of a choreographed saga got those of the stops before it with its request.
+        let notes = self.request.metadata.get(STOP_KEY).and_then(|stop| stop.get("results"));
+        let before = match notes {
+            Some(Value::Map(results)) => results.as_slice(),
+            _ => &[],
+        };
+        before.iter().map(|(id, result)| (id.as_str(), result)).chain(own)
     }
 }
 

@@ -10,6 +10,7 @@ use crate::model::record::{Durability, Record};
 use crate::model::step::Work;
 use crate::model::value::Value;
 
+use super::key_order::TurnKey;
 use super::lock_plan::LockWish;
 
 /// One request of a machine.
@@ -61,11 +62,31 @@ pub enum Effect {
         /// How long an answer is of use.
         timeout: Duration,
     },
+    /// Send a choreographed saga on its way from store to store, under this number: what is sent
+    /// under another number is another message, and hosts that did their part answer for it again.
+    Walk {
+        /// Grows with every time.
+        walk: u32,
+    },
+    /// Stand in line for these keys, behind every coordination that was accepted before: the driver
+    /// enters a ticket of this one in each key's queue ([`super::key_order::KeyOrder`]) and steps
+    /// [`super::Input::TurnCame`] for each whose turn it is, now or later. A machine that is gone
+    /// leaves every line.
+    EnterTurns {
+        /// Which; inputs and [`Effect::LeaveTurn`] name them by their index.
+        turns: Arc<[TurnKey]>,
+    },
+    /// Leave the line of a key: what this coordination does there is done. The driver steps
+    /// [`super::Input::TurnCame`] of the coordination whose turn it is by that.
+    LeaveTurn {
+        /// The index in [`Effect::EnterTurns`].
+        turn: usize,
+    },
     /// Tell whoever waits for the outcome, though deliveries may go on.
     Answer(Outcome),
     /// Tell the event bus, never on the way of anything else.
     Publish(CoordinationEvent),
-    /// Tell an operator that a store went its own way.
+    /// Tell an operator that a store went its own way, or that the tries of a step are spent.
     Alert {
         /// What happened, and what to do.
         message: String,

@@ -6,7 +6,7 @@
 use crate::model::ids::StoreName;
 use crate::model::outcome::{Acknowledgement, Decision, Vote};
 use crate::model::record::Reason;
-use crate::model::step::{StepAnswer, Work};
+use crate::model::step::{StepAnswer, StepSummary, Work};
 
 /// A fact about one coordination.
 #[derive(Clone, Debug, PartialEq)]
@@ -48,14 +48,23 @@ pub enum Input {
         step: usize,
         /// What was asked.
         work: Work,
+        /// Which try, as it was asked: an answer to an earlier one does not count.
+        attempt: u32,
         /// Its answer.
         answer: StepAnswer,
+    },
+    /// Every coordination that stood before this one in a key's line has left it.
+    TurnCame {
+        /// Which: the index in [`super::Effect::EnterTurns`].
+        turn: usize,
     },
     /// An operator wants a parked step to be tried again.
     Redriven {
         /// Which: the index of the operation in the request.
         step: usize,
     },
+    /// A choreographed saga came to its end.
+    RouteEnded(RouteEnd),
     /// The consensus service answered a proposal: taken, or not (or the answer was lost).
     Proposed {
         /// Whether the proposed decision is the decision, for certain.
@@ -94,7 +103,9 @@ impl Input {
             Self::Voted { .. } => "Voted",
             Self::Acknowledged { .. } => "Acknowledged",
             Self::StepAnswered { .. } => "StepAnswered",
+            Self::TurnCame { .. } => "TurnCame",
             Self::Redriven { .. } => "Redriven",
+            Self::RouteEnded(_) => "RouteEnded",
             Self::Proposed { .. } => "Proposed",
             Self::DecisionRead(_) => "DecisionRead",
             Self::Overruled(_) => "Overruled",
@@ -104,6 +115,15 @@ impl Input {
             Self::Resumed => "Resumed",
         }
     }
+}
+
+/// How a choreographed saga ended, as its last message tells.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RouteEnd {
+    /// Why it was undone; `None` when every operation is done.
+    pub undone: Option<Reason>,
+    /// What each operation did, in the order of the request.
+    pub steps: Vec<StepSummary>,
 }
 
 /// What a consensus service says of a coordination.

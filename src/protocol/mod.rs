@@ -20,6 +20,7 @@
 //! 3. Answer every [`Effect::Ask`] and [`Effect::Execute`] exactly once, late rather than never; an
 //!    answer that got lost is [`Vote::Unknown`], [`Acknowledgement::Unknown`] or
 //!    [`StepAnswer::Unknown`].
+//!    A step is answered with the attempt that was asked.
 //! 4. Answer every [`Effect::Acquire`] with [`Input::Locked`] or
 //!    [`Input::LockRefused`], unless an [`Effect::Release`] came in between, which also
 //!    gives up a wait. What is granted to a machine that is gone is let go of.
@@ -38,22 +39,28 @@
 //! [`Durability::Accepted`]: crate::model::record::Durability::Accepted
 //! [`Durability::Lazy`]: crate::model::record::Durability::Lazy
 
+pub mod choreography;
 pub mod claim;
 mod coordination;
 pub mod deadlock;
 mod effect;
+pub mod eventual;
 pub mod fence;
 #[cfg(test)]
 mod fence_test;
 mod input;
+pub mod key_order;
 pub mod lock_plan;
 pub mod lock_table;
+mod locking;
 pub mod retry;
+pub mod saga;
+mod track;
 pub mod two_phase;
 
 pub use coordination::Coordination;
 pub use effect::{Ask, Effect};
-pub use input::{Input, Standing};
+pub use input::{Input, RouteEnd, Standing};
 
 use std::fmt;
 use std::sync::Arc;
@@ -140,6 +147,12 @@ pub enum ProtocolError {
     NoSuchStep {
         /// The index that was given.
         step: usize,
+    },
+    /// A line that the coordination does not stand in.
+    #[error("there is no turn {turn}")]
+    NoSuchTurn {
+        /// The index that was given.
+        turn: usize,
     },
     /// A fact that the state does not allow.
     #[error("{input} is impossible in state {state}")]

@@ -58,6 +58,8 @@ pub(super) struct Writer {
     frames: Batch,
     backoff: Option<Backoff>,
     worked_at: Instant,
+    /// The last event of which the listener has heard.
+    told_events: u64,
 }
 
 /// What a writer is made of.
@@ -75,6 +77,7 @@ pub(super) struct Parts {
 impl Writer {
     pub(super) fn new(parts: Parts) -> Self {
         Self {
+            told_events: parts.view.streams().last(),
             view: parts.view,
             log: parts.log,
             queue: parts.queue,
@@ -110,6 +113,7 @@ impl Writer {
             for ask in work.asks {
                 self.serve(ask);
             }
+            self.tell_events();
             self.background(!has_records);
             let is_idle = self.reads.is_empty() && self.sweeps.is_empty();
             if work.is_last && !is_idle && self.upkeep.is_busy() {
@@ -117,6 +121,15 @@ impl Writer {
             } else if work.is_last && is_idle && (self.batch.is_empty() || self.backoff.is_some()) {
                 return self.finish();
             }
+        }
+    }
+
+    /// Tells of events that came, once they can be read.
+    fn tell_events(&mut self) {
+        let last = self.view.streams().last();
+        if last > self.told_events && self.is_trusted {
+            self.told_events = last;
+            self.queue.events_appended(last);
         }
     }
 
@@ -284,16 +297,14 @@ impl Writer {
             pending.refused = matches!(verdict, Verdict::Refuse(_));
             let answer = match verdict {
                 Verdict::Refuse(answer) => answer,
-                Verdict::Stands => Answer::Recorded,
-                Verdict::Keep => {
+                Verdict::Stands => self.view.answer_again(append),
+                Verdict::Keep(versions) => {
                     let position = self.view.tail() + 1;
                     if self.log.is_some() {
                         self.frames.push(position, |bytes| log::encode(append, bytes))?;
                     }
-                    let (id, record) = (&append.id, &append.record);
-                    self.view.keep(position, id, append.epoch, append.at, record);
-                    note_kind(record.kind(), kinds);
-                    Answer::Recorded
+                    note_kind(append.record.kind(), kinds);
+                    self.view.accept(append, versions)?
                 }
             };
             match append.durability {
