@@ -135,6 +135,7 @@ fn run(consistency: &str, count: u64) {
         stores: vec![named("accounts"), named("search")],
         consensus: None,
         bus: None,
+        event_bus: None,
         alerting: None,
         locks: Some(Arc::new(LocalLockManager::new())),
         options: Options::default(),
