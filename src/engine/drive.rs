@@ -236,6 +236,7 @@ impl State {
                 self.execute(core, key, StepAsk { step, work, attempt, context, timeout });
             }
             Effect::EnterTurns { turns } => self.enter_turns(core, key, &turns),
+            Effect::AwaitProjections => {}
             Effect::LeaveTurn { turn } => self.leave_turn(core, key, turn),
             Effect::Propose { .. } | Effect::ReadDecision => self.ask_consensus(core, key, effect),
             Effect::Acquire { locks, timeout } => self.acquire(core, key, &locks, timeout),

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeSet;
 
-use unanimity::protocol::{lock_table, two_phase};
+use unanimity::protocol::{event_sourcing, lock_table, two_phase};
 
 use crate::{scenarios, simulation};
 
@@ -21,6 +21,14 @@ fn every_row_of_the_lock_table_is_taken() {
     let mut taken = scenarios::play_all("lock_table");
     taken.extend(crate::lock_table::run_all(0..100));
     let missed = missed(lock_table::TRANSITIONS.iter().map(|row| row.rule), |it| it as u8, &taken);
+    assert!(missed.is_empty(), "never taken: {missed:?}");
+}
+
+#[test]
+fn every_row_of_event_sourcing_is_taken() {
+    let taken = scenarios::play_all("event_sourcing");
+    let rules = event_sourcing::TRANSITIONS.iter().map(|row| row.rule);
+    let missed = missed(rules, |it| it as u8, &taken);
     assert!(missed.is_empty(), "never taken: {missed:?}");
 }
 
