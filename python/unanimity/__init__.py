@@ -22,6 +22,7 @@ from ._exceptions import (
     LockTimeout,
     NoQuorum,
     NotLeader,
+    Permanent,
     ServiceClosed,
     ServiceElsewhere,
     StoreError,
@@ -61,7 +62,9 @@ from ._types import (
 
 if TYPE_CHECKING:
     from ._lock_managers import LocalLockManager, PostgresLockManager, ZooKeeperLockManager
+    from ._participant import Participant, ParticipantOperation
     from ._records import CoordinationRecord, History, RecoveryReport, StoreRecord, TimelineEntry
+    from ._saga import Saga, SagaStep
     from ._service import CoordinationService, ICoordinationService
     from ._steps import DeadLetter, StepRecord
     from ._transaction import Transaction
@@ -81,6 +84,8 @@ __all__ = [
     "ICoordinationService",
     "CoordinationService",
     "Transaction",
+    "Saga",
+    "SagaStep",
     "CoordinationRecord",
     "StoreRecord",
     "TimelineEntry",
@@ -96,6 +101,8 @@ __all__ = [
     "AbortResult",
     "OperationRequest",
     "OperationResult",
+    "Participant",
+    "ParticipantOperation",
     "Event",
     # locks, consensus, events, metrics, alerts
     "IDistributedLockManager",
@@ -118,6 +125,7 @@ __all__ = [
     "ServiceClosed",
     "ServiceElsewhere",
     "StoreError",
+    "Permanent",
     "LockError",
     "LockTimeout",
     "DeadlockDetected",
@@ -139,6 +147,10 @@ _LATE = {
     "PostgresLockManager": "_lock_managers",
     "ZooKeeperLockManager": "_lock_managers",
     "Transaction": "_transaction",
+    "Saga": "_saga",
+    "SagaStep": "_saga",
+    "Participant": "_participant",
+    "ParticipantOperation": "_participant",
     "CoordinationRecord": "_records",
     "StoreRecord": "_records",
     "TimelineEntry": "_records",

@@ -53,7 +53,7 @@ def text_table(headers: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     table = list(rows)
     cells = [[plain(cell) for cell in row] for row in table]
     widths = [
-        max([_width(header), *(_width(row[column]) for row in cells)])
+        max([text_width(header), *(text_width(row[column]) for row in cells)])
         for column, header in enumerate(headers)
     ]
     numeric = [
@@ -68,12 +68,13 @@ def text_table(headers: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 def _line(cells: list[str], widths: list[int], numeric: list[bool]) -> str:
     padded = []
     for cell, width, right in zip(cells, widths, numeric, strict=True):
-        space = " " * (width - _width(cell))
+        space = " " * (width - text_width(cell))
         padded.append(space + cell if right else cell + space)
     return "  ".join(padded).rstrip()
 
 
-def _width(text: str) -> int:
+def text_width(text: str) -> int:
+    """Columns of a terminal that a line of text takes."""
     if text.isascii():
         return len(text)
     return sum(

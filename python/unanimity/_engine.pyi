@@ -26,6 +26,7 @@ __all__ = [
     "after_fork_in_child",
     "after_fork_in_parent",
     "before_fork",
+    "draw_steps",
     "draw_waits",
     "shutdown",
     "version",
@@ -180,6 +181,14 @@ class LockManager:
 # The forms are "text", "dot" and "svg".
 def draw_waits(
     waits: Mapping[str, Sequence[str]], wants: Mapping[str, Sequence[str]], form: str
+) -> str: ...
+
+# A step: its name, its lines, its state and the same in words, whether it is the pivot.
+def draw_steps(
+    title: str,
+    note: str,
+    steps: Sequence[tuple[str, Sequence[str], str | None, Sequence[str], bool]],
+    edges: Sequence[tuple[int, int]],
 ) -> str: ...
 def wait_circles(waits: Mapping[str, Sequence[str]]) -> list[list[str]]: ...
 

@@ -15,6 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError, Wea
 
 use tokio::sync::Notify;
 
+use crate::events::SubscriptionId;
 use crate::journal::{Answer, AnswerSink, JournalError};
 use crate::model::ids::CoordinationId;
 use crate::model::lock::{Grant, LockError, LockId, RequesterId};
@@ -23,8 +24,8 @@ use crate::model::request::CoordinationRequest;
 use crate::model::step::{StepAnswer, Work};
 use crate::model::time::Timestamp;
 use crate::participants::Attachment;
-use crate::protocol::Standing;
 use crate::protocol::lock_plan::LockWish;
+use crate::protocol::{RouteEnd, Standing};
 use crate::reply::Reply;
 
 use super::clock::Clock;
@@ -114,6 +115,10 @@ pub(super) enum Fact {
         store: usize,
         ids: Vec<CoordinationId>,
     },
+    RouteEnded {
+        id: CoordinationId,
+        end: RouteEnd,
+    },
     Orphaned {
         store: usize,
         id: CoordinationId,
@@ -169,6 +174,8 @@ pub(super) struct Core {
     pub(super) no_locks: Arc<[LockWish]>,
     /// How many deadlocks the lock manager has told of.
     pub(super) deadlocks: AtomicU64,
+    /// Where this process takes slips of choreographed sagas.
+    pub(super) subscriptions: Mutex<Vec<SubscriptionId>>,
     /// Itself, for the replies that it hands out.
     pub(super) this: Weak<Core>,
 }
@@ -191,6 +198,7 @@ impl Core {
             ports,
             no_locks: Arc::default(),
             deadlocks: AtomicU64::new(0),
+            subscriptions: Mutex::new(Vec::new()),
             this: this.clone(),
         })
     }

@@ -120,6 +120,11 @@ impl State {
                 self.open_admission(core);
             }
             Fact::Listed { store, ids } => self.listed(core, store, ids),
+            Fact::RouteEnded { id, end } => {
+                if let Some(key) = self.table.find(&id) {
+                    self.step(core, key, Input::RouteEnded(end));
+                }
+            }
             Fact::Orphaned { store, id, decision } => self.orphaned(core, store, &id, decision),
             Fact::Followed { id, found } => self.followed(core, &id, found),
             Fact::WaitElsewhere { id, waiter } => {
@@ -250,7 +255,7 @@ impl State {
                 }
             }
             Effect::Alert { message } => self.alert(core, key, message),
-            Effect::Walk { .. } => {}
+            Effect::Walk { walk } => self.walk(core, key, walk),
             Effect::Answer(outcome) => self.answer(core, key, &outcome, false),
             Effect::Finish(outcome) => self.answer(core, key, &outcome, true),
             Effect::Close => self.closed(core, key),

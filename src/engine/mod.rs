@@ -11,6 +11,7 @@
 mod admission;
 mod asks;
 mod background;
+mod choreography;
 mod clock;
 mod core;
 pub mod dead_letters;
@@ -141,6 +142,7 @@ impl Coordinator {
         coordinator.recover(reply);
         coordinator.core.open_admission_later();
         background::start(&coordinator.core);
+        choreography::listen(&coordinator.core);
         Ok(coordinator)
     }
 

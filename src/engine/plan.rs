@@ -18,6 +18,9 @@ use crate::protocol::two_phase::{self, PartyPlan, TwoPhase};
 
 use super::core::Core;
 
+/// The longest id of a choreographed saga: with the marks of its stops it is an id too.
+const SAGA_ID_MAX: usize = 110;
+
 /// Why a request gets no machine.
 pub(super) struct Refusal {
     pub(super) code: &'static str,
@@ -108,6 +111,14 @@ impl Core {
             let message = "a choreographed saga travels over a durable event bus; give the service \
                            one, such as event_bus=JournalEventBus(\"unanimity.db\")";
             return Err(Refusal { code: "request.no_durable_bus", message: message.to_owned() });
+        }
+        if request.id.as_str().len() > SAGA_ID_MAX {
+            let message = format!(
+                "coordination_id has {} bytes; that of a choreographed saga has at most \
+                 {SAGA_ID_MAX}, because its stops have ids of their own that begin with it",
+                request.id.as_str().len()
+            );
+            return Err(Refusal { code: "request.invalid", message });
         }
         let checked = Route::check(request, |operation| self.can_compensate(operation));
         checked.map(drop).map_err(invalid)

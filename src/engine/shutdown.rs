@@ -30,7 +30,11 @@ impl State {
         if self.closing.is_none() {
             return;
         }
-        let busy = self.table.entries().any(|entry| !entry.machine.is_parked());
+        // A choreographed saga goes on without whoever answers for it.
+        let busy = self
+            .table
+            .entries()
+            .any(|entry| !entry.machine.is_parked() && entry.machine.request().needs_stores_here());
         if !busy && let Some(reply) = self.closing.take() {
             reply.send(Ok(()));
         }
@@ -49,6 +53,7 @@ impl Coordinator {
     pub fn shut_down(&self) {
         self.core.closed.store(true, Ordering::SeqCst);
         self.core.timer.notify_waiters();
+        self.core.stop_listening();
         self.core.ports.journal.close();
         self.core.post(Fact::Dropped);
         for (_, store, _) in &self.core.ports.stores {

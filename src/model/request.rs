@@ -101,6 +101,17 @@ pub struct CoordinationRequest {
     pub consistency: ConsistencyLevel,
     /// The caller's own notes: a map.
     pub metadata: Value,
+    /// The choreographed saga of which this is one stop; such requests are made by the engine.
+    pub root: Option<CoordinationId>,
+}
+
+/// The key of `metadata` under which the engine notes what a stop of a choreographed saga needs.
+pub const STOP_KEY: &str = "unanimity.stop";
+
+/// The saga of which a request with these notes is a stop.
+pub(crate) fn root_of(metadata: &Value) -> Option<CoordinationId> {
+    let root = metadata.get(STOP_KEY)?.get("coordination_id")?.as_text()?;
+    CoordinationId::new(root).ok()
 }
 
 /// A request as it comes from outside, not yet checked.
@@ -191,6 +202,9 @@ pub enum RequestError {
         /// The id.
         id: String,
     },
+    /// The metadata have a key that is the engine's.
+    #[error("metadata has '{STOP_KEY}', which unanimity keeps for itself; use another key")]
+    ReservedKey,
     /// The metadata are no map.
     #[error("metadata is a {kind}; give a dict")]
     Metadata {
@@ -219,7 +233,11 @@ impl CoordinationRequest {
         if !matches!(parts.metadata, Value::Map(_)) {
             return Err(RequestError::Metadata { kind: parts.metadata.kind() });
         }
-        Ok(Self { id, kind, stores, operations, timeout, consistency, metadata: parts.metadata })
+        if parts.metadata.get(STOP_KEY).is_some() {
+            return Err(RequestError::ReservedKey);
+        }
+        let (metadata, root) = (parts.metadata, None);
+        Ok(Self { id, kind, stores, operations, timeout, consistency, metadata, root })
     }
 
     /// How many operations a store has.
@@ -228,6 +246,11 @@ impl CoordinationRequest {
         store: &'a StoreName,
     ) -> impl Iterator<Item = &'a Operation> + 'a {
         self.operations.iter().filter(move |operation| operation.store == *store)
+    }
+
+    /// The id under which participants know it: that of the saga of which it is a stop, or its own.
+    pub fn transaction_id(&self) -> &CoordinationId {
+        self.root.as_ref().unwrap_or(&self.id)
     }
 
     /// Whether whoever answers for it must have its stores: a choreographed saga goes to them.
@@ -362,6 +385,7 @@ impl<'de> Deserialize<'de> for CoordinationRequest {
             operations,
             timeout: Duration::from_micros(stored.timeout_us),
             consistency: stored.consistency,
+            root: root_of(&stored.metadata),
             metadata: stored.metadata,
         })
     }

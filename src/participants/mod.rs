@@ -32,6 +32,7 @@
 //!
 //! Invariant: one reply, one answer.
 
+mod barrier;
 pub mod files;
 mod files_fence;
 mod files_key;
@@ -39,14 +40,18 @@ mod files_plan;
 mod files_stage;
 mod key_value;
 pub mod memory;
+mod memory_step;
 pub mod postgres;
+mod result_reference;
 pub mod sqlite;
+mod sqlite_ending;
 mod sqlite_fence;
 mod sqlite_guard;
 mod sqlite_lock;
 mod sqlite_queue;
 mod sqlite_schema;
 mod sqlite_statement;
+mod sqlite_step;
 mod sqlite_writer;
 mod worker;
 
@@ -57,7 +62,15 @@ mod kill_test;
 #[cfg(test)]
 mod memory_test;
 #[cfg(test)]
+mod sqlite_step_test;
+#[cfg(test)]
 mod sqlite_test;
+#[cfg(test)]
+mod step_history_test;
+#[cfg(test)]
+mod step_subject_test;
+#[cfg(test)]
+mod step_test;
 #[cfg(test)]
 mod test_kit;
 
@@ -74,7 +87,7 @@ use crate::model::ids::{ClusterId, CoordinationId, StoreName};
 use crate::model::lock::Fence;
 use crate::model::operation::Operation;
 use crate::model::outcome::{Acknowledgement, Vote};
-use crate::model::request::{CoordinationRequest, CoordinationType};
+use crate::model::request::{CoordinationRequest, CoordinationType, STOP_KEY};
 use crate::model::step::{StepAnswer, Work};
 use crate::model::value::Value;
 use crate::reply::{LOST, Lost, Reply};
@@ -144,7 +157,7 @@ pub struct ExecuteAsk {
 impl ExecuteAsk {
     /// The transaction id.
     pub fn id(&self) -> &CoordinationId {
-        &self.request.id
+        self.request.transaction_id()
     }
 
     /// The operation.
@@ -154,9 +167,17 @@ impl ExecuteAsk {
 
     /// What earlier operations gave, by their ids.
     pub fn results(&self) -> impl Iterator<Item = (&str, &Value)> {
-        self.context
+        let own = self
+            .context
             .iter()
-            .map(|(step, result)| (self.request.operations[*step].id.as_str(), &**result))
+            .map(|(step, result)| (self.request.operations[*step].id.as_str(), &**result));
+        // A stop of a choreographed saga got those of the stops before it with its request.
+        let notes = self.request.metadata.get(STOP_KEY).and_then(|stop| stop.get("results"));
+        let before = match notes {
+            Some(Value::Map(results)) => results.as_slice(),
+            _ => &[],
+        };
+        before.iter().map(|(id, result)| (id.as_str(), result)).chain(own)
     }
 }
 

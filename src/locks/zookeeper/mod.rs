@@ -24,6 +24,7 @@ mod turn;
 mod wish;
 
 use std::sync::{Arc, mpsc};
+use std::task::{Context, Waker};
 use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
@@ -89,6 +90,17 @@ impl ZooKeeperLockManager {
 }
 
 impl Shared {
+    /// Carries out a wish. What it can ask the server now leaves before this returns, so that those
+    /// who ask one after the other stand in the queue in that order, once there is a session. The
+    /// rest is a task's, whose first poll registers for what this one saw pending.
+    fn begin(&self, wish: impl Future<Output = ()> + Send + 'static) {
+        let _runtime = self.handle.enter();
+        let mut wish = Box::pin(wish);
+        if wish.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending() {
+            self.handle.spawn(wish);
+        }
+    }
+
     async fn census(
         &self,
         resource: Option<&ResourceId>,
@@ -124,7 +136,7 @@ impl OneByOne for Door {
             return wait;
         };
         let shared = self.0.clone();
-        self.0.handle.spawn(async move {
+        self.0.begin(async move {
             let answer = Wish::new(shared.clone(), wait, ask).run(end).await;
             if answer.is_err() {
                 shared.table.leave(wait);
