@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from types import EllipsisType
 from typing import TYPE_CHECKING, Any
 
-from . import _saga_check, _saga_picture
+from . import _display, _saga_check, _saga_picture
 from ._exceptions import InvalidRequest
 from ._ids import mint
 from ._types import CoordinationRequest, CoordinationResult, CoordinationType
@@ -187,6 +187,9 @@ class Saga:
 
     def _repr_svg_(self) -> str:
         return self.to_svg()
+
+    def _repr_html_(self) -> str:
+        return _display.svg_image(self.to_svg())
 
     def _operation(
         self, store: str, type: str, fields: Mapping[str, Any] | None, id: str | None

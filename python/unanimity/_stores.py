@@ -145,13 +145,15 @@ class IStorageStore(ABC):
     compensable_operations: Collection[str] = ()
     """Types of operations that `compensate_operation` undoes without being told how.
 
-    A saga's operation of such a type needs no `compensation`. Looked at when a service starts.
+    A list, tuple or set, looked at when a service starts. A saga's operation of such a type needs
+    no `compensation`.
     """
 
     compensation_types: Collection[str] | None = None
     """The types that an operation's `compensation` may have, None for any.
 
-    With it, a request with another one is refused before anything is done.
+    A list, tuple or set, looked at when a service starts. A `Saga` with another one is refused
+    before anything is done.
     """
 
     @_missing
@@ -241,7 +243,6 @@ class PythonStore:
         close = own_method(store, "close")
         execute = own_method(store, "execute_operation")
         compensate = own_method(store, "compensate_operation")
-        types = getattr(store, "compensation_types", None)
         return cls(
             name,
             store,
@@ -259,10 +260,17 @@ class PythonStore:
             close_is_async=is_async(close),
             execute_is_async=is_async(execute),
             compensate_is_async=is_async(compensate),
-            compensable=set(getattr(store, "compensable_operations", ())),
-            compensation_types=None if types is None else set(types),
+            compensable=_types_in(store, "compensable_operations") or set(),
+            compensation_types=_types_in(store, "compensation_types"),
             list_is_exclusive=getattr(store, "prepared_list_is_exclusive", False) is True,
         )
+
+
+def _types_in(store: object, attribute: str) -> set[str] | None:
+    """The types that an attribute names, None where it says nothing."""
+    named = getattr(store, attribute, None)
+    # Anything else, such as what a mock has under every name, says nothing.
+    return set(map(str, named)) if isinstance(named, (list, tuple, set, frozenset)) else None
 
 
 def own_method(store: object, name: str) -> Callable[..., Any] | None:

@@ -38,10 +38,12 @@
 
 mod barrier;
 pub mod files;
+mod files_barrier;
 mod files_fence;
 mod files_key;
 mod files_plan;
 mod files_stage;
+mod files_step;
 mod key_value;
 pub mod memory;
 mod memory_step;
@@ -60,6 +62,8 @@ mod sqlite_writer;
 mod worker;
 
 #[cfg(test)]
+mod files_step_test;
+#[cfg(test)]
 mod files_test;
 #[cfg(test)]
 mod kill_test;
@@ -71,6 +75,8 @@ mod sqlite_step_test;
 mod sqlite_test;
 #[cfg(test)]
 mod step_history_test;
+#[cfg(test)]
+mod step_kill_test;
 #[cfg(test)]
 mod step_subject_test;
 #[cfg(test)]

@@ -14,7 +14,7 @@ use super::two_phase::TwoPhase;
 
 /// One coordination's machine.
 #[derive(Debug)]
-#[expect(clippy::large_enum_variant, reason = "the large one is the common one")]
+#[expect(clippy::large_enum_variant, reason = "the common kind is the large one, and not boxed")]
 pub enum Coordination {
     /// All or none, by prepare and commit.
     TwoPhase(TwoPhase),

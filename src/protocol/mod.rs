@@ -55,8 +55,10 @@ mod input;
 pub mod key_order;
 pub mod lock_plan;
 pub mod lock_table;
+mod locking;
 pub mod retry;
 pub mod saga;
+mod track;
 pub mod two_phase;
 
 pub use coordination::Coordination;

@@ -16,6 +16,7 @@ mod locks_zookeeper_faults;
 mod locks_zookeeper_rate;
 mod postgres;
 mod postgres_rate;
+mod postgres_steps;
 mod protocols_page;
 mod recovery;
 mod scenarios;

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import random
 import re
+from base64 import b64decode
 from dataclasses import dataclass
 from typing import Any
 from xml.etree import ElementTree
 
 import pytest
 
+from engine_rows import row
 from unanimity import (
+    CoordinationRecord,
     CoordinationRequest,
     CoordinationResult,
     CoordinationType,
@@ -349,6 +352,28 @@ def test_a_request_made_by_hand_can_be_checked_and_drawn() -> None:
     saga = Saga.of(CoordinationRequest("s", CoordinationType.SAGA_ORCHESTRATION, ["a"], operations))
     saga.check()
     assert str(saga) == "s: 2 steps\n  ●  s:0  a.x\n  ●  s:1  a.y"
+
+
+def test_a_record_shows_the_drawing_in_both_its_forms() -> None:
+    step = {
+        "operation_id": "one", "state": "completed", "attempts": 1, "compensation_attempts": 0,
+        "result": None, "note": None, "started_at": None, "completed_at": None,
+        "compensation_started_at": None, "compensated_at": None,
+    }  # fmt: skip
+    record = CoordinationRecord.from_engine(
+        row(
+            coordination_type="saga_orchestration",
+            operations=[{"store": "left", "type": "put", "operation_id": "one"}],
+            stores=[],
+            steps=[step],
+        )
+    )
+    assert "\n\n  ●  one  left.put  completed\n\n" in str(record)
+    found = re.search(r'src="data:image/svg\+xml;base64,([^"]*)"', record._repr_html_())
+    assert found is not None
+    assert classes(b64decode(found[1]).decode(), "rect").count("step done") == 1
+    assert "image/svg+xml" not in CoordinationRecord.from_engine(row())._repr_html_()
+    assert trip()._repr_html_().startswith('<img alt="the steps and the path taken" src="data:')
 
 
 # ---- ways: read back from the drawing ---------------------------------------------------------

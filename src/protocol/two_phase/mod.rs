@@ -52,8 +52,8 @@ use crate::model::request::CoordinationRequest;
 use crate::model::time::Timestamp;
 
 use super::lock_plan::LockWish;
+use super::locking::Locking;
 use super::{Ask, Effect, Input, Machine, ProtocolError, Standing, View};
-use locking::Locking;
 use party::Party;
 
 /// The machine.

@@ -363,7 +363,7 @@ fn operation(words: &str) -> Value {
     Value::Map(fields)
 }
 
-fn words_of(rest: &[&str]) -> String {
+pub(super) fn words_of(rest: &[&str]) -> String {
     rest.first().copied().unwrap_or_default().to_owned()
 }
 
@@ -391,7 +391,7 @@ pub(super) fn decision_of(word: &str) -> Decision {
     Decision::parse(word).unwrap_or_else(|| panic!("{word} is neither commit nor abort"))
 }
 
-fn standing(word: &str, rest: &[&str]) -> Standing {
+pub(super) fn standing(word: &str, rest: &[&str]) -> Standing {
     let names = rest.iter().filter(|name| **name != "read_only");
     let read_only = names.map(|name| StoreName::new(name).expect("a short name")).collect();
     match word {
