@@ -63,6 +63,7 @@ if TYPE_CHECKING:
     from ._lock_managers import LocalLockManager, PostgresLockManager, ZooKeeperLockManager
     from ._records import CoordinationRecord, History, RecoveryReport, StoreRecord, TimelineEntry
     from ._service import CoordinationService, ICoordinationService
+    from ._steps import DeadLetter, StepRecord
     from ._transaction import Transaction
 
     __version__: str
@@ -85,6 +86,8 @@ __all__ = [
     "TimelineEntry",
     "History",
     "RecoveryReport",
+    "StepRecord",
+    "DeadLetter",
     # stores
     "IStorageStore",
     "PrepareRequest",
@@ -141,6 +144,8 @@ _LATE = {
     "TimelineEntry": "_records",
     "History": "_records",
     "RecoveryReport": "_records",
+    "StepRecord": "_steps",
+    "DeadLetter": "_steps",
 }
 
 

@@ -176,6 +176,7 @@ def _facts(record: CoordinationRecord) -> list[tuple[str, object]]:
 
 _STORES = ("store", "vote", "asked to commit or abort", "acknowledged", "note")
 _OPERATIONS = ("operation", "store", "type", "on")
+_STEPS = ("step", "state", "tries", "result", "note")
 _TIMELINE = ("at", "store", "what")
 
 
@@ -190,10 +191,15 @@ def _tables(
         (o.get("operation_id"), o.get("store"), o.get("type"), o.get("resource", o.get("key")))
         for o in record.operations
     ]
+    steps = [
+        (s.operation_id, s.state, s.attempts, "" if s.result is None else s.result, s.note or "")
+        for s in record.steps
+    ]
     timeline = [(moment(e.at), e.store or "", e.what) for e in record.timeline()]
     return [
         ("stores", _STORES, list(stores)),
         ("operations", _OPERATIONS, list(operations)),
+        ("steps", _STEPS, list(steps)),
         ("timeline", _TIMELINE, list(timeline)),
     ]
 

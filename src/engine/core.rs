@@ -35,26 +35,93 @@ use super::{Found, Ports, Waiter};
 
 /// Something that happened.
 pub(super) enum Fact {
-    Submitted { request: Arc<CoordinationRequest>, attachment: Option<Attachment>, waiter: Waiter },
+    Submitted {
+        request: Arc<CoordinationRequest>,
+        attachment: Option<Attachment>,
+        waiter: Waiter,
+    },
     Answered(Vec<(u64, Answer)>),
-    Voted { key: SlotKey, party: usize, vote: Vote },
-    Acknowledged { key: SlotKey, party: usize, answer: Acknowledgement },
-    StepAnswered { key: SlotKey, step: usize, work: Work, answer: StepAnswer },
-    LocksAnswered { key: SlotKey, asker: RequesterId, result: Result<Vec<Grant>, LockError> },
-    LockLost { lock_id: LockId, requester: RequesterId, reason: String },
+    Voted {
+        key: SlotKey,
+        party: usize,
+        vote: Vote,
+    },
+    Acknowledged {
+        key: SlotKey,
+        party: usize,
+        answer: Acknowledgement,
+    },
+    StepAnswered {
+        key: SlotKey,
+        step: usize,
+        work: Work,
+        answer: StepAnswer,
+    },
+    LocksAnswered {
+        key: SlotKey,
+        asker: RequesterId,
+        result: Result<Vec<Grant>, LockError>,
+    },
+    LockLost {
+        lock_id: LockId,
+        requester: RequesterId,
+        reason: String,
+    },
     AdmissionOpens,
-    Proposed { key: SlotKey, taken: bool },
-    DecisionRead { key: SlotKey, standing: Standing },
+    Proposed {
+        key: SlotKey,
+        taken: bool,
+    },
+    DecisionRead {
+        key: SlotKey,
+        standing: Standing,
+    },
     TimeReached,
-    AbortAsked { id: CoordinationId, reason: String, reply: Reply<Result<bool, EngineError>> },
-    WaitAsked { id: CoordinationId, waiter: Waiter },
-    ResolveAsked { id: CoordinationId, decision: Decision, reason: String, waiter: Waiter },
-    LookedAt { id: CoordinationId, reply: Reply<Result<Option<Found>, EngineError>> },
-    Adopted { open: Vec<crate::journal::OpenCoordination>, report: super::recovery::Collector },
-    Listed { store: usize, ids: Vec<CoordinationId> },
-    Orphaned { store: usize, id: CoordinationId, decision: Decision },
-    Followed { id: CoordinationId, found: Result<Option<Found>, EngineError> },
-    WaitElsewhere { id: CoordinationId, waiter: Waiter },
+    AbortAsked {
+        id: CoordinationId,
+        reason: String,
+        reply: Reply<Result<bool, EngineError>>,
+    },
+    WaitAsked {
+        id: CoordinationId,
+        waiter: Waiter,
+    },
+    ResolveAsked {
+        id: CoordinationId,
+        decision: Decision,
+        reason: String,
+        waiter: Waiter,
+    },
+    RedriveAsked {
+        operation_id: String,
+        coordination: Option<CoordinationId>,
+        reply: Reply<Result<bool, EngineError>>,
+    },
+    LookedAt {
+        id: CoordinationId,
+        reply: Reply<Result<Option<Found>, EngineError>>,
+    },
+    Adopted {
+        open: Vec<crate::journal::OpenCoordination>,
+        report: super::recovery::Collector,
+    },
+    Listed {
+        store: usize,
+        ids: Vec<CoordinationId>,
+    },
+    Orphaned {
+        store: usize,
+        id: CoordinationId,
+        decision: Decision,
+    },
+    Followed {
+        id: CoordinationId,
+        found: Result<Option<Found>, EngineError>,
+    },
+    WaitElsewhere {
+        id: CoordinationId,
+        waiter: Waiter,
+    },
     ActiveAsked(Reply<Result<Vec<CoordinationId>, EngineError>>),
     Patrol,
     Closing(Reply<Result<(), EngineError>>),
@@ -69,7 +136,9 @@ impl Fact {
             | Self::WaitAsked { waiter, .. }
             | Self::ResolveAsked { waiter, .. }
             | Self::WaitElsewhere { waiter, .. } => waiter.send(Err(error.clone())),
-            Self::AbortAsked { reply, .. } => reply.send(Err(error.clone())),
+            Self::AbortAsked { reply, .. } | Self::RedriveAsked { reply, .. } => {
+                reply.send(Err(error.clone()))
+            }
             Self::LookedAt { reply, .. } => reply.send(Err(error.clone())),
             Self::ActiveAsked(reply) => reply.send(Err(error.clone())),
             // Nothing runs any more.

@@ -106,6 +106,9 @@ impl State {
             Fact::ResolveAsked { id, decision, reason, waiter } => {
                 self.resolve_asked(core, id, decision, reason, waiter);
             }
+            Fact::RedriveAsked { operation_id, coordination, reply } => {
+                self.redrive_asked(core, &operation_id, coordination.as_ref(), reply);
+            }
             Fact::LookedAt { id, reply } => self.look_at(core, &id, reply),
             Fact::Adopted { open, report } => {
                 self.adopt(core, open, report);
@@ -239,6 +242,7 @@ impl State {
                 }
             }
             Effect::Alert { message } => self.alert(core, key, message),
+            Effect::Walk { .. } => {}
             Effect::Answer(outcome) => self.answer(core, key, &outcome, false),
             Effect::Finish(outcome) => self.answer(core, key, &outcome, true),
             Effect::Close => self.closed(core, key),

@@ -37,6 +37,14 @@ pub enum EngineError {
         /// Why.
         reason: String,
     },
+    /// A step that cannot be tried again so.
+    #[error("operation '{operation}' cannot be redriven so: {reason}")]
+    CannotRedrive {
+        /// The operation's id.
+        operation: String,
+        /// Why.
+        reason: String,
+    },
     /// A mistake of ours.
     #[error("internal error, please report it: {message}")]
     Internal {

@@ -3,8 +3,8 @@
 //! Layer 3, the only part that spawns tasks. It decides nothing itself. [`Coordinator`] is the
 //! handle; `core` is the inbox that whoever brings a fact works off; `drive` steps machines and
 //! carries out effects; `locking` takes locks and gives them back; `admission` lets requests in;
-//! `recovery` resumes and sweeps; `queries` answers; `forget` drops markers; `background` has the
-//! two tasks.
+//! `recovery` resumes and sweeps; `dead_letters` has what is parked; `queries` answers; `forget`
+//! drops markers; `background` has the two tasks.
 //!
 //! Invariant: every waiter is told exactly once.
 
@@ -13,6 +13,7 @@ mod asks;
 mod background;
 mod clock;
 mod core;
+pub mod dead_letters;
 mod drive;
 mod error;
 mod forget;

@@ -6,6 +6,7 @@
 use std::ops::{Deref, DerefMut};
 
 use super::Machine;
+use super::choreography::Choreography;
 use super::two_phase::TwoPhase;
 
 /// One coordination's machine.
@@ -13,6 +14,8 @@ use super::two_phase::TwoPhase;
 pub enum Coordination {
     /// All or none, by prepare and commit.
     TwoPhase(TwoPhase),
+    /// Steps and compensations, driven by events.
+    Choreography(Box<Choreography>),
 }
 
 impl Deref for Coordination {
@@ -21,6 +24,7 @@ impl Deref for Coordination {
     fn deref(&self) -> &Self::Target {
         match self {
             Self::TwoPhase(machine) => machine,
+            Self::Choreography(machine) => machine.as_ref(),
         }
     }
 }
@@ -29,6 +33,7 @@ impl DerefMut for Coordination {
     fn deref_mut(&mut self) -> &mut Self::Target {
         match self {
             Self::TwoPhase(machine) => machine,
+            Self::Choreography(machine) => machine.as_mut(),
         }
     }
 }

@@ -61,6 +61,12 @@ pub enum Effect {
         /// How long an answer is of use.
         timeout: Duration,
     },
+    /// Send a choreographed saga on its way from store to store, under this number: what is sent
+    /// under another number is another message, and hosts that did their part answer for it again.
+    Walk {
+        /// Grows with every time.
+        walk: u32,
+    },
     /// Tell whoever waits for the outcome, though deliveries may go on.
     Answer(Outcome),
     /// Tell the event bus, never on the way of anything else.

@@ -6,7 +6,7 @@
 use crate::model::ids::StoreName;
 use crate::model::outcome::{Acknowledgement, Decision, Vote};
 use crate::model::record::Reason;
-use crate::model::step::{StepAnswer, Work};
+use crate::model::step::{StepAnswer, StepSummary, Work};
 
 /// A fact about one coordination.
 #[derive(Clone, Debug, PartialEq)]
@@ -56,6 +56,8 @@ pub enum Input {
         /// Which: the index of the operation in the request.
         step: usize,
     },
+    /// A choreographed saga came to its end.
+    RouteEnded(RouteEnd),
     /// The consensus service answered a proposal: taken, or not (or the answer was lost).
     Proposed {
         /// Whether the proposed decision is the decision, for certain.
@@ -95,6 +97,7 @@ impl Input {
             Self::Acknowledged { .. } => "Acknowledged",
             Self::StepAnswered { .. } => "StepAnswered",
             Self::Redriven { .. } => "Redriven",
+            Self::RouteEnded(_) => "RouteEnded",
             Self::Proposed { .. } => "Proposed",
             Self::DecisionRead(_) => "DecisionRead",
             Self::Overruled(_) => "Overruled",
@@ -104,6 +107,15 @@ impl Input {
             Self::Resumed => "Resumed",
         }
     }
+}
+
+/// How a choreographed saga ended, as its last message tells.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RouteEnd {
+    /// Why it was undone; `None` when every operation is done.
+    pub undone: Option<Reason>,
+    /// What each operation did, in the order of the request.
+    pub steps: Vec<StepSummary>,
 }
 
 /// What a consensus service says of a coordination.

@@ -39,6 +39,7 @@
 //! [`Durability::Lazy`]: crate::model::record::Durability::Lazy
 
 pub mod claim;
+pub mod choreography;
 mod coordination;
 pub mod deadlock;
 mod effect;
@@ -53,7 +54,7 @@ pub mod two_phase;
 
 pub use coordination::Coordination;
 pub use effect::{Ask, Effect};
-pub use input::{Input, Standing};
+pub use input::{Input, RouteEnd, Standing};
 
 use std::fmt;
 use std::sync::Arc;

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
+use unanimity::engine::dead_letters::DeadLetter;
 use unanimity::engine::{self, EngineError, Found, RecoveryReport, Waiter};
 use unanimity::journal::StoredCoordination;
 use unanimity::model::ids::CoordinationId;
@@ -201,6 +202,29 @@ impl Coordinator {
         Ok(())
     }
 
+    fn dead_letters(&self, py: Python<'_>, future: Py<PyAny>) -> PyResult<()> {
+        let reply = answer_to(&self.bridge, future, |py, letters: Vec<DeadLetter>| {
+            records::dead_letters(py, &letters)
+        });
+        self.engine(py)?.dead_letters(reply);
+        Ok(())
+    }
+
+    fn redrive(
+        &self,
+        py: Python<'_>,
+        operation_id: String,
+        coordination_id: Option<&str>,
+        future: Py<PyAny>,
+    ) -> PyResult<()> {
+        let coordination = coordination_id.map(|id| checked_id(py, id)).transpose()?;
+        let reply = answer_to(&self.bridge, future, |py, redriven: bool| {
+            Ok(redriven.into_pyobject(py)?.to_owned().into_any().unbind())
+        });
+        self.engine(py)?.redrive(operation_id, coordination, reply);
+        Ok(())
+    }
+
     fn history(
         &self,
         py: Python<'_>,
@@ -298,7 +322,7 @@ impl Coordinator {
     }
 }
 
-fn checked_id(py: Python<'_>, id: &str) -> PyResult<CoordinationId> {
+pub(crate) fn checked_id(py: Python<'_>, id: &str) -> PyResult<CoordinationId> {
     CoordinationId::new(id).map_err(|error| {
         let message = format!("coordination_id cannot be used: {error}");
         errors::exception(py, "InvalidRequest", &message, &[])

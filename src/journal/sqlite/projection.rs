@@ -44,7 +44,8 @@ const UPSERT_OPERATION: &str = "
         retry_count)
     VALUES (?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13)
     ON CONFLICT (coordination_id, operation_id) DO UPDATE SET
-        state = excluded.state, retry_count = excluded.retry_count, error_message = excluded.error_message,
+        state = excluded.state, retry_count = excluded.retry_count,
+        error_message = excluded.error_message,
         executed_at = excluded.executed_at, completed_at = excluded.completed_at";
 
 /// What is to be brought into the tables at once.
