@@ -25,6 +25,10 @@
 //!
 //! Adapters are the sibling files; [`relay`] is what they share. Invariant: one reply, one answer.
 
+mod check;
+mod claims;
+pub mod journal;
+mod member;
 pub mod relay;
 
 use std::sync::Arc;

@@ -13,7 +13,6 @@
 mod fold;
 mod fold_steps;
 mod held;
-mod instance;
 mod judge;
 mod linger;
 mod log;
@@ -43,7 +42,6 @@ use rusqlite::{Connection, OptionalExtension, TransactionBehavior};
 
 pub use self::options::JournalOptions;
 
-use self::instance::Instances;
 use self::projector::{Projector, Tables};
 use self::queue::{Ask, Queue};
 use self::reader::Reader;
@@ -55,6 +53,7 @@ use super::{
     StoredCoordination,
 };
 use crate::db::segments::{SegmentLog, Tag};
+use crate::db::instance::{self, Instances};
 use crate::db::sqlite::{self as database, Place};
 use crate::model::ids::{ClusterId, CoordinationId, InstanceId, StoreName};
 use crate::reply::Reply;

@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use super::instance::Life;
+use crate::db::instance::Life;
 use super::projection::Portion;
 use super::projector::Task;
 use super::queue::{Ask, Job, Note};

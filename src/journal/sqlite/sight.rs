@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use rusqlite::Connection;
 
-use super::instance::Instances;
+use crate::db::instance::Instances;
 use super::log;
 use super::projector::Tables;
 use super::trouble::{Outcome, Trouble};

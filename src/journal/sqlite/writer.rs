@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::instance::Instances;
+use crate::db::instance::Instances;
 use super::judge::{self, Verdict};
 use super::options::JournalOptions;
 use super::projector::{Projector, Task};

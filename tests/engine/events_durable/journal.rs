@@ -1,0 +1,1 @@
+//! What only the bus in a file claims: its file, its disk, what it keeps.
