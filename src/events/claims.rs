@@ -102,11 +102,6 @@ impl Claims {
         (HELD_ABOUT / self.lines_max).clamp(4, PORTION_MAX)
     }
 
-    /// Whether there is something to report.
-    pub(super) fn has_reports(&self) -> bool {
-        !self.told.is_empty()
-    }
-
     /// Takes a claimed line.
     pub(super) fn claimed(&mut self, portion: &Portion) {
         let report = Report { stream: portion.stream.clone(), ..Report::default() };
@@ -147,6 +142,11 @@ impl Claims {
     /// Claims nothing from here on, and gives back what was not handed over.
     pub(super) fn end(&mut self) {
         self.is_ending = true;
+        self.give_up();
+    }
+
+    /// Gives back what was not settled.
+    pub(super) fn give_up(&mut self) {
         for (stream, line) in &mut self.lines {
             line.waiting.clear();
             self.told.insert(stream.clone());
@@ -235,7 +235,7 @@ mod tests {
     #[test]
     fn a_line_is_given_back_with_the_last_of_its_events() {
         let (mut claims, a, b) = two();
-        assert_eq!((claims.room(), claims.has_reports()), (0, false));
+        assert_eq!((claims.room(), claims.reports().len()), (0, 0));
         assert!(claims.settled(&a, None));
         let first = claims.reports();
         assert_eq!((first[0].handled, first[0].is_last), (Some(4), false));

@@ -4,6 +4,7 @@
 //! Not the store: an adapter claims lines for it and writes its reports. Invariant: an event whose
 //! line was lost or given back is not handed to the handler any more.
 
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -21,8 +22,8 @@ pub(super) type Wake = Arc<dyn Fn() + Send + Sync>;
 /// One subscription.
 pub(super) struct Member {
     pub(super) id: SubscriptionId,
-    /// The store's number of its group.
-    pub(super) group: i64,
+    /// The store's number of its group; a group of its own may be made anew.
+    group: AtomicI64,
     /// Whether the group goes with it.
     pub(super) is_own: bool,
     pub(super) kind: Option<String>,
@@ -43,7 +44,7 @@ impl Member {
     ) -> Arc<Self> {
         let member = Arc::new(Self {
             id,
-            group,
+            group: AtomicI64::new(group),
             is_own: ask.group.is_none(),
             kind: ask.kind.clone(),
             claims: Mutex::new(Claims::new(ask.in_flight_max)),
@@ -57,6 +58,14 @@ impl Member {
         let relay = Relay::new(settings, Arc::new(gate), member.clone(), runtime);
         *lock(&member.relay) = Some(relay);
         member
+    }
+
+    pub(super) fn group(&self) -> i64 {
+        self.group.load(Ordering::Acquire)
+    }
+
+    pub(super) fn set_group(&self, group: i64) {
+        self.group.store(group, Ordering::Release);
     }
 
     pub(super) fn claims(&self) -> MutexGuard<'_, Claims> {

@@ -29,6 +29,7 @@ mod check;
 mod claims;
 pub mod journal;
 mod member;
+pub mod postgres;
 pub mod relay;
 
 use std::sync::Arc;

@@ -52,8 +52,8 @@ use super::{
     AnswerSink, Append, HistoryFilter, Journal, JournalError, JournalStatus, OpenCoordination,
     StoredCoordination,
 };
-use crate::db::segments::{SegmentLog, Tag};
 use crate::db::instance::{self, Instances};
+use crate::db::segments::{SegmentLog, Tag};
 use crate::db::sqlite::{self as database, Place};
 use crate::model::ids::{ClusterId, CoordinationId, InstanceId, StoreName};
 use crate::reply::Reply;

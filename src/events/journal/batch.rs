@@ -64,7 +64,8 @@ impl Batch {
             return Ok(true);
         }
         for (member, reports) in &self.members {
-            let is_free = || store::has_free_line(connection, member.group, member.kind.as_deref());
+            let is_free =
+                || store::has_free_line(connection, member.group(), member.kind.as_deref());
             if !reports.is_empty() || member.claims().room() > 0 && is_free()? {
                 return Ok(true);
             }
@@ -85,9 +86,11 @@ impl Batch {
 
     /// Whether a member holds this line, or tells its last of it here.
     pub(super) fn holds(&self, group: i64, stream: &str) -> bool {
-        self.members.iter().filter(|(member, _)| member.group == group).any(|(member, reports)| {
-            member.claims().has(stream) || reports.iter().any(|report| report.stream == stream)
-        })
+        self.members.iter().filter(|(member, _)| member.group() == group).any(
+            |(member, reports)| {
+                member.claims().has(stream) || reports.iter().any(|report| report.stream == stream)
+            },
+        )
     }
 
     /// Writes it all.
@@ -102,7 +105,7 @@ impl Batch {
         }
         for (member, reports) in &self.members {
             for report in reports {
-                store::settle(connection, member.group, owner, report)?;
+                store::settle(connection, member.group(), owner, report)?;
             }
         }
         let mut dones = Vec::with_capacity(self.asks.len());
@@ -116,7 +119,7 @@ impl Batch {
                 (claims.room(), claims.portion())
             };
             if lines > 0 {
-                let (group, kind) = (member.group, member.kind.as_deref());
+                let (group, kind) = (member.group(), member.kind.as_deref());
                 let wish = Claim { group, kind, owner, lines, portion };
                 let portions = store::claim(connection, &wish)?;
                 if !portions.is_empty() {
@@ -147,7 +150,7 @@ impl Batch {
             }
             Ask::Leave(member, _) => {
                 if member.is_own {
-                    store::drop_group(connection, member.group)?;
+                    store::drop_group(connection, member.group())?;
                 }
                 Done::Left
             }

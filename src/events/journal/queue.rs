@@ -23,7 +23,11 @@ pub(super) enum Ask {
     /// No handler of this member is out any more.
     Leave(Arc<Member>, Answer<bool>),
     Parked(usize, Answer<Vec<ParkedEvent>>),
-    Redrive { event_id: String, group: String, reply: Answer<bool> },
+    Redrive {
+        event_id: String,
+        group: String,
+        reply: Answer<bool>,
+    },
 }
 
 impl Ask {

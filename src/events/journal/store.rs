@@ -84,9 +84,7 @@ impl<'a> Publication<'a> {
 }
 
 fn last_position(connection: &Connection) -> Sql<i64> {
-    connection
-        .prepare_cached("SELECT last_position FROM bus_meta")?
-        .query_row([], |row| row.get(0))
+    connection.prepare_cached("SELECT last_position FROM bus_meta")?.query_row([], |row| row.get(0))
 }
 
 fn wishers(connection: &Connection, kind: &str) -> Sql<Vec<i64>> {

@@ -286,8 +286,7 @@ impl Writer {
         if self.connection.is_none() {
             let mut opened = open(&self.file, &self.options).map_err(Trouble::Reopen)?;
             self.wal.reopen();
-            let transaction =
-                opened.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            let transaction = opened.transaction_with_behavior(TransactionBehavior::Immediate)?;
             let owner = self.instances.own().as_str();
             for (group, stream) in store::owned(&transaction, owner)? {
                 if !batch.holds(group, &stream) {

@@ -10,6 +10,9 @@ macro_rules! for_each_bus {
         mod on_a_file {
             $(#[test] fn $claim() { super::$claim(&super::House::journal()); })*
         }
+        mod in_postgres {
+            $(#[test] fn $claim() { super::$claim(&super::House::postgres()); })*
+        }
     };
 }
 
@@ -120,9 +123,9 @@ fn members_of_a_group_in_two_processes_share_and_keep_the_order(house: &House) {
         });
         process.subscribe(SubscribeAsk { in_flight_max: 2, ..subscription(Some("g"), handler) });
     }
-    one.publish_all((0..20).flat_map(|number| {
-        (0..10).map(move |stream| event(&format!("s{stream}"), number))
-    }));
+    one.publish_all(
+        (0..20).flat_map(|number| (0..10).map(move |stream| event(&format!("s{stream}"), number))),
+    );
     let ids = (0..200).map(|_| receiver.recv_timeout(PATIENCE).expect("an event comes"));
     for (stream, numbers) in by_stream(ids) {
         assert_eq!(numbers, (0..20).collect::<Vec<_>>(), "{stream}");

@@ -7,6 +7,7 @@
 mod deaths;
 mod duties;
 mod journal;
+mod postgres;
 mod rate;
 
 use std::collections::HashMap;
@@ -17,12 +18,15 @@ use std::time::{Duration, Instant};
 
 use tokio::runtime::Runtime;
 use unanimity::events::journal::JournalEventBus;
+use unanimity::events::postgres::{PostgresBusOptions, PostgresEventBus};
 use unanimity::events::{
     BusEvent, Delivery, EventBus, EventBusError, EventHandler, Handled, ParkedEvent, SubscribeAsk,
     SubscriptionId,
 };
 use unanimity::model::value::Value;
 use unanimity::reply::{Lost, Reply};
+
+use crate::support::postgres::PostgresCluster;
 
 /// How long anything may take that is not a claim of its own.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -37,6 +41,7 @@ fn runtime() -> &'static Runtime {
 /// A store for buses: a file, or a database.
 enum House {
     Journal(tempfile::TempDir),
+    Postgres(String),
 }
 
 impl House {
@@ -44,10 +49,17 @@ impl House {
         Self::Journal(tempfile::tempdir().unwrap())
     }
 
+    /// A fresh database on the server that tests share.
+    fn postgres() -> Self {
+        let cluster = PostgresCluster::shared();
+        Self::Postgres(cluster.dsn(&cluster.create_database()))
+    }
+
     /// Where it is, as a child process is told.
     fn place(&self) -> String {
         match self {
             Self::Journal(folder) => folder.path().join("j.db-bus").display().to_string(),
+            Self::Postgres(dsn) => dsn.clone(),
         }
     }
 
@@ -65,8 +77,13 @@ struct Process {
 impl Process {
     fn at(place: &str) -> Self {
         let handle = runtime().handle().clone();
-        let bus = JournalEventBus::open(Path::new(place), handle).unwrap();
-        Self { bus: Arc::new(bus) }
+        let bus: Arc<dyn EventBus> = if place.starts_with("postgresql:") {
+            let options = PostgresBusOptions::default();
+            Arc::new(PostgresEventBus::open(place, options, handle).unwrap())
+        } else {
+            Arc::new(JournalEventBus::open(Path::new(place), handle).unwrap())
+        };
+        Self { bus }
     }
 
     fn publish(&self, event: BusEvent) -> Result<(), EventBusError> {
@@ -113,7 +130,9 @@ impl Process {
 
 fn asked<T: Lost + Send + 'static>(ask: impl FnOnce(Reply<T>)) -> T {
     let (sender, answers) = channel();
-    ask(Reply::new(move |answer| drop(sender.send(answer))));
+    ask(Reply::new(move |answer| {
+        let _ = sender.send(answer);
+    }));
     answers.recv_timeout(PATIENCE).expect("every question is answered")
 }
 
