@@ -3,7 +3,7 @@
 //! Not a simulation: the children are this test program again, and they die by SIGKILL.
 
 use std::collections::HashSet;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, OpenOptions};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -91,15 +91,14 @@ fn append(path: &Path, line: &str) {
     file.write_all(format!("{line}\n").as_bytes()).unwrap();
 }
 
-/// Handles what comes: notes it, and has its effect once by the event's id.
+/// Handles what comes: notes it, and has its effect once by the event's id, as a store with a
+/// barrier does.
 fn consume(process: &Process, folder: &Path, dies: bool) {
     let home = folder.to_owned();
     let (handler, _heard) = ruled(move |delivery| {
         let id = &delivery.event.id;
         append(&home.join("handled"), id);
-        if File::create_new(home.join("effects").join(id.replace('/', "-"))).is_ok() {
-            append(&home.join("effects.log"), id);
-        }
+        have_effect(&home, id);
         if dies && id == "s/3" {
             let own = rustix::process::getpid();
             rustix::process::kill_process(own, rustix::process::Signal::KILL).unwrap();
@@ -112,6 +111,28 @@ fn consume(process: &Process, folder: &Path, dies: bool) {
     // Until the parent ends.
     let _ = std::io::stdin().read_to_end(&mut Vec::new());
     std::process::exit(0);
+}
+
+/// Adds the event's number to a total, unless its id did that before.
+fn have_effect(folder: &Path, id: &str) {
+    let mut store = effects(folder);
+    let begun = rusqlite::TransactionBehavior::Immediate;
+    let transaction = store.transaction_with_behavior(begun).unwrap();
+    let number: i64 = id.split_once('/').unwrap().1.parse().unwrap();
+    let is_new = transaction.execute("INSERT OR IGNORE INTO seen VALUES (?1)", [id]).unwrap();
+    if is_new == 1 {
+        transaction
+            .execute("UPDATE total SET sum = sum + ?1, count = count + 1", [number])
+            .unwrap();
+    }
+    transaction.commit().unwrap();
+}
+
+fn effects(folder: &Path) -> rusqlite::Connection {
+    let store = rusqlite::Connection::open(folder.join("effects.db")).unwrap();
+    store.busy_timeout(PATIENCE).unwrap();
+    store.execute_batch("PRAGMA synchronous=OFF").unwrap();
+    store
 }
 
 /// Publishes and notes what was answered, several at a time.
@@ -140,7 +161,9 @@ struct Nursery {
 impl Nursery {
     fn at(house: &House) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        fs::create_dir(folder.path().join("effects")).unwrap();
+        let tables = "CREATE TABLE seen (id TEXT PRIMARY KEY); \
+             CREATE TABLE total (sum INTEGER, count INTEGER); INSERT INTO total VALUES (0, 0)";
+        effects(folder.path()).execute_batch(tables).unwrap();
         Self { place: house.place(), folder }
     }
 
@@ -220,8 +243,11 @@ fn consumers_are_killed(house: &House) {
         }
         assert_eq!(next, EVENTS / STREAMS, "{stream}");
     }
-    let effects = nursery.lines("effects.log");
-    assert_eq!(effects.len(), EVENTS, "each effect once");
+    let total = effects(nursery.folder.path())
+        .query_row("SELECT sum, count FROM total", [], |row| Ok((row.get(0)?, row.get(1)?)))
+        .unwrap();
+    let sum: i64 = (0..EVENTS).map(|index| i64::try_from(index / STREAMS).unwrap()).sum();
+    assert_eq!(total, (sum, i64::try_from(EVENTS).unwrap()), "each effect once");
     assert!(process.parked().is_empty());
 }
 
@@ -230,6 +256,8 @@ fn a_handler_dies(house: &House) {
     make_group(&process);
     process.publish_all((0..8).map(|number| event("s", number)));
     let mut child = nursery.start("die", None);
+    // Else the end of its input would end it.
+    let _input = child.stdin.take();
     assert!(!child.wait().unwrap().success(), "it kills itself");
     assert_eq!(nursery.lines("handled").last().unwrap(), "s/3");
     let (handler, heard) = listener();
@@ -244,6 +272,7 @@ fn a_publisher_is_killed(house: &House, crash_at: Option<&str>) {
     let (process, nursery) = (house.process(), Nursery::at(house));
     make_group(&process);
     let mut child = nursery.start("publish", crash_at);
+    let _input = child.stdin.take();
     if crash_at.is_none() {
         nursery.wait_for_lines("published", 200);
         child.kill().unwrap();
