@@ -29,6 +29,8 @@ pub(super) struct Item {
 #[derive(Debug)]
 pub(super) struct Portion {
     pub(super) stream: String,
+    /// How often a process ended that had been handed the first of them: answers that were lost.
+    pub(super) deaths: u32,
     pub(super) items: Vec<Item>,
 }
 
@@ -216,7 +218,7 @@ mod tests {
             let event = Arc::new(BusEvent { id: text(id), kind, stream, body });
             Item { position: *position, is_redriven: *is_redriven, event }
         };
-        Portion { stream: text("s"), items: ids.iter().map(item).collect() }
+        Portion { stream: text("s"), deaths: 0, items: ids.iter().map(item).collect() }
     }
 
     /// Claims with one line of two events.

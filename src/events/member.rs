@@ -27,6 +27,7 @@ pub(super) struct Member {
     /// Whether the group goes with it.
     pub(super) is_own: bool,
     pub(super) kind: Option<String>,
+    attempts_max: u32,
     // A plain mutex: held for moves of a few pointers, never while a handler is called.
     claims: Mutex<Claims>,
     relay: Mutex<Option<Relay<()>>>,
@@ -47,6 +48,7 @@ impl Member {
             group: AtomicI64::new(group),
             is_own: ask.group.is_none(),
             kind: ask.kind.clone(),
+            attempts_max: ask.attempts_max.max(1),
             claims: Mutex::new(Claims::new(ask.in_flight_max)),
             relay: Mutex::new(None),
             wake,
@@ -77,8 +79,13 @@ impl Member {
         let relay = lock(&self.relay).clone();
         for portion in portions {
             self.claims().claimed(&portion);
+            let mut attempts = portion.deaths;
             for item in portion.items {
-                let offer = Offer { event: item.event, attempts: 0, ticket: () };
+                let offer = Offer { event: item.event, attempts, ticket: () };
+                if std::mem::take(&mut attempts) >= self.attempts_max {
+                    self.settle(&offer, Some(deadly(&offer)));
+                    continue;
+                }
                 // One that is stopped gives everything back when it ends.
                 if let Some(Err(_)) = relay.as_ref().map(|relay| relay.offer(offer)) {
                     break;
@@ -103,6 +110,13 @@ impl Member {
             (self.wake)();
         }
     }
+}
+
+/// An event that is not to be handed over once more: it may be what ends its handlers' processes.
+fn deadly(offer: &Offer<()>) -> Park {
+    let (event_id, attempts) = (offer.event.id.clone(), offer.attempts);
+    let message = format!("{attempts} processes ended, or lost their store, while they handled it");
+    Park { event_id, attempts, message, at: now() }
 }
 
 impl Settle<()> for Member {

@@ -46,7 +46,7 @@ pub struct JournalBusOptions {
 
 impl Default for JournalBusOptions {
     fn default() -> Self {
-        Self { kept_for: Duration::from_hours(1), kept_max: 100_000, pages_max: None }
+        Self { kept_for: Duration::from_secs(3_600), kept_max: 100_000, pages_max: None }
     }
 }
 

@@ -161,6 +161,16 @@ impl Queue {
         self.changed.notify_one();
     }
 
+    /// Nobody is there any more to do anything: what waits is answered as lost.
+    pub(super) fn abandon(&self) {
+        let (publishes, asks) = {
+            let mut state = self.lock();
+            (state.is_shut, state.is_last) = (true, true);
+            (std::mem::take(&mut state.publishes), std::mem::take(&mut state.asks))
+        };
+        drop((publishes, asks));
+    }
+
     /// Waits for work, no longer than `patience`.
     pub(super) fn take(&self, most: usize, patience: Duration) -> Work {
         let until = Instant::now() + patience;

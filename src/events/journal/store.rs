@@ -64,7 +64,7 @@ impl<'a> Publication<'a> {
             self.groups.insert(event.kind.clone(), groups);
         }
         let mut insert = self.connection.prepare_cached(
-            "INSERT INTO bus_lines VALUES (?1, ?2, ?3 - 1, ?3, ?4, NULL) ON CONFLICT DO NOTHING",
+            "INSERT INTO bus_lines VALUES (?1, ?2, ?3 - 1, ?3, ?4, NULL, 0) ON CONFLICT DO NOTHING",
         )?;
         for group in &self.groups[&event.kind] {
             insert.execute(params![group, event.stream, position, event.kind])?;
@@ -128,7 +128,7 @@ pub(super) fn drop_group(connection: &Connection, group: i64) -> Sql<()> {
 pub(super) fn settle(connection: &Connection, group: i64, owner: &str, told: &Report) -> Sql<()> {
     let moved = connection
         .prepare_cached(
-            "UPDATE bus_lines SET handled = max(handled, ?4) \
+            "UPDATE bus_lines SET handled = max(handled, ?4), deaths = 0 \
              WHERE group_id = ?1 AND stream = ?2 AND owner = ?3",
         )?
         .execute(params![group, told.stream, owner, told.handled.unwrap_or(0)])?;
@@ -222,25 +222,27 @@ pub(super) struct Claim<'a> {
 /// Claims free lines, those with the oldest events first.
 pub(super) fn claim(connection: &Connection, wish: &Claim) -> Sql<Vec<Portion>> {
     let lines = i64::try_from(wish.lines).unwrap_or(i64::MAX);
-    let found: Vec<(String, i64)> = connection
+    let found: Vec<(String, i64, u32)> = connection
         .prepare_cached(
-            "SELECT stream, handled FROM bus_lines WHERE group_id = ?1 AND owner IS NULL \
+            "SELECT stream, handled, deaths FROM bus_lines WHERE group_id = ?1 AND owner IS NULL \
              AND (?2 IS NULL OR kind = ?2) ORDER BY head LIMIT ?3",
         )?
-        .query_map(params![wish.group, wish.kind, lines], |row| Ok((row.get(0)?, row.get(1)?)))?
+        .query_map(params![wish.group, wish.kind, lines], |row| {
+            Ok((row.get(0)?, row.get(1)?, row.get(2)?))
+        })?
         .collect::<Sql<_>>()?;
     let mut portions = Vec::with_capacity(found.len());
-    for (stream, handled) in found {
+    for (stream, handled, deaths) in found {
         let items = items(connection, wish, &stream, handled)?;
         if items.is_empty() {
-            // Nothing of it is left, which a crash of the machine may bring about.
+            // Nothing of it is left, or the first is of another type: its row is put right.
             give_back(connection, wish.group, &stream)?;
             continue;
         }
         connection
             .prepare_cached("UPDATE bus_lines SET owner = ?3 WHERE group_id = ?1 AND stream = ?2")?
             .execute(params![wish.group, stream, wish.owner])?;
-        portions.push(Portion { stream, items });
+        portions.push(Portion { stream, deaths, items });
     }
     Ok(portions)
 }
@@ -323,16 +325,18 @@ pub(super) fn redrive(connection: &Connection, event_id: &str, group: &str) -> S
     let Some((group, stream, position, kind)) = found else { return Ok(false) };
     // A line that somebody holds finds it when that one gives it back.
     connection.execute(
-        "INSERT INTO bus_lines SELECT ?1, ?2, last_position, ?3, ?4, NULL FROM bus_meta WHERE true \
+        "INSERT INTO bus_lines SELECT ?1, ?2, last_position, ?3, ?4, NULL, 0 FROM bus_meta WHERE true \
          ON CONFLICT DO UPDATE SET head = excluded.head, kind = excluded.kind WHERE owner IS NULL",
         params![group, stream, position, kind],
     )?;
     Ok(true)
 }
 
-/// Frees what a process that ended held, and forgets its own groups.
+/// Frees what a process that ended held, where what was out counts as a lost answer, and forgets
+/// its own groups.
 pub(super) fn take_over(connection: &Connection, dead: &str) -> Sql<()> {
     connection.execute("DELETE FROM bus_groups WHERE owner = ?1", [dead])?;
+    connection.execute("UPDATE bus_lines SET deaths = deaths + 1 WHERE owner = ?1", [dead])?;
     for (group, stream) in owned(connection, dead)? {
         give_back(connection, group, &stream)?;
     }

@@ -87,6 +87,15 @@ fn wait_for_turn(times: i32) -> bool {
     BUSY_NAP * times.unsigned_abs() < BUSY_MAX
 }
 
+/// However the thread ends, also by a panic, nobody waits for it for ever.
+struct LastWord(Arc<Queue>);
+
+impl Drop for LastWord {
+    fn drop(&mut self) {
+        self.0.abandon();
+    }
+}
+
 impl Writer {
     /// Over an open connection.
     pub(super) fn new(
@@ -116,6 +125,7 @@ impl Writer {
 
     /// Until the queue is finished.
     pub(super) fn run(mut self) {
+        let _last_word = LastWord(self.queue.clone());
         let mut patience = LOOK_SOON;
         loop {
             let work = self.queue.take(BATCH_MAX, patience);

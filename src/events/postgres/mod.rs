@@ -49,7 +49,7 @@ impl Default for PostgresBusOptions {
     fn default() -> Self {
         Self {
             patience: Duration::from_secs(10),
-            kept_for: Duration::from_hours(1),
+            kept_for: Duration::from_secs(3_600),
             kept_max: 100_000,
         }
     }

@@ -30,6 +30,8 @@ const OWN_GONE_MAX: Duration = Duration::from_millis(1_500);
 const LEASE: Duration = Duration::from_secs(15);
 /// What a lost notification costs at most.
 const LOOK: Duration = Duration::from_secs(1);
+/// How many old events go with each beat: so many portions of so many.
+const RETAIN_PORTIONS: usize = 5;
 const RETAIN_PORTION: i32 = 2_000;
 
 const BEGIN: &str = "INSERT INTO bus_sessions DEFAULT VALUES RETURNING session_id";
@@ -40,7 +42,7 @@ const LOCK: &str = "SELECT pg_try_advisory_lock(\
 const OTHERS: &str = "SELECT session_id, beat, pg_try_advisory_xact_lock(\
      hashtextextended('unanimity_bus_session ' || session_id, 0)) \
      FROM bus_sessions WHERE session_id <> $1";
-const END: &str = "SELECT unanimity_bus_end($1)";
+const END: &str = "SELECT unanimity_bus_end($1, $2)";
 const RECONCILE: &str = "SELECT * FROM unanimity_bus_reconcile($1, $2, $3)";
 const RETAIN: &str = "SELECT unanimity_bus_retain($1, $2, $3, $4)";
 
@@ -115,7 +117,7 @@ impl Session {
                 () = tokio::time::sleep(BEAT) => {}
                 () = inner.closing() => {
                     self.ask_all(&link, id).await?;
-                    return link.ask(END, &[&id]).await.map(|_| ());
+                    return link.ask(END, &[&id, &false]).await.map(|_| ());
                 }
             }
         }
@@ -131,9 +133,7 @@ impl Session {
                 link = &mut opening => return link,
                 () = tokio::time::sleep(BACKOFF_MAX) => {
                     self.give_up_in_time();
-                    // Questions that are late are not kept waiting for the connection.
-                    let error = inner.unavailable("cannot connect: it does not answer");
-                    inner.refuse(false, &error);
+                    inner.refuse_late();
                 }
                 () = inner.closing() => return Err(Trouble::Broken("it is closed".to_owned())),
             }
@@ -251,13 +251,19 @@ impl Session {
             };
             let longest = if is_gone { GONE_MAX } else { LEASE };
             if since.elapsed() >= longest {
-                link.ask(END, &[&other]).await?;
+                link.ask(END, &[&other, &true]).await?;
             } else {
                 seen.insert(other, (beat, since));
             }
         }
         watch.others = seen;
-        self.retain(link).await
+        for _ in 0..RETAIN_PORTIONS {
+            self.retain(link).await?;
+            if self.cursor == 0 {
+                break;
+            }
+        }
+        Ok(())
     }
 
     async fn retain(&mut self, link: &Link) -> Result<(), Trouble> {
@@ -267,7 +273,8 @@ impl Session {
         let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 4] =
             [&self.cursor, &kept_us, &kept_max, &RETAIN_PORTION];
         let rows = link.ask(RETAIN, &parameters).await?;
-        self.cursor = rows.first().and_then(|row| row.get(0)).unwrap_or(self.cursor);
+        // Nothing where another process is at it.
+        self.cursor = rows.first().and_then(|row| row.get(0)).unwrap_or(0);
         Ok(())
     }
 }

@@ -203,6 +203,13 @@ impl Inner {
         self.refuse(is_refused, &error);
     }
 
+    /// Questions that are late are not kept waiting for a connection that is still tried.
+    pub(super) fn refuse_late(&self) {
+        let trouble = self.state().trouble.clone();
+        let words = trouble.as_ref().map_or("cannot connect: it does not answer", Trouble::words);
+        self.refuse(false, &self.unavailable(words));
+    }
+
     /// It works again.
     pub(super) fn out_of_trouble(&self) {
         self.state().trouble = None;

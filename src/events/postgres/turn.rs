@@ -186,7 +186,8 @@ fn claimed(rows: &[Row], members: &[&Arc<Member>]) -> Vec<(Arc<Member>, Vec<Port
         let Some(member) = members.get(place) else { continue };
         let (stream, portions): (&str, _) = (row.get(1), all.entry(place).or_default());
         if portions.last().is_none_or(|portion| portion.stream != stream) {
-            portions.push(Portion { stream: stream.to_owned(), items: Vec::new() });
+            let deaths = u32::try_from(row.get::<_, i32>(7)).unwrap_or(0);
+            portions.push(Portion { stream: stream.to_owned(), deaths, items: Vec::new() });
             is_cut = false;
         }
         let (Some(portion), Some(item)) = (portions.last_mut(), item(row)) else { continue };

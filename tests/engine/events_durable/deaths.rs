@@ -33,6 +33,11 @@ mod on_a_file {
     }
 
     #[test]
+    fn an_event_that_ends_its_processes_is_parked() {
+        an_event_is_deadly(&House::journal());
+    }
+
+    #[test]
     fn what_was_acknowledged_to_a_killed_publisher_is_there() {
         a_publisher_is_killed(&House::journal(), None);
     }
@@ -56,6 +61,11 @@ mod in_postgres {
     #[test]
     fn what_was_handled_and_not_acknowledged_is_handled_again() {
         a_handler_dies(&House::postgres());
+    }
+
+    #[test]
+    fn an_event_that_ends_its_processes_is_parked() {
+        an_event_is_deadly(&House::postgres());
     }
 
     #[test]
@@ -106,7 +116,9 @@ fn consume(process: &Process, folder: &Path, dies: bool) {
         std::thread::sleep(Duration::from_millis(1));
         Handled::Done
     });
-    process.subscribe(subscription(Some("g"), handler));
+    // Of those that are killed at random nobody is to blame.
+    let attempts_max = if dies { 3 } else { 1_000 };
+    process.subscribe(SubscribeAsk { attempts_max, ..subscription(Some("g"), handler) });
     println!("\nready");
     // Until the parent ends.
     let _ = std::io::stdin().read_to_end(&mut Vec::new());
@@ -266,6 +278,23 @@ fn a_handler_dies(house: &House) {
     assert!(first <= 3, "not acknowledged: {first}");
     let rest: Vec<String> = (first + 1..8).map(|number| format!("s/{number}")).collect();
     assert_eq!(heard.ids(rest.len()), rest);
+}
+
+fn an_event_is_deadly(house: &House) {
+    let (process, nursery) = (house.process(), Nursery::at(house));
+    make_group(&process);
+    process.publish_all((3..5).map(|number| event("s", number)));
+    for _ in 0..3 {
+        let mut child = nursery.start("die", None);
+        let _input = child.stdin.take();
+        assert!(!child.wait().unwrap().success(), "it kills itself");
+    }
+    let (handler, heard) = listener();
+    process.subscribe(subscription(Some("g"), handler));
+    assert_eq!(heard.ids(1), ["s/4"]);
+    let parked = process.wait_for_parked();
+    assert_eq!((parked.event.id.as_str(), parked.attempts), ("s/3", 3));
+    assert!(parked.message.contains("3 processes ended"), "{}", parked.message);
 }
 
 fn a_publisher_is_killed(house: &House, crash_at: Option<&str>) {

@@ -34,16 +34,20 @@ fn a_full_disk_is_told_and_loses_nothing_that_was_answered() {
     let (handler, _heard) = listener();
     let id = process.subscribe(subscription(Some("g"), handler));
     process.unsubscribe(id);
+    let large = |number| {
+        let body = Value::Text("x".repeat(2_000));
+        BusEvent { body, ..event("s", number) }
+    };
     let mut answered = 0;
     let error = loop {
-        match process.publish(event("s", answered)) {
+        match process.publish(large(answered)) {
             Ok(()) => answered += 1,
             Err(error) => break error.to_string(),
         }
     };
     assert!(error.contains("full") && error.contains("free some space"), "{error}");
     assert!(error.contains(&house.place()), "{error}");
-    assert!(process.publish(event("s", answered)).is_err(), "it is still full");
+    assert!(process.publish(large(answered)).is_err(), "it is still full");
     drop(process);
     let process = house.process();
     let (handler, heard) = listener();
@@ -91,7 +95,7 @@ fn a_file_of_another_kind_a_damaged_one_and_a_newer_one_are_left_as_they_are() {
 fn what_every_group_has_handled_goes_away_and_what_somebody_has_not_stays() {
     let house = House::journal();
     let options = JournalBusOptions {
-        kept_for: Duration::from_hours(1),
+        kept_for: Duration::from_secs(3_600),
         kept_max: 10,
         ..JournalBusOptions::default()
     };

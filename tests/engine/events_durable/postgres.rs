@@ -1,5 +1,6 @@
 //! What only the bus in PostgreSQL claims: a server that ends, crashes, refuses, and comes back.
 
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::*;
@@ -63,9 +64,9 @@ fn a_server_that_crashes_and_comes_back_loses_nothing_and_subscriptions_go_on() 
     for is_crash in [true, false] {
         ids.extend((0..50).map(|_| heard.recv_timeout(PATIENCE).expect("an event comes")));
         if is_crash {
-            cluster.crash()
+            cluster.crash();
         } else {
-            cluster.stop()
+            cluster.stop();
         }
         cluster.resume();
     }
@@ -122,11 +123,11 @@ fn connections_that_the_server_ends_cost_nothing() {
         next += 20;
         other.publish_all(events);
     }
-    let mut ids = HashMap::new();
+    let mut ids = HashSet::new();
     let mut order = Vec::new();
     while ids.len() < next {
         let id = heard.next().event.id.clone();
-        if ids.insert(id.clone(), ()).is_none() {
+        if ids.insert(id.clone()) {
             order.push(id);
         }
     }
@@ -143,7 +144,7 @@ fn a_session_that_others_ended_begins_anew() {
     process.subscribe(subscription(Some("g"), handler));
     process.subscribe(subscription(None, own));
     let before = cluster.run(&database, "SELECT max(session_id) FROM bus_sessions");
-    cluster.run(&database, "SELECT unanimity_bus_end(session_id) FROM bus_sessions");
+    cluster.run(&database, "SELECT unanimity_bus_end(session_id, true) FROM bus_sessions");
     eventually("a new session", || {
         let now = cluster.run(&database, "SELECT max(session_id) FROM bus_sessions");
         let groups = cluster.run(&database, "SELECT FROM bus_groups WHERE owner IS NOT NULL");
@@ -158,7 +159,7 @@ fn what_every_group_has_handled_goes_away_and_what_somebody_has_not_stays() {
     let house = House::postgres();
     let database = house.place().rsplit_once('/').unwrap().1.to_owned();
     let options = PostgresBusOptions {
-        kept_for: Duration::from_hours(1),
+        kept_for: Duration::from_secs(3_600),
         kept_max: 10,
         ..PostgresBusOptions::default()
     };

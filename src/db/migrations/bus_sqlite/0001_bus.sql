@@ -1,7 +1,8 @@
 -- The durable bus, version 1. A line is what one group has not handled yet of one stream: it stands
 -- here exactly while there is such an event, and belongs to at most one process (owner), which alone
 -- hands its events over. Its next event is the first that was redriven, else the first behind
--- 'handled' that the group wishes for. 'head' and 'kind' tell that event's place and type.
+-- 'handled' that the group wishes for. 'head' and 'kind' tell that event's place and type,
+-- 'deaths' how many owners ended while it was out.
 
 -- Positions are given by whoever publishes, in the transaction, and never again.
 CREATE TABLE bus_meta (
@@ -41,6 +42,7 @@ CREATE TABLE bus_lines (
     head INTEGER NOT NULL,
     kind TEXT NOT NULL,
     owner TEXT,
+    deaths INTEGER NOT NULL DEFAULT 0,
     PRIMARY KEY (group_id, stream)
 ) WITHOUT ROWID;
 CREATE INDEX idx_bus_lines_free ON bus_lines(group_id, head) WHERE owner IS NULL;

@@ -1,7 +1,8 @@
 -- The durable bus, version 1. A line is what one group has not handled yet of one stream: it stands
 -- here exactly while there is such an event, and belongs to at most one session (owner), whose
 -- process alone hands its events over. Its next event is the first that was redriven, else the first
--- behind 'handled' that the group wishes for. 'head' and 'kind' tell that event's place and type.
+-- behind 'handled' that the group wishes for. 'head' and 'kind' tell that event's place and type,
+-- 'deaths' how many owners ended while it was out.
 --
 -- Order of locks: the row of bus_meta, then lines in the order of group and stream. Publications go
 -- one after the other, each in one statement, so that positions become visible in their order, and
@@ -59,6 +60,7 @@ CREATE TABLE bus_lines (
     head BIGINT NOT NULL,
     kind TEXT COLLATE "C" NOT NULL,
     owner BIGINT,
+    deaths INTEGER NOT NULL DEFAULT 0,
     PRIMARY KEY (group_id, stream)
 ) WITH (
     autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 10000,
@@ -188,7 +190,7 @@ CREATE FUNCTION unanimity_bus_turn(
     p_claim_portions integer[]
 ) RETURNS TABLE (
     place integer, line text, event_position bigint, event_id text, event_kind text,
-    event_body text, is_redriven boolean
+    event_body text, is_redriven boolean, deaths integer
 )
 LANGUAGE plpgsql AS $$
 #variable_conflict use_column
@@ -201,7 +203,7 @@ BEGIN
         PERFORM FROM bus_lines l JOIN unnest(p_groups, p_streams) AS r(group_id, stream)
             ON l.group_id = r.group_id AND l.stream = r.stream
             WHERE l.owner = p_session ORDER BY l.group_id, l.stream FOR UPDATE OF l;
-        UPDATE bus_lines l SET handled = r.handled
+        UPDATE bus_lines l SET handled = r.handled, deaths = 0
             FROM unnest(p_groups, p_streams, p_handled) AS r(group_id, stream, handled)
             WHERE l.group_id = r.group_id AND l.stream = r.stream AND l.owner = p_session
             AND r.handled > l.handled;
@@ -210,6 +212,9 @@ BEGIN
                 USING unnest(p_redriven_groups, p_redriven_ids) AS d(group_id, id), bus_lines l
                 WHERE p.group_id = d.group_id AND p.event_id = d.id AND l.group_id = p.group_id
                 AND l.stream = p.stream AND l.owner = p_session;
+            UPDATE bus_lines l SET deaths = 0
+                FROM unnest(p_groups, p_streams) AS r(group_id, stream)
+                WHERE l.group_id = r.group_id AND l.stream = r.stream AND l.owner = p_session;
         END IF;
         IF cardinality(p_park_ids) > 0 THEN
             INSERT INTO bus_parked AS p (group_id, event_id, position, stream, kind, body, attempts,
@@ -229,6 +234,9 @@ BEGIN
                 WHERE l.owner = p_session
                 ON CONFLICT (group_id, event_id) DO UPDATE SET attempts = excluded.attempts,
                     message = excluded.message, parked_at = clock_timestamp(), is_redriven = false;
+            UPDATE bus_lines l SET deaths = 0
+                FROM unnest(p_groups, p_streams) AS r(group_id, stream)
+                WHERE l.group_id = r.group_id AND l.stream = r.stream AND l.owner = p_session;
         END IF;
         PERFORM unanimity_bus_give_back(p_session, array_agg(r.group_id), array_agg(r.stream))
             FROM unnest(p_groups, p_streams, p_last) AS r(group_id, stream, is_last)
@@ -244,9 +252,10 @@ BEGIN
             ), mine AS (
                 UPDATE bus_lines l SET owner = p_session FROM free f
                 WHERE l.group_id = f.group_id AND l.stream = f.stream
-                RETURNING l.group_id, l.stream, l.handled, l.head
+                RETURNING l.group_id, l.stream, l.handled, l.head, l.deaths
             )
-            SELECT i, m.stream, n.position, n.event_id, n.kind, n.body, n.place = 0
+            SELECT i, m.stream, n.position, n.event_id, n.kind, n.body, n.place = 0,
+                m.deaths
             FROM mine m LEFT JOIN LATERAL (
                 SELECT * FROM (
                     (SELECT p.position, p.event_id, p.kind, p.body, 0 AS place FROM bus_parked p
@@ -304,8 +313,9 @@ BEGIN
         RETURNING l.group_id, l.stream;
 END $$;
 
--- Ends a session: its lines are free, its own groups gone.
-CREATE FUNCTION unanimity_bus_end(p_session bigint) RETURNS void
+-- Ends a session: its lines are free, its own groups gone. Of one that did not end by itself what
+-- was out counts as a lost answer.
+CREATE FUNCTION unanimity_bus_end(p_session bigint, p_is_dead boolean) RETURNS void
 LANGUAGE plpgsql AS $$
 BEGIN
     PERFORM FROM bus_meta FOR UPDATE;
@@ -314,6 +324,9 @@ BEGIN
     DELETE FROM bus_lines l USING bus_groups g
         WHERE g.owner = p_session AND l.group_id = g.group_id;
     DELETE FROM bus_groups WHERE owner = p_session;
+    IF p_is_dead THEN
+        UPDATE bus_lines SET deaths = deaths + 1 WHERE owner = p_session;
+    END IF;
     PERFORM unanimity_bus_give_back(p_session, array_agg(l.group_id), array_agg(l.stream))
         FROM bus_lines l WHERE l.owner = p_session;
     PERFORM pg_notify('unanimity_bus', '');
