@@ -5,6 +5,7 @@
 #![allow(missing_docs)]
 
 mod coverage;
+mod events_durable;
 mod events_projected;
 mod fencing;
 mod fencing_stopped;
