@@ -63,9 +63,9 @@ fn end(undone: Option<Reason>) -> Input {
 #[test]
 fn the_beginning_is_on_disk_before_the_slip_is_sent_off() {
     let (_, effects) = started("session");
-    let forced = effects.iter().position(|effect| {
-        matches!(effect, Effect::Record { durability: Durability::Forced, .. })
-    });
+    let forced = effects
+        .iter()
+        .position(|effect| matches!(effect, Effect::Record { durability: Durability::Forced, .. }));
     let walk = effects.iter().position(|effect| matches!(effect, Effect::Walk { .. }));
     assert!(forced < walk && forced == Some(0), "{effects:?}");
     assert!(told(&effects).is_empty());
