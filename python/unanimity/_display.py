@@ -228,7 +228,8 @@ def record_text(record: CoordinationRecord) -> str:
     parts = ["\n".join(f"{name:<13} {plain(value)}" for name, value in _facts(record))]
     saga = _saga_of(record)
     if saga is not None:
-        parts.append(saga.to_text(record))
+        # Its first line says what stands above already.
+        parts.append(saga.to_text(record).partition("\n")[2])
     parts += [text_table(headers, rows) for _, headers, rows in _tables(record) if rows]
     return "\n\n".join(parts)
 

@@ -7,6 +7,7 @@ use std::ops::{Deref, DerefMut};
 
 use super::Machine;
 use super::choreography::Choreography;
+use super::event_sourcing::EventSourcing;
 use super::eventual::Eventual;
 use super::saga::Saga;
 use super::two_phase::TwoPhase;
@@ -21,6 +22,8 @@ pub enum Coordination {
     Choreography(Box<Choreography>),
     /// Steps, undone in reverse when one fails.
     Saga(Box<Saga>),
+    /// Events appended with version checks, then projected.
+    EventSourcing(Box<EventSourcing>),
     /// Accepted durably, delivered later.
     Eventual(Box<Eventual>),
 }
@@ -33,6 +36,7 @@ impl Deref for Coordination {
             Self::TwoPhase(machine) => machine,
             Self::Choreography(machine) => machine.as_ref(),
             Self::Saga(machine) => &**machine,
+            Self::EventSourcing(machine) => &**machine,
             Self::Eventual(machine) => &**machine,
         }
     }
@@ -44,6 +48,7 @@ impl DerefMut for Coordination {
             Self::TwoPhase(machine) => machine,
             Self::Choreography(machine) => machine.as_mut(),
             Self::Saga(machine) => &mut **machine,
+            Self::EventSourcing(machine) => &mut **machine,
             Self::Eventual(machine) => &mut **machine,
         }
     }

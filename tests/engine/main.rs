@@ -4,7 +4,10 @@
 
 #![allow(missing_docs)]
 
+mod choreography;
 mod coverage;
+mod events_durable;
+mod events_projected;
 mod fencing;
 mod fencing_stopped;
 mod late_decision;

@@ -58,10 +58,19 @@ const ENGINE: &[&str] = &[
 
 /// A word, and the only places (prefixes of paths) where it may stand in code.
 const ONLY_IN: &[(&str, &[&str])] = &[
-    ("rusqlite", &["src/db", "src/journal", "src/participants/sqlite", "tests/"]),
+    (
+        "rusqlite",
+        &["src/db", "src/journal", "src/participants/sqlite", "src/events/journal", "tests/"],
+    ),
     (
         "tokio_postgres",
-        &["src/db/postgres", "src/locks/postgres", "src/participants/postgres", "tests/"],
+        &[
+            "src/db/postgres",
+            "src/locks/postgres",
+            "src/participants/postgres",
+            "src/events/postgres",
+            "tests/",
+        ],
     ),
     ("zookeeper_client", &["src/locks/zookeeper", "tests/"]),
     ("pyo3", &["python/bindings/"]),

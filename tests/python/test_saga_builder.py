@@ -368,7 +368,7 @@ def test_a_record_shows_the_drawing_in_both_its_forms() -> None:
             steps=[step],
         )
     )
-    assert "t1: 1 step, committed\n  ●  one  left.put  completed" in str(record)
+    assert "\n\n  ●  one  left.put  completed\n\n" in str(record)
     found = re.search(r'src="data:image/svg\+xml;base64,([^"]*)"', record._repr_html_())
     assert found is not None
     assert classes(b64decode(found[1]).decode(), "rect").count("step done") == 1

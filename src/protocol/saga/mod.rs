@@ -273,6 +273,8 @@ impl Machine for Saga {
             Input::Voted { .. }
             | Input::Acknowledged { .. }
             | Input::TurnCame { .. }
+            | Input::VersionRefused { .. }
+            | Input::Projected { .. }
             | Input::RouteEnded(_) => {
                 return Err(self.impossible(input.name()));
             }

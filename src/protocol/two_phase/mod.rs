@@ -199,6 +199,8 @@ impl Machine for TwoPhase {
             Input::StepAnswered { .. }
             | Input::TurnCame { .. }
             | Input::Redriven { .. }
+            | Input::VersionRefused { .. }
+            | Input::Projected { .. }
             | Input::RouteEnded(_) => {
                 return Err(self.impossible(input.name()));
             }

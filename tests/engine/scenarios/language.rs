@@ -275,7 +275,8 @@ impl TwoPhaseStage {
             Effect::Execute { .. }
             | Effect::Walk { .. }
             | Effect::EnterTurns { .. }
-            | Effect::LeaveTurn { .. } => unreachable!("two-phase commit has no steps"),
+            | Effect::LeaveTurn { .. }
+            | Effect::AwaitProjections => unreachable!("two-phase commit has no steps"),
             Effect::Answer(outcome) => format!("answer {}", shown_outcome(outcome)),
             Effect::Finish(outcome) => format!("finish {}", shown_outcome(outcome)),
             Effect::Publish(event) => format!("publish {}", event.name()),
