@@ -17,6 +17,7 @@ mod locks_zookeeper;
 mod locks_zookeeper_faults;
 mod locks_zookeeper_rate;
 mod postgres;
+mod postgres_outbox;
 mod postgres_rate;
 mod postgres_steps;
 mod protocols_page;
