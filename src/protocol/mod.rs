@@ -38,8 +38,8 @@
 //! [`Durability::Accepted`]: crate::model::record::Durability::Accepted
 //! [`Durability::Lazy`]: crate::model::record::Durability::Lazy
 
-pub mod claim;
 pub mod choreography;
+pub mod claim;
 mod coordination;
 pub mod deadlock;
 mod effect;

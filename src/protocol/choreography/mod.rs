@@ -191,11 +191,8 @@ impl Choreography {
         let outcome = self.outcome();
         let reason = self.reason.clone();
         let record = |record, durability| Effect::Record { record, durability };
-        let end = Record::End {
-            outcome: outcome.clone(),
-            stores: Vec::new(),
-            steps: self.steps.clone(),
-        };
+        let end =
+            Record::End { outcome: outcome.clone(), stores: Vec::new(), steps: self.steps.clone() };
         vec![
             record(Record::Decision { decision, reason, read_only: Vec::new() }, Durability::Lazy),
             record(end, Durability::Forced),

@@ -272,7 +272,9 @@ impl TwoPhaseStage {
                 let store = &self.parties[*party].store;
                 format!("ask {store} {}, of use for {timeout:?}", ask.as_str())
             }
-            Effect::Execute { .. } | Effect::Walk { .. } => unreachable!("two-phase commit has no steps"),
+            Effect::Execute { .. } | Effect::Walk { .. } => {
+                unreachable!("two-phase commit has no steps")
+            }
             Effect::Answer(outcome) => format!("answer {}", shown_outcome(outcome)),
             Effect::Finish(outcome) => format!("finish {}", shown_outcome(outcome)),
             Effect::Publish(event) => format!("publish {}", event.name()),
