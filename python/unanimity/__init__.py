@@ -9,11 +9,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ._consensus import IConsensusService
-from ._events import IEventBus
+from ._events import IEventBus, ParkedEvent, Subscription
 from ._exceptions import (
     ConfigError,
     ConsensusError,
     DeadlockDetected,
+    EventBusError,
     InternalError,
     InvalidRequest,
     JournalError,
@@ -60,6 +61,7 @@ from ._types import (
 )
 
 if TYPE_CHECKING:
+    from ._event_buses import InProcessEventBus, NatsEventBus
     from ._lock_managers import LocalLockManager, PostgresLockManager, ZooKeeperLockManager
     from ._records import CoordinationRecord, History, RecoveryReport, StoreRecord, TimelineEntry
     from ._service import CoordinationService, ICoordinationService
@@ -108,6 +110,10 @@ __all__ = [
     "ZooKeeperLockManager",
     "IConsensusService",
     "IEventBus",
+    "InProcessEventBus",
+    "NatsEventBus",
+    "Subscription",
+    "ParkedEvent",
     "IMetricsCollector",
     "IAlertingService",
     # exceptions
@@ -125,6 +131,7 @@ __all__ = [
     "ConsensusError",
     "NotLeader",
     "NoQuorum",
+    "EventBusError",
     "TransactionError",
     "TransactionAborted",
     "TransactionFailed",
@@ -135,6 +142,8 @@ __all__ = [
 _LATE = {
     "CoordinationService": "_service",
     "ICoordinationService": "_service",
+    "InProcessEventBus": "_event_buses",
+    "NatsEventBus": "_event_buses",
     "LocalLockManager": "_lock_managers",
     "PostgresLockManager": "_lock_managers",
     "ZooKeeperLockManager": "_lock_managers",

@@ -9,6 +9,7 @@
     ├── StoreError                        a store used by itself could not do what was asked
     ├── LockError ── LockTimeout, DeadlockDetected, LockLost
     ├── ConsensusError ── NotLeader, NoQuorum
+    ├── EventBusError                     an event bus cannot be used, or refuses what was asked
     ├── TransactionError (.result) ── TransactionAborted, TransactionFailed, TransactionInDoubt
     └── InternalError                     a mistake of this package; please report it
 
@@ -135,6 +136,12 @@ class NoQuorum(ConsensusError):
 
     default_code = "consensus.no_quorum"
     default_retryable = True
+
+
+class EventBusError(UnanimityError):
+    """An event bus cannot be used now, refuses what was asked, or is closed; `code` says which."""
+
+    default_code = "events.unavailable"
 
 
 class TransactionError(UnanimityError):

@@ -25,6 +25,9 @@
 //!
 //! Adapters are the sibling files; [`relay`] is what they share. Invariant: one reply, one answer.
 
+mod check;
+pub mod in_process;
+pub mod nats;
 pub mod relay;
 
 use std::sync::Arc;

@@ -5,6 +5,7 @@
 #![allow(missing_docs)]
 
 mod coverage;
+mod events_nats;
 mod fencing;
 mod fencing_stopped;
 mod late_decision;

@@ -64,6 +64,7 @@ const ONLY_IN: &[(&str, &[&str])] = &[
         &["src/db/postgres", "src/locks/postgres", "src/participants/postgres", "tests/"],
     ),
     ("zookeeper_client", &["src/locks/zookeeper", "tests/"]),
+    ("async_nats", &["src/events/nats", "tests/"]),
     ("pyo3", &["python/bindings/"]),
 ];
 

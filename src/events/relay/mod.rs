@@ -206,6 +206,17 @@ impl<T: Send + 'static> Relay<T> {
         Ok(())
     }
 
+    /// As [`Relay::offer`], but hands nothing over: for a caller that holds a lock, and calls
+    /// [`Relay::go_on`] when it does no more.
+    pub fn put(&self, offer: Offer<T>) -> Result<(), Offer<T>> {
+        self.shared.state().streams.put(offer)
+    }
+
+    /// Hands over what was put.
+    pub fn go_on(&self) {
+        self.shared.go_on();
+    }
+
     /// How many more events it takes now. It grows with each event that is settled.
     pub fn room(&self) -> usize {
         self.shared.state().streams.room()
