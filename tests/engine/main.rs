@@ -7,6 +7,7 @@
 mod choreography;
 mod coverage;
 mod events_durable;
+mod events_nats;
 mod events_projected;
 mod fencing;
 mod fencing_stopped;

@@ -73,6 +73,7 @@ const ONLY_IN: &[(&str, &[&str])] = &[
         ],
     ),
     ("zookeeper_client", &["src/locks/zookeeper", "tests/"]),
+    ("async_nats", &["src/events/nats", "tests/"]),
     ("pyo3", &["python/bindings/"]),
 ];
 
