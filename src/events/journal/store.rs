@@ -326,7 +326,8 @@ pub(super) fn redrive(connection: &Connection, event_id: &str, group: &str) -> S
     // A line that somebody holds finds it when that one gives it back.
     connection.execute(
         "INSERT INTO bus_lines SELECT ?1, ?2, last_position, ?3, ?4, NULL, 0 FROM bus_meta \
-         WHERE true ON CONFLICT DO UPDATE SET head = excluded.head, kind = excluded.kind WHERE owner IS NULL",
+         WHERE true ON CONFLICT DO UPDATE SET head = excluded.head, kind = excluded.kind \
+         WHERE owner IS NULL",
         params![group, stream, position, kind],
     )?;
     Ok(true)
