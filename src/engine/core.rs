@@ -31,6 +31,7 @@ use crate::reply::Reply;
 use super::clock::Clock;
 use super::drive::State;
 use super::error::EngineError;
+use super::projections::{News, Signals};
 use super::table::SlotKey;
 use super::{Found, Ports, Waiter};
 
@@ -59,6 +60,7 @@ pub(super) enum Fact {
         attempt: u32,
         answer: StepAnswer,
     },
+    Projection(News),
     TurnCame {
         key: SlotKey,
         turn: usize,
@@ -170,6 +172,8 @@ pub(super) struct Core {
     pub(super) closed: AtomicBool,
     pub(super) clock: Clock,
     pub(super) ports: Ports,
+    /// Wakes projections and those who wait for events.
+    pub(super) signals: Arc<Signals>,
     /// For those that lock nothing.
     pub(super) no_locks: Arc<[LockWish]>,
     /// How many deadlocks the lock manager has told of.
@@ -196,6 +200,7 @@ impl Core {
             closed: AtomicBool::new(false),
             clock: Clock::start(),
             ports,
+            signals: Arc::default(),
             no_locks: Arc::default(),
             deadlocks: AtomicU64::new(0),
             subscriptions: Mutex::new(Vec::new()),
@@ -290,6 +295,12 @@ impl AnswerSink for Ear {
     fn answered(&self, answers: Vec<(u64, Answer)>) {
         if let Some(core) = self.0.upgrade() {
             core.post(Fact::Answered(answers));
+        }
+    }
+
+    fn events_appended(&self, _through: u64) {
+        if let Some(core) = self.0.upgrade() {
+            core.signals.appended.notify_waiters();
         }
     }
 

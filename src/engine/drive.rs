@@ -8,9 +8,9 @@ use std::collections::{HashMap, VecDeque};
 use crate::journal::{Answer, Append};
 use crate::model::ids::CoordinationId;
 use crate::model::lock::Grant;
-use crate::model::outcome::{CoordinationResult, Outcome, OutcomeKind, TransactionState};
+use crate::model::outcome::{CoordinationResult, Decision, Outcome, OutcomeKind, TransactionState};
 use crate::model::record::{Durability, Record};
-use crate::model::request::CoordinationRequest;
+use crate::model::request::{CoordinationRequest, CoordinationType};
 use crate::model::time::Timestamp;
 use crate::protocol::key_order::KeyOrder;
 use crate::protocol::{Effect, Input};
@@ -21,6 +21,7 @@ use super::asks::StepAsk;
 use super::core::{Core, Fact};
 use super::forget::Forgettable;
 use super::locking::FirstStarts;
+use super::projections::Lines;
 use super::table::{Awaited, Entry, SlotKey, Table};
 
 /// Everything that is changed under the core's lock.
@@ -43,6 +44,7 @@ pub(super) struct State {
     pub(super) forgettable: Forgettable,
     /// Who stands in line for which key.
     pub(super) turns: KeyOrder<SlotKey>,
+    pub(super) lines: Lines,
     /// Callers who wait for a coordination of another process.
     pub(super) followers: HashMap<CoordinationId, Vec<Waiter>>,
     /// Locks of coordinations that other processes have taken over.
@@ -66,6 +68,7 @@ impl State {
             sequence: 0,
             forgettable: Forgettable::default(),
             turns: KeyOrder::default(),
+            lines: Lines::default(),
             followers: HashMap::new(),
             kept_locks: HashMap::new(),
             orphans: HashMap::new(),
@@ -93,6 +96,7 @@ impl State {
             Fact::StepAnswered { key, step, work, attempt, answer } => {
                 self.step(core, key, Input::StepAnswered { step, work, attempt, answer });
             }
+            Fact::Projection(news) => self.projection_news(core, news),
             Fact::TurnCame { key, turn } => self.turn_came(core, key, turn),
             Fact::LocksAnswered { key, asker, result } => {
                 self.locks_answered(core, key, &asker, result);
@@ -215,6 +219,9 @@ impl State {
         self.sequence += 1;
         let decision = match &record {
             Record::Decision { decision, .. } => Some(*decision),
+            Record::Begin { request, .. } if request.kind == CoordinationType::EventSourcing => {
+                Some(Decision::Commit)
+            }
             _ => None,
         };
         let ended = matches!(record, Record::End { .. });
@@ -241,6 +248,7 @@ impl State {
                 self.execute(core, key, StepAsk { step, work, attempt, context, timeout });
             }
             Effect::EnterTurns { turns } => self.enter_turns(core, key, &turns),
+            Effect::AwaitProjections => self.await_projections(core, key),
             Effect::LeaveTurn { turn } => self.leave_turn(core, key, turn),
             Effect::Propose { .. } | Effect::ReadDecision => self.ask_consensus(core, key, effect),
             Effect::Acquire { locks, timeout } => self.acquire(core, key, &locks, timeout),
@@ -296,6 +304,9 @@ impl State {
         let Some(entry) = self.table.get(key) else { return };
         let Some(awaited) = entry.awaited.take() else { return };
         entry.doubt_at = None;
+        if let Answer::Appended { through } = answer {
+            entry.events_through = Some(through);
+        }
         match answer {
             Answer::Decided(standing) if awaited.decision != Some(standing) => {
                 entry.held.clear();
@@ -309,7 +320,10 @@ impl State {
                 self.tell_reports(key);
             }
             Answer::Exists(stored) => self.begin_exists(core, key, &stored),
-            Answer::VersionMismatch { .. } => unreachable!("only events have versions"),
+            Answer::VersionMismatch { stream, expected, actual } => {
+                entry.held.clear();
+                self.step(core, key, Input::VersionRefused { stream, expected, actual });
+            }
             Answer::Failed(error) if awaited.is_begin => self.begin_failed(core, key, &error),
             Answer::Failed(error) => self.abandoned(core, key, &error),
             Answer::Deposed => self.deposed(core, key),

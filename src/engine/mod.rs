@@ -3,7 +3,8 @@
 //! Layer 3, the only part that spawns tasks. It decides nothing itself. [`Coordinator`] is the
 //! handle; `core` is the inbox that whoever brings a fact works off; `drive` steps machines and
 //! carries out effects; `locking` takes locks and gives them back; `admission` lets requests in;
-//! `recovery` resumes and sweeps; `dead_letters` has what is parked; `queries` answers; `forget`
+//! `recovery` resumes and sweeps; `dead_letters` has what is parked; `projections` hand
+//! events to stores; `queries` answers; `forget`
 //! drops markers; `background` has the two tasks.
 //!
 //! Invariant: every waiter is told exactly once.
@@ -23,6 +24,7 @@ mod locking;
 pub mod operator;
 mod options;
 mod plan;
+mod projections;
 mod queries;
 mod recovery;
 mod shutdown;
@@ -143,6 +145,7 @@ impl Coordinator {
         coordinator.core.open_admission_later();
         background::start(&coordinator.core);
         choreography::listen(&coordinator.core);
+        projections::start(&coordinator.core);
         Ok(coordinator)
     }
 

@@ -11,6 +11,7 @@ use crate::model::operation::Operation;
 use crate::model::request::{CoordinationRequest, CoordinationType};
 use crate::protocol::Coordination;
 use crate::protocol::choreography::{self, Choreography, Route};
+use crate::protocol::event_sourcing::{self, EventSourcing};
 use crate::protocol::eventual::{self, Eventual};
 use crate::protocol::retry::Backoff;
 use crate::protocol::saga::{self, Saga};
@@ -53,7 +54,13 @@ impl Core {
                 let plan = self.choreography_plan(request, owner, 1);
                 Coordination::Choreography(Box::new(Choreography::new(plan, now)))
             }
-            CoordinationType::EventSourcing => return Err(not_built(request.kind)),
+            CoordinationType::EventSourcing => {
+                if self.ports.journal.streams().is_none() {
+                    return Err(no_streams());
+                }
+                let plan = self.event_sourcing_plan(request, owner, 1);
+                Coordination::EventSourcing(Box::new(EventSourcing::new(plan, now)))
+            }
         })
     }
 
@@ -81,7 +88,10 @@ impl Core {
                 let plan = self.choreography_plan(request, owner, epoch);
                 Coordination::Choreography(Box::new(Choreography::from_records(plan, records)))
             }
-            CoordinationType::EventSourcing => return Err(not_built(request.kind)),
+            CoordinationType::EventSourcing => {
+                let plan = self.event_sourcing_plan(request, owner, epoch);
+                Coordination::EventSourcing(Box::new(EventSourcing::from_records(plan, records)))
+            }
         })
     }
 
@@ -167,6 +177,16 @@ impl Core {
         })
     }
 
+    fn event_sourcing_plan(
+        &self,
+        request: &Arc<CoordinationRequest>,
+        owner: InstanceId,
+        epoch: u32,
+    ) -> event_sourcing::Plan {
+        let (request, no_locks) = (Arc::clone(request), Arc::clone(&self.no_locks));
+        event_sourcing::Plan { request, owner, epoch, no_locks }
+    }
+
     fn choreography_plan(
         &self,
         request: &Arc<CoordinationRequest>,
@@ -220,9 +240,9 @@ fn invalid(error: impl std::fmt::Display) -> Refusal {
     Refusal { code: "request.invalid", message: error.to_string() }
 }
 
-fn not_built(kind: CoordinationType) -> Refusal {
-    let message = format!("coordination_type {:?} is not built yet", kind.as_str());
-    Refusal { code: "request.unsupported_type", message }
+fn no_streams() -> Refusal {
+    let message = "this journal keeps no events; use one that does, such as a file of SQLite";
+    Refusal { code: "request.unsupported_type", message: message.to_owned() }
 }
 
 /// FNV-1a: enough to make different ids wait differently.

@@ -71,6 +71,8 @@ pub(super) struct Entry {
     /// Those who are told how it stands once nothing is held back.
     pub(super) settled_waiters: Vec<Waiter>,
     pub(super) attachment: Option<Attachment>,
+    /// The global position of the last event that it appended, once the journal has said it.
+    pub(super) events_through: Option<u64>,
     pub(super) locks: HeldLocks,
     /// The lines that it stands in, or stood in.
     pub(super) turns: Arc<[TurnKey]>,
@@ -92,6 +94,7 @@ impl Entry {
             finish_waiters: Vec::new(),
             settled_waiters: Vec::new(),
             attachment,
+            events_through: None,
             locks: HeldLocks::default(),
             turns: no_turns(),
             queued: false,

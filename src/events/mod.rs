@@ -23,7 +23,14 @@
 //!    beyond that waits in the store of a durable bus, or is bounded and refused to the publisher.
 //! 6. **Never block**: methods return at once and answer through their [`Reply`], from any thread.
 //!
-//! Adapters are the sibling files. Invariant: one reply, one answer.
+//! Adapters are the sibling files; [`relay`] is what they share. Invariant: one reply, one answer.
+
+mod check;
+mod claims;
+pub mod journal;
+mod member;
+pub mod postgres;
+pub mod relay;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -15,7 +15,6 @@ mod event_table;
 mod fold;
 mod fold_steps;
 mod held;
-mod instance;
 mod judge;
 mod linger;
 mod log;
@@ -47,7 +46,6 @@ use rusqlite::{Connection, OptionalExtension, TransactionBehavior};
 
 pub use self::options::JournalOptions;
 
-use self::instance::Instances;
 use self::projector::{Projector, Tables};
 use self::queue::{Ask, Queue};
 use self::reader::Reader;
@@ -60,6 +58,7 @@ use super::{
     AnswerSink, Append, HistoryFilter, Journal, JournalError, JournalStatus, OpenCoordination,
     StoredCoordination,
 };
+use crate::db::instance::{self, Instances};
 use crate::db::segments::{SegmentLog, Tag};
 use crate::db::sqlite::{self as database, Place};
 use crate::model::ids::{ClusterId, CoordinationId, InstanceId, StoreName, StreamId};

@@ -14,7 +14,7 @@
 //! 5. A projection's position reaches the disk some time after it is advanced: after a crash of the
 //!    machine it may be an older one, never one that is ahead of what was told.
 
-use crate::model::ids::{InstanceId, StoreName, StreamId};
+use crate::model::ids::{CoordinationId, InstanceId, StoreName, StreamId};
 use crate::model::stream::{Snapshot, StreamEvent};
 use crate::model::time::Timestamp;
 use crate::reply::Reply;
@@ -43,6 +43,10 @@ pub struct Projection {
 pub struct ParkedProjection {
     /// The global position of the event.
     pub position: u64,
+    /// The coordination that appended it.
+    pub coordination: CoordinationId,
+    /// Its type.
+    pub kind: String,
     /// How often the store was asked to apply it.
     pub attempts: u32,
     /// What the store said last.

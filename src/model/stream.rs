@@ -18,7 +18,7 @@ pub struct StreamEvent {
     pub version: u64,
     /// What happened, in the caller's vocabulary.
     pub kind: String,
-    /// What the caller says of it.
+    /// What the caller says of it: a map.
     pub data: Value,
     /// The caller's notes: a map.
     pub metadata: Value,
@@ -68,20 +68,22 @@ impl<'a> EventDraft<'a> {
         StreamId::new(stream).map_err(|error| bad_value("stream", error.to_string()))?;
         super::ids::check(&operation.kind, super::ids::ID_CHARACTERS_MAX)
             .map_err(|error| bad_value("type", error.to_string()))?;
-        match body.get("metadata") {
-            None | Some(Value::Null | Value::Map(_)) => {}
-            Some(other) => return Err(wrong_type("metadata", other, "a dict")),
+        for key in ["data", "metadata"] {
+            match body.get(key) {
+                None | Some(Value::Null | Value::Map(_)) => {}
+                Some(other) => return Err(wrong_type(key, other, "a dict")),
+            }
         }
         let expected_version = expected_version(body)?;
         Ok(Self { stream, expected_version, kind: &operation.kind, body })
     }
 
-    /// `data`: any value; an empty map where the caller gave none.
+    /// `data`: a map, empty where the caller gave none.
     pub fn data(&self) -> Value {
         self.given("data")
     }
 
-    /// `metadata`: a map.
+    /// `metadata`: a map, empty where the caller gave none.
     pub fn metadata(&self) -> Value {
         self.given("metadata")
     }
@@ -136,14 +138,14 @@ mod tests {
         let given = operation(&[
             ("stream", "account-1".into()),
             ("expected_version", 0.into()),
-            ("data", Value::List(vec![1.into()])),
+            ("data", Value::Map(vec![("owner".into(), "ada".into())])),
         ]);
         let draft = EventDraft::of(&given).unwrap();
         assert_eq!(
             (draft.stream, draft.kind, draft.expected_version),
             ("account-1", "opened", Some(0))
         );
-        assert_eq!(draft.data(), Value::List(vec![1.into()]));
+        assert_eq!(draft.data(), Value::Map(vec![("owner".into(), "ada".into())]));
         assert_eq!(draft.metadata(), Value::Map(Vec::new()));
         let any = operation(&[("stream", "s".into()), ("expected_version", Value::Null)]);
         assert_eq!(EventDraft::of(&any).unwrap().expected_version, None);
@@ -160,6 +162,7 @@ mod tests {
         let of_s = |key, value| refused(&[("stream", "s".into()), (key, value)]);
         assert!(of_s("expected_version", (-1).into()).contains("-1 is negative"));
         assert!(of_s("expected_version", Value::Bool(true)).contains("of type bool"));
+        assert!(of_s("data", Value::List(Vec::new())).contains("give a dict"));
         assert!(of_s("metadata", "note".into()).contains("give a dict"));
     }
 }

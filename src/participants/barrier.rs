@@ -106,11 +106,15 @@ impl Standing {
     /// Takes in a row as a store keeps it. A result that cannot be read counts as none, so that
     /// work which was done is not done again.
     pub(super) fn take_row(&mut self, work: &str, result: Option<&str>) {
-        let read = |json: &str| Value::from_json(json).unwrap_or_default();
+        self.take_value(work, result.map(|json| Value::from_json(json).unwrap_or_default()));
+    }
+
+    /// The same with a result that was read.
+    pub(super) fn take_value(&mut self, work: &str, result: Option<Value>) {
         if work == Work::Compensate.as_str() {
-            self.undone = Some(result.map(read).unwrap_or_default());
+            self.undone = Some(result.unwrap_or_default());
         } else {
-            self.executed = Some(result.map_or(Executed::Never, |json| Executed::Done(read(json))));
+            self.executed = Some(result.map_or(Executed::Never, Executed::Done));
         }
     }
 

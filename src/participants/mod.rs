@@ -27,17 +27,23 @@
 //!    coordination, operation and work) it does nothing a second time and gives the first result;
 //!    asked to undo what it never did, it does nothing, and refuses the operation if that comes
 //!    later. A store that cannot keep this says so in its documentation.
-//! 8. **Never block**: every method returns at once and answers through its [`Reply`], from any
+//! 8. **Events** ([`Participant::apply_event`]): one event of the journal, in the order of their
+//!    global positions, one at a time. An event may come twice, after a crash or when an answer was
+//!    lost, and all of them come again when the projection is rebuilt: the store remembers the
+//!    position with its own change, or makes changes that bear repetition.
+//! 9. **Never block**: every method returns at once and answers through its [`Reply`], from any
 //!    thread, also before it returns. A reply that is dropped says that the answer is unknown.
 //!
 //! Invariant: one reply, one answer.
 
 mod barrier;
 pub mod files;
+mod files_barrier;
 mod files_fence;
 mod files_key;
 mod files_plan;
 mod files_stage;
+mod files_step;
 mod key_value;
 pub mod memory;
 mod memory_step;
@@ -56,6 +62,8 @@ mod sqlite_writer;
 mod worker;
 
 #[cfg(test)]
+mod files_step_test;
+#[cfg(test)]
 mod files_test;
 #[cfg(test)]
 mod kill_test;
@@ -67,6 +75,8 @@ mod sqlite_step_test;
 mod sqlite_test;
 #[cfg(test)]
 mod step_history_test;
+#[cfg(test)]
+mod step_kill_test;
 #[cfg(test)]
 mod step_subject_test;
 #[cfg(test)]
@@ -89,6 +99,7 @@ use crate::model::operation::Operation;
 use crate::model::outcome::{Acknowledgement, Vote};
 use crate::model::request::{CoordinationRequest, CoordinationType, STOP_KEY};
 use crate::model::step::{StepAnswer, Work};
+use crate::model::stream::StreamEvent;
 use crate::model::value::Value;
 use crate::reply::{LOST, Lost, Reply};
 
@@ -181,6 +192,19 @@ impl ExecuteAsk {
     }
 }
 
+/// One event, to be brought into the store.
+#[derive(Clone, Debug)]
+pub struct EventAsk {
+    /// The event.
+    pub event: Arc<StreamEvent>,
+    /// The asked store's name inside the service.
+    pub store: StoreName,
+    /// Counted from 1.
+    pub attempt: u32,
+    /// How long an answer is of use.
+    pub timeout: Duration,
+}
+
 /// What a participant can do beyond the least.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Abilities {
@@ -258,6 +282,12 @@ pub trait Participant: Send + Sync {
     fn execute(&self, ask: ExecuteAsk, reply: Reply<StepAnswer>) {
         let message = format!("store '{}' cannot execute operations", ask.operation().store);
         reply.send(StepAnswer::Failed { message, retryable: false });
+    }
+
+    /// Hands it an event. Only asked of stores that miss nothing for event sourcing.
+    fn apply_event(&self, ask: EventAsk, reply: Reply<Acknowledgement>) {
+        let message = format!("store '{}' cannot apply events", ask.store);
+        reply.send(Acknowledgement::Failed { message });
     }
 
     /// Asks what it holds prepared.

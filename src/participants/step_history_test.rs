@@ -127,3 +127,8 @@ fn a_thousand_histories_in_memory() {
 fn a_thousand_histories_in_sqlite() {
     run(Kind::Sqlite);
 }
+
+#[test]
+fn a_thousand_histories_in_files() {
+    run(Kind::Files);
+}

@@ -4,6 +4,7 @@
 
 use tempfile::TempDir;
 
+use super::files::FileStore;
 use super::memory::MemoryStore;
 use super::sqlite::SqliteStore;
 use super::test_kit::{answer, attach, check_exists, commit, delete, map, prepare, put};
@@ -13,10 +14,11 @@ use super::*;
 pub(super) enum Kind {
     Memory,
     Sqlite,
+    Files,
 }
 
 impl Kind {
-    pub(super) const ALL: [Self; 2] = [Self::Memory, Self::Sqlite];
+    pub(super) const ALL: [Self; 3] = [Self::Memory, Self::Sqlite, Self::Files];
 
     pub(super) fn is_durable(self) -> bool {
         self != Self::Memory
@@ -35,6 +37,7 @@ pub(super) enum Change {
 enum Store {
     Memory(MemoryStore),
     Sqlite(SqliteStore),
+    Files(FileStore),
 }
 
 /// A store, and where it keeps what it keeps.
@@ -65,6 +68,7 @@ impl Subject {
     pub(super) fn stored(&self, number: i64) -> Value {
         match self.kind {
             Kind::Memory | Kind::Sqlite => number.into(),
+            Kind::Files => Value::Text(number.to_string()),
         }
     }
 
@@ -75,6 +79,7 @@ impl Subject {
         self.store = Some(match self.kind {
             Kind::Memory => Store::Memory(MemoryStore::new("memory")),
             Kind::Sqlite => Store::Sqlite(SqliteStore::new(path.join("data.db"), "sqlite")),
+            Kind::Files => Store::Files(FileStore::new(path.join("root"), "files")),
         });
         attach(self.participant());
     }
@@ -83,6 +88,7 @@ impl Subject {
         match self.store.as_ref().expect("it is open") {
             Store::Memory(store) => store,
             Store::Sqlite(store) => store,
+            Store::Files(store) => store,
         }
     }
 
@@ -104,9 +110,9 @@ impl Subject {
                 entries.push(("expect_rows".to_owned(), 1.into()));
                 Value::Map(entries)
             }
-            (Kind::Memory, Change::Put(value)) => put(key, value),
-            (Kind::Memory, Change::Delete) => delete(key),
-            (Kind::Memory, Change::Expect) => check_exists(key, true),
+            (_, Change::Put(value)) => put(key, self.stored(value)),
+            (_, Change::Delete) => delete(key),
+            (_, Change::Expect) => check_exists(key, true),
         }
     }
 
@@ -132,6 +138,11 @@ impl Subject {
             Store::Memory(store) => {
                 let value = answer(|reply| store.get(key.to_owned(), reply)).unwrap();
                 value.map(|value| value.as_int().expect("a number was put"))
+            }
+            Store::Files(store) => {
+                let value = answer(|reply| store.get(key.to_owned(), reply)).unwrap()?;
+                let Value::Bytes(bytes) = value else { panic!("a file has bytes") };
+                Some(String::from_utf8(bytes).unwrap().parse().unwrap())
             }
             Store::Sqlite(store) => {
                 let text = "SELECT v FROM t WHERE k = ?".to_owned();

@@ -7,13 +7,14 @@ use std::ops::{Deref, DerefMut};
 
 use super::Machine;
 use super::choreography::Choreography;
+use super::event_sourcing::EventSourcing;
 use super::eventual::Eventual;
 use super::saga::Saga;
 use super::two_phase::TwoPhase;
 
 /// One coordination's machine.
 #[derive(Debug)]
-#[expect(clippy::large_enum_variant, reason = "the large one is the common one")]
+#[expect(clippy::large_enum_variant, reason = "the common kind is the large one, and not boxed")]
 pub enum Coordination {
     /// All or none, by prepare and commit.
     TwoPhase(TwoPhase),
@@ -21,6 +22,8 @@ pub enum Coordination {
     Choreography(Box<Choreography>),
     /// Steps, undone in reverse when one fails.
     Saga(Box<Saga>),
+    /// Events appended with version checks, then projected.
+    EventSourcing(Box<EventSourcing>),
     /// Accepted durably, delivered later.
     Eventual(Box<Eventual>),
 }
@@ -33,6 +36,7 @@ impl Deref for Coordination {
             Self::TwoPhase(machine) => machine,
             Self::Choreography(machine) => machine.as_ref(),
             Self::Saga(machine) => &**machine,
+            Self::EventSourcing(machine) => &**machine,
             Self::Eventual(machine) => &**machine,
         }
     }
@@ -44,6 +48,7 @@ impl DerefMut for Coordination {
             Self::TwoPhase(machine) => machine,
             Self::Choreography(machine) => machine.as_mut(),
             Self::Saga(machine) => &mut **machine,
+            Self::EventSourcing(machine) => &mut **machine,
             Self::Eventual(machine) => &mut **machine,
         }
     }

@@ -68,6 +68,9 @@ pub enum Effect {
         /// Grows with every time.
         walk: u32,
     },
+    /// Step [`super::Input::Projected`] for each store of the request once its projection has come
+    /// as far as the events that the begin appended, now or later.
+    AwaitProjections,
     /// Stand in line for these keys, behind every coordination that was accepted before: the driver
     /// enters a ticket of this one in each key's queue ([`super::key_order::KeyOrder`]) and steps
     /// [`super::Input::TurnCame`] for each whose turn it is, now or later. A machine that is gone

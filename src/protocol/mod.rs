@@ -17,6 +17,8 @@
 //! 2. When the journal answers a decision record with another decision that stands already, drop
 //!    whatever is held back behind that record and step [`Input::Overruled`] with the
 //!    standing one. The same decision standing already counts as recorded.
+//!    When the journal does not keep a begin because a stream has another version than it expects,
+//!    drop what is held back behind it and step [`Input::VersionRefused`].
 //! 3. Answer every [`Effect::Ask`] and [`Effect::Execute`] exactly once, late rather than never; an
 //!    answer that got lost is [`Vote::Unknown`], [`Acknowledgement::Unknown`] or
 //!    [`StepAnswer::Unknown`].
@@ -44,6 +46,7 @@ pub mod claim;
 mod coordination;
 pub mod deadlock;
 mod effect;
+pub mod event_sourcing;
 pub mod eventual;
 pub mod fence;
 #[cfg(test)]
@@ -52,8 +55,10 @@ mod input;
 pub mod key_order;
 pub mod lock_plan;
 pub mod lock_table;
+mod locking;
 pub mod retry;
 pub mod saga;
+mod track;
 pub mod two_phase;
 
 pub use coordination::Coordination;

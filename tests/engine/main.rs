@@ -5,6 +5,8 @@
 #![allow(missing_docs)]
 
 mod coverage;
+mod events_durable;
+mod events_projected;
 mod fencing;
 mod fencing_stopped;
 mod late_decision;
@@ -15,6 +17,7 @@ mod locks_zookeeper_faults;
 mod locks_zookeeper_rate;
 mod postgres;
 mod postgres_rate;
+mod postgres_steps;
 mod protocols_page;
 mod recovery;
 mod scenarios;

@@ -8,8 +8,8 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use unanimity::model::lock::LockMode;
-use unanimity::protocol::lock_table;
 use unanimity::protocol::two_phase::{TRANSITIONS, Transition};
+use unanimity::protocol::{event_sourcing, lock_table};
 
 const HEAD: &str = "\
 # Protocols
@@ -26,6 +26,22 @@ each of them; `same` means that the state stays.
 
 ### States
 
+";
+
+const EVENTS: &str = "
+## Event sourcing
+
+The begin record is the append, the check of every stream's version, and the decision, in one forced
+write. The journal gives each event its version in its stream and its position among all events, by the
+order of its log alone. Each participating store has a projection, which hands it every event in order;
+the machine waits until those have come as far as the events of its request. It takes no locks: what
+isolates writers of a stream is the version that they expect. Every row is taken by a scenario in
+`tests/scenarios/event_sourcing`.
+
+### Transitions of appended events
+
+| rule | from | input | when | to | does |
+| --- | --- | --- | --- | --- | --- |
 ";
 
 const LOCKS: &str = "
@@ -50,6 +66,14 @@ one requester.
 
 fn page() -> String {
     let mut page = two_phase();
+    page.push_str(EVENTS);
+    for row in event_sourcing::TRANSITIONS {
+        let from: Vec<&str> = row.from.iter().map(|state| state.as_str()).collect();
+        let to = row.to.map_or("same", |state| state.as_str());
+        let event_sourcing::Transition { rule, on, when, does, .. } = row;
+        let _ =
+            writeln!(page, "| {rule:?} | {} | {on} | {when} | {to} | {does} |", from.join(", "));
+    }
     page.push_str(LOCKS);
     for row in lock_table::effective_matrix().expect("its names are short") {
         let held: Vec<&str> = row.held.iter().map(|mode| letters(*mode)).collect();

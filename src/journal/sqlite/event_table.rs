@@ -190,7 +190,8 @@ pub(super) fn load_snapshot(
 }
 
 const PROJECTION: &str = "SELECT store_name, position, generation, owner, parked_position, \
-    parked_attempts, parked_message, parked_at, updated_at FROM projections";
+    parked_attempts, parked_message, parked_at, updated_at, parked_coordination, \
+    parked_event_type FROM projections";
 
 /// Every projection, by name.
 pub(super) fn projections(connection: &Connection) -> Outcome<Vec<Projection>> {
@@ -238,6 +239,8 @@ fn read_parked(row: &Row<'_>) -> Outcome<Option<ParkedProjection>> {
     }
     Ok(Some(ParkedProjection {
         position: number(row, 4)?,
+        coordination: name("parked_coordination", row, 9, CoordinationId::new)?,
+        kind: row.get(10)?,
         attempts: row.get(5)?,
         message: row.get(6)?,
         at: table::timestamp("parked_at", &row.get::<_, String>(7)?)?,
@@ -250,8 +253,9 @@ pub(super) fn put_projection(connection: &Connection, projection: &Projection) -
     connection
         .prepare_cached(
             "INSERT OR REPLACE INTO projections (store_name, position, generation, owner, \
-                 parked_position, parked_attempts, parked_message, parked_at, updated_at) \
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+                 parked_position, parked_attempts, parked_message, parked_at, updated_at, \
+                 parked_coordination, parked_event_type) \
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
         )?
         .execute(params![
             projection.store.as_str(),
@@ -263,6 +267,8 @@ pub(super) fn put_projection(connection: &Connection, projection: &Projection) -
             parked.map(|parked| parked.message.as_str()),
             parked.map(|parked| Timestamp::to_rfc3339(parked.at)),
             projection.updated_at.to_rfc3339(),
+            parked.map(|parked| parked.coordination.as_str()),
+            parked.map(|parked| parked.kind.as_str()),
         ])?;
     Ok(())
 }

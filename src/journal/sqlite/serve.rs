@@ -6,7 +6,6 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use super::instance::Life;
 use super::projection::Portion;
 use super::projector::Task;
 use super::queue::{Ask, Job, Note};
@@ -14,6 +13,7 @@ use super::trouble::Outcome;
 use super::writer::Writer;
 use super::{log, query, table};
 use crate::crash;
+use crate::db::instance::Life;
 use crate::db::migration::SCHEMA_KNOWN;
 use crate::db::segments::Batch;
 use crate::journal::{

@@ -9,7 +9,6 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::instance::Instances;
 use super::judge::{self, Verdict};
 use super::options::JournalOptions;
 use super::projector::{Projector, Task};
@@ -20,6 +19,7 @@ use super::trouble::{Outcome, Trouble};
 use super::view::View;
 use super::{log, sight};
 use crate::crash;
+use crate::db::instance::Instances;
 use crate::db::segments::{Batch, SegmentLog};
 use crate::journal::{Answer, Durability, JournalError};
 use crate::model::record::Record;

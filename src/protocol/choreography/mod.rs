@@ -21,6 +21,8 @@
 //! - The end is recorded once; the first that is heard stands.
 //! - A caller whose time is over is told that it is not known yet: nobody can call the slip back.
 
+#[cfg(test)]
+mod machine_test;
 mod route;
 mod rules;
 mod words;

@@ -52,8 +52,8 @@ use crate::model::request::CoordinationRequest;
 use crate::model::time::Timestamp;
 
 use super::lock_plan::LockWish;
+use super::locking::Locking;
 use super::{Ask, Effect, Input, Machine, ProtocolError, Standing, View};
-use locking::Locking;
 use party::Party;
 
 /// The machine.
@@ -199,6 +199,8 @@ impl Machine for TwoPhase {
             Input::StepAnswered { .. }
             | Input::TurnCame { .. }
             | Input::Redriven { .. }
+            | Input::VersionRefused { .. }
+            | Input::Projected { .. }
             | Input::RouteEnded(_) => {
                 return Err(self.impossible(input.name()));
             }

@@ -209,7 +209,8 @@ impl World {
             Effect::Execute { .. }
             | Effect::Walk { .. }
             | Effect::EnterTurns { .. }
-            | Effect::LeaveTurn { .. } => unreachable!("two-phase commit has no steps"),
+            | Effect::LeaveTurn { .. }
+            | Effect::AwaitProjections => unreachable!("two-phase commit has no steps"),
             Effect::Answer(outcome) | Effect::Finish(outcome) => self.tell(of, &outcome),
             Effect::Publish(_) | Effect::Alert { .. } => {}
             Effect::Close => self.close(of),

@@ -33,6 +33,8 @@ CREATE TABLE projections (
     generation INTEGER NOT NULL DEFAULT 1,
     owner VARCHAR(128),
     parked_position INTEGER,
+    parked_coordination VARCHAR(128),
+    parked_event_type VARCHAR(128),
     parked_attempts INTEGER,
     parked_message TEXT,
     parked_at TEXT,

@@ -307,6 +307,8 @@ fn a_restarted_projection_is_noticed_by_its_generation() {
         let claimed = desk.claim("view").unwrap();
         let parked = ParkedProjection {
             position: 6,
+            coordination: id("c6"),
+            kind: "opened".to_owned(),
             attempts: 4,
             message: "no such column".to_owned(),
             at: Timestamp(8),
