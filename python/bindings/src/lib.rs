@@ -21,6 +21,7 @@ mod request;
 mod runtime;
 mod start;
 mod stores;
+mod streams;
 mod wake;
 
 use mimalloc::MiMalloc;
@@ -44,6 +45,7 @@ fn _engine(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<bridge::Bridge>()?;
     module.add_class::<coordinator::Coordinator>()?;
     module.add_class::<reader::JournalReader>()?;
+    module.add_class::<streams::Streams>()?;
     locks::register(module)?;
     pictures::register(module)?;
     stores::register(module)?;
