@@ -4,6 +4,7 @@
 
 #![allow(missing_docs)]
 
+mod choreography;
 mod coverage;
 mod events_durable;
 mod events_projected;
