@@ -345,10 +345,25 @@ def test_the_program_of_the_page_runs_and_prints_what_is_shown(tmp_path: Path) -
     text = (Path(__file__).parents[2] / "docs" / "event-sourcing.md").read_text()
     ((program, shown),) = re.findall(r"```python\n(.*?)```\n\n```text\n(.*?)```", text, re.S)
     done = subprocess.run(
-        [sys.executable, "-X", "dev", "-W", "error", "-c", program],
+        [sys.executable, "-W", "error", "-c", program],
         capture_output=True,
         text=True,
         cwd=tmp_path,
         timeout=120,
     )
     assert (done.returncode, done.stderr, done.stdout) == (0, "", shown)
+
+
+def test_the_account_example_lets_nobody_overdraw(tmp_path: Path) -> None:
+    example = Path(__file__).parents[2] / "examples" / "event_account.py"
+    for number in (1, 2):
+        done = subprocess.run(
+            [sys.executable, "-W", "error", str(example), str(tmp_path / "w")],
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+        assert done.stdout.startswith("tellers: [False, True, True]\n")
+        assert f"account-{number} 4: withdrawn 40\n" in done.stdout
+        assert done.stdout.endswith("balance: 20\nlargest deposit: 80\n")
