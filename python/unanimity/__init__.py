@@ -69,6 +69,7 @@ if TYPE_CHECKING:
     from ._saga import Saga, SagaStep
     from ._service import CoordinationService, ICoordinationService
     from ._steps import DeadLetter, StepRecord
+    from ._streams import ProjectionRecord, Snapshot
     from ._transaction import Transaction
 
     __version__: str
@@ -95,6 +96,8 @@ __all__ = [
     "RecoveryReport",
     "StepRecord",
     "DeadLetter",
+    "Snapshot",
+    "ProjectionRecord",
     # stores
     "IStorageStore",
     "PrepareRequest",
@@ -167,6 +170,8 @@ _LATE = {
     "RecoveryReport": "_records",
     "StepRecord": "_steps",
     "DeadLetter": "_steps",
+    "Snapshot": "_streams",
+    "ProjectionRecord": "_streams",
 }
 
 
