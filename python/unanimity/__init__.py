@@ -9,11 +9,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ._consensus import IConsensusService
-from ._events import IEventBus
+from ._events import IEventBus, ParkedEvent, Subscription
 from ._exceptions import (
     ConfigError,
     ConsensusError,
     DeadlockDetected,
+    EventBusError,
     InternalError,
     InvalidRequest,
     JournalError,
@@ -22,6 +23,7 @@ from ._exceptions import (
     LockTimeout,
     NoQuorum,
     NotLeader,
+    Permanent,
     ServiceClosed,
     ServiceElsewhere,
     StoreError,
@@ -60,9 +62,14 @@ from ._types import (
 )
 
 if TYPE_CHECKING:
+    from ._event_buses import InProcessEventBus, NatsEventBus
     from ._lock_managers import LocalLockManager, PostgresLockManager, ZooKeeperLockManager
+    from ._participant import Participant, ParticipantOperation
     from ._records import CoordinationRecord, History, RecoveryReport, StoreRecord, TimelineEntry
+    from ._saga import Saga, SagaStep
     from ._service import CoordinationService, ICoordinationService
+    from ._steps import DeadLetter, StepRecord
+    from ._streams import ProjectionRecord, Snapshot
     from ._transaction import Transaction
 
     __version__: str
@@ -80,11 +87,17 @@ __all__ = [
     "ICoordinationService",
     "CoordinationService",
     "Transaction",
+    "Saga",
+    "SagaStep",
     "CoordinationRecord",
     "StoreRecord",
     "TimelineEntry",
     "History",
     "RecoveryReport",
+    "StepRecord",
+    "DeadLetter",
+    "Snapshot",
+    "ProjectionRecord",
     # stores
     "IStorageStore",
     "PrepareRequest",
@@ -93,6 +106,8 @@ __all__ = [
     "AbortResult",
     "OperationRequest",
     "OperationResult",
+    "Participant",
+    "ParticipantOperation",
     "Event",
     # locks, consensus, events, metrics, alerts
     "IDistributedLockManager",
@@ -105,6 +120,10 @@ __all__ = [
     "ZooKeeperLockManager",
     "IConsensusService",
     "IEventBus",
+    "InProcessEventBus",
+    "NatsEventBus",
+    "Subscription",
+    "ParkedEvent",
     "IMetricsCollector",
     "IAlertingService",
     # exceptions
@@ -115,6 +134,7 @@ __all__ = [
     "ServiceClosed",
     "ServiceElsewhere",
     "StoreError",
+    "Permanent",
     "LockError",
     "LockTimeout",
     "DeadlockDetected",
@@ -122,6 +142,7 @@ __all__ = [
     "ConsensusError",
     "NotLeader",
     "NoQuorum",
+    "EventBusError",
     "TransactionError",
     "TransactionAborted",
     "TransactionFailed",
@@ -132,15 +153,25 @@ __all__ = [
 _LATE = {
     "CoordinationService": "_service",
     "ICoordinationService": "_service",
+    "InProcessEventBus": "_event_buses",
+    "NatsEventBus": "_event_buses",
     "LocalLockManager": "_lock_managers",
     "PostgresLockManager": "_lock_managers",
     "ZooKeeperLockManager": "_lock_managers",
     "Transaction": "_transaction",
+    "Saga": "_saga",
+    "SagaStep": "_saga",
+    "Participant": "_participant",
+    "ParticipantOperation": "_participant",
     "CoordinationRecord": "_records",
     "StoreRecord": "_records",
     "TimelineEntry": "_records",
     "History": "_records",
     "RecoveryReport": "_records",
+    "StepRecord": "_steps",
+    "DeadLetter": "_steps",
+    "Snapshot": "_streams",
+    "ProjectionRecord": "_streams",
 }
 
 

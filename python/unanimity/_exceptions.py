@@ -7,8 +7,10 @@
     ├── ServiceClosed                     the service was closed
     ├── ServiceElsewhere (RuntimeError)   used from another event loop or process than its own
     ├── StoreError                        a store used by itself could not do what was asked
+    ├── Permanent                         raised by a store's own operation: do not try it again
     ├── LockError ── LockTimeout, DeadlockDetected, LockLost
     ├── ConsensusError ── NotLeader, NoQuorum
+    ├── EventBusError                     an event bus cannot be used, or refuses what was asked
     ├── TransactionError (.result) ── TransactionAborted, TransactionFailed, TransactionInDoubt
     └── InternalError                     a mistake of this package; please report it
 
@@ -88,6 +90,16 @@ class StoreError(UnanimityError):
     default_code = "store.failed"
 
 
+class Permanent(UnanimityError):
+    """Raise this in an operation that had no effect and that it is no use to try again.
+
+    Anything else that an operation raises leaves open whether it had an effect: it is tried again,
+    and undone when the saga turns round. This one is neither.
+    """
+
+    default_code = "operation.permanent"
+
+
 class LockError(UnanimityError):
     """Trouble with a lock."""
 
@@ -135,6 +147,12 @@ class NoQuorum(ConsensusError):
 
     default_code = "consensus.no_quorum"
     default_retryable = True
+
+
+class EventBusError(UnanimityError):
+    """An event bus cannot be used now, refuses what was asked, or is closed; `code` says which."""
+
+    default_code = "events.unavailable"
 
 
 class TransactionError(UnanimityError):

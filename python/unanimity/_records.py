@@ -13,18 +13,10 @@ from typing import Any, overload
 
 from . import _display
 from ._exceptions import InvalidRequest
+from ._steps import StepRecord, certain_time_of, time_of
 from ._types import CoordinationType, Outcome, TransactionState
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
-
-
-def _time(microseconds: int | None) -> datetime | None:
-    # Through a timedelta, because floats of seconds lose microseconds.
-    return None if microseconds is None else _EPOCH + timedelta(microseconds=microseconds)
-
-
-def _certain_time(microseconds: int) -> datetime:
-    return _EPOCH + timedelta(microseconds=microseconds)
 
 
 def _microseconds(moment: datetime) -> int:
@@ -51,10 +43,10 @@ class StoreRecord:
             store=row["store"],
             vote=row["vote"],
             note=row["note"],
-            prepare_asked_at=_time(row["prepare_asked_at"]),
-            voted_at=_time(row["voted_at"]),
-            delivery_asked_at=_time(row["delivery_asked_at"]),
-            acknowledged_at=_time(row["acknowledged_at"]),
+            prepare_asked_at=time_of(row["prepare_asked_at"]),
+            voted_at=time_of(row["voted_at"]),
+            delivery_asked_at=time_of(row["delivery_asked_at"]),
+            acknowledged_at=time_of(row["acknowledged_at"]),
             attempts=row["attempts"],
         )
 
@@ -91,6 +83,7 @@ class CoordinationRecord:
     operations_completed: int
     operations_failed: int
     stores: list[StoreRecord]
+    steps: list[StepRecord]
     created_at: datetime
     updated_at: datetime
     completed_at: datetime | None
@@ -119,9 +112,10 @@ class CoordinationRecord:
             operations_completed=outcome.get("operations_completed", 0),
             operations_failed=outcome.get("operations_failed", 0),
             stores=[StoreRecord.from_engine(store) for store in row["stores"]],
-            created_at=_certain_time(row["created_at"]),
-            updated_at=_certain_time(row["updated_at"]),
-            completed_at=_time(row["completed_at"]),
+            steps=[StepRecord.from_engine(step) for step in row["steps"]],
+            created_at=certain_time_of(row["created_at"]),
+            updated_at=certain_time_of(row["updated_at"]),
+            completed_at=time_of(row["completed_at"]),
         )
 
     @property
@@ -143,6 +137,10 @@ class CoordinationRecord:
                 (store.acknowledged_at, f"acknowledged {verb}"),
             )
             entries += [TimelineEntry(at, store.store, what) for at, what in steps if at]
+        store_of = {one["operation_id"]: one["store"] for one in self.operations}
+        for step in self.steps:
+            store_name = store_of.get(step.operation_id)
+            entries += [TimelineEntry(at, store_name, what) for at, what in step.moments()]
         # Sorting is stable, so what happened in one microsecond stays in the order of the protocol.
         # The ends stay at the ends, though a record is stamped a little beside what it records.
         entries = [began, *sorted(entries, key=lambda entry: entry.at)]

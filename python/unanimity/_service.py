@@ -32,7 +32,9 @@ from ._ids import mint
 from ._locks import IDistributedLockManager
 from ._metrics import IAlertingService, IMetricsCollector
 from ._records import CoordinationRecord, History, RecoveryReport, history_filter
+from ._steps import DeadLetter
 from ._stores import IStorageStore
+from ._streams import EventStreams
 from ._transaction import Transaction
 from ._types import (
     CoordinationContext,
@@ -65,7 +67,7 @@ class ICoordinationService(ABC):
         """List the ids of coordinations that are under way."""
 
 
-class CoordinationService(ICoordinationService):
+class CoordinationService(EventStreams, ICoordinationService):
     """Changes several stores as one. First use starts it; `async with` also closes it.
 
     `stores` maps the names that requests use to stores: those of `unanimity.stores`, or any
@@ -293,6 +295,26 @@ class CoordinationService(ICoordinationService):
             lambda coordinator, future: coordinator.resolve(
                 coordination_id, outcome, reason, future
             )
+        )
+
+    async def dead_letters(self) -> list[DeadLetter]:
+        """List the steps whose tries are spent, and that wait for an operator."""
+        rows: list[dict[str, Any]] = await self._ask(
+            lambda coordinator, future: coordinator.dead_letters(future)
+        )
+        return [DeadLetter.from_engine(row) for row in rows]
+
+    async def redrive(self, operation_id: str, coordination_id: str | None = None) -> bool:
+        """Try a parked step again, with all its tries; False where none of that id is parked.
+
+        `coordination_id` says which one is meant where several have an operation of that id.
+        Raises InvalidRequest where it does not, or where another process drives the coordination.
+        """
+        checked_text(operation_id, "operation_id")
+        if coordination_id is not None:
+            checked_text(coordination_id, "coordination_id")
+        return await self._ask(
+            lambda coordinator, future: coordinator.redrive(operation_id, coordination_id, future)
         )
 
     # ---- looking ----------------------------------------------------------------------------

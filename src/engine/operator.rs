@@ -13,10 +13,13 @@ use crate::journal::{
 use crate::model::ids::CoordinationId;
 use crate::model::outcome::{Decision, Outcome, OutcomeKind, TransactionState};
 use crate::model::record::{Durability, Reason, Record};
+use crate::model::step::StepSummary;
 use crate::model::time::Timestamp;
 use crate::reply::{Lost, Reply};
 
+use super::dead_letters::{choose, dead_letters};
 use super::error::EngineError;
+use super::projections::is_projection;
 
 /// How long the journal may take to write an operator's record.
 const WRITE_WAIT: Duration = Duration::from_secs(30);
@@ -54,6 +57,37 @@ pub fn resolve(
     }
     append(journal, &stored, operators_record(&stored, decision, reason))?;
     find(journal, id)
+}
+
+/// Has a parked step tried again by whoever adopts its coordination. False where none of that id is
+/// parked. Blocks. The journal must be the caller's own, with nobody else attached to it.
+pub fn redrive(
+    journal: &Arc<dyn Journal>,
+    operation_id: &str,
+    coordination: Option<&CoordinationId>,
+) -> Result<bool, EngineError> {
+    let (sender, letters) = mpsc::channel();
+    dead_letters(&**journal, Reply::new(move |found| drop(sender.send(found))));
+    let letters = letters.recv().unwrap_or(Err(EngineError::Closed))?;
+    let Some(letter) = choose(letters, operation_id, coordination)? else { return Ok(false) };
+    if let Some(streams) = journal.streams().filter(|_| is_projection(&letter)) {
+        // Whoever runs it notices, also a live process.
+        let restarted = ask(|reply| streams.restart_projection(letter.store, None, reply))?;
+        return Ok(restarted.is_some());
+    }
+    let stored = find(journal, &letter.coordination)?;
+    let status: JournalStatus = ask(|reply| journal.status(reply))?;
+    if status.instances_alive.contains(&stored.owner) {
+        return Err(EngineError::CannotRedrive {
+            operation: operation_id.to_owned(),
+            reason: "a live process drives it; redrive it there, with service.redrive()".into(),
+        });
+    }
+    let is_it = |step: &StepSummary| step.operation_id == operation_id;
+    let step = stored.steps.iter().position(is_it).unwrap_or_default();
+    let record = Record::Redriven { step: u32::try_from(step).unwrap_or(u32::MAX) };
+    append(journal, &stored, record)?;
+    Ok(true)
 }
 
 /// Undecided: the decision. Decided: the end, for which the operator answers.

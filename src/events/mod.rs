@@ -12,18 +12,27 @@
 //! 2. **Order**: events of one stream reach a group in the order of their publication. The next
 //!    event of a stream is handed over when the one before is handled or parked; different streams
 //!    go side by side.
-//! 3. **Groups**: of all subscriptions with one group, in whatever process, exactly one is handed an
-//!    event at a time (competing consumers). A durable bus remembers what a group has handled: an
-//!    event that was published while nobody of the group was there waits for it. A subscription
+//! 3. **Groups**: of all subscriptions with one group, in whatever process, exactly one is handed
+//!    an event at a time (competing consumers). A durable bus remembers what a group has handled:
+//!    an event that was published while nobody of the group was there waits for it. A subscription
 //!    without a group is a group of its own that is forgotten with it.
 //! 4. **Handling**: an event whose handler fails, or whose answer is lost, is handed over again
 //!    after a capped backoff with jitter, `attempts_max` times in all; then it is parked, told by
 //!    [`EventBus::parked`], and the stream goes on. [`EventBus::redrive`] hands it over again.
-//! 5. **Bounds**: at most `in_flight_max` events of a subscription are out at once; what waits beyond
-//!    that waits in the store of a durable bus, or is bounded and refused to the publisher.
+//! 5. **Bounds**: at most `in_flight_max` events of a subscription are out at once; what waits
+//!    beyond that waits in the store of a durable bus, or is bounded and refused to the publisher.
 //! 6. **Never block**: methods return at once and answer through their [`Reply`], from any thread.
 //!
-//! Adapters are the sibling files. Invariant: one reply, one answer.
+//! Adapters are the sibling files; [`relay`] is what they share. Invariant: one reply, one answer.
+
+mod check;
+mod claims;
+pub mod in_process;
+pub mod journal;
+mod member;
+pub mod nats;
+pub mod postgres;
+pub mod relay;
 
 use std::sync::Arc;
 use std::time::Duration;

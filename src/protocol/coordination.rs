@@ -6,6 +6,8 @@
 use std::ops::{Deref, DerefMut};
 
 use super::Machine;
+use super::choreography::Choreography;
+use super::event_sourcing::EventSourcing;
 use super::eventual::Eventual;
 use super::saga::Saga;
 use super::two_phase::TwoPhase;
@@ -16,8 +18,12 @@ use super::two_phase::TwoPhase;
 pub enum Coordination {
     /// All or none, by prepare and commit.
     TwoPhase(TwoPhase),
+    /// Steps and compensations, driven by events.
+    Choreography(Box<Choreography>),
     /// Steps, undone in reverse when one fails.
     Saga(Box<Saga>),
+    /// Events appended with version checks, then projected.
+    EventSourcing(Box<EventSourcing>),
     /// Accepted durably, delivered later.
     Eventual(Box<Eventual>),
 }
@@ -28,7 +34,9 @@ impl Deref for Coordination {
     fn deref(&self) -> &Self::Target {
         match self {
             Self::TwoPhase(machine) => machine,
+            Self::Choreography(machine) => machine.as_ref(),
             Self::Saga(machine) => &**machine,
+            Self::EventSourcing(machine) => &**machine,
             Self::Eventual(machine) => &**machine,
         }
     }
@@ -38,7 +46,9 @@ impl DerefMut for Coordination {
     fn deref_mut(&mut self) -> &mut Self::Target {
         match self {
             Self::TwoPhase(machine) => machine,
+            Self::Choreography(machine) => machine.as_mut(),
             Self::Saga(machine) => &mut **machine,
+            Self::EventSourcing(machine) => &mut **machine,
             Self::Eventual(machine) => &mut **machine,
         }
     }

@@ -62,6 +62,15 @@ pub enum Effect {
         /// How long an answer is of use.
         timeout: Duration,
     },
+    /// Send a choreographed saga on its way from store to store, under this number: what is sent
+    /// under another number is another message, and hosts that did their part answer for it again.
+    Walk {
+        /// Grows with every time.
+        walk: u32,
+    },
+    /// Step [`super::Input::Projected`] for each store of the request once its projection has come
+    /// as far as the events that the begin appended, now or later.
+    AwaitProjections,
     /// Stand in line for these keys, behind every coordination that was accepted before: the driver
     /// enters a ticket of this one in each key's queue ([`super::key_order::KeyOrder`]) and steps
     /// [`super::Input::TurnCame`] for each whose turn it is, now or later. A machine that is gone

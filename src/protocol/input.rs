@@ -3,10 +3,10 @@
 //! One list for all machines, so that whoever drives them need not know which kind it has; a fact
 //! that a kind has no use for is ignored by it, or impossible.
 
-use crate::model::ids::StoreName;
+use crate::model::ids::{StoreName, StreamId};
 use crate::model::outcome::{Acknowledgement, Decision, Vote};
 use crate::model::record::Reason;
-use crate::model::step::{StepAnswer, Work};
+use crate::model::step::{StepAnswer, StepSummary, Work};
 
 /// A fact about one coordination.
 #[derive(Clone, Debug, PartialEq)]
@@ -63,6 +63,22 @@ pub enum Input {
         /// Which: the index of the operation in the request.
         step: usize,
     },
+    /// The journal did not keep the begin: a stream has another version than it expects.
+    VersionRefused {
+        /// Which stream.
+        stream: StreamId,
+        /// What the request expects; 0: that there is no such stream.
+        expected: u64,
+        /// What the stream has; 0: there is none.
+        actual: u64,
+    },
+    /// A store has applied every event of the request, by its projection.
+    Projected {
+        /// Which: the index of the store in the request.
+        party: usize,
+    },
+    /// A choreographed saga came to its end.
+    RouteEnded(RouteEnd),
     /// The consensus service answered a proposal: taken, or not (or the answer was lost).
     Proposed {
         /// Whether the proposed decision is the decision, for certain.
@@ -103,6 +119,9 @@ impl Input {
             Self::StepAnswered { .. } => "StepAnswered",
             Self::TurnCame { .. } => "TurnCame",
             Self::Redriven { .. } => "Redriven",
+            Self::VersionRefused { .. } => "VersionRefused",
+            Self::Projected { .. } => "Projected",
+            Self::RouteEnded(_) => "RouteEnded",
             Self::Proposed { .. } => "Proposed",
             Self::DecisionRead(_) => "DecisionRead",
             Self::Overruled(_) => "Overruled",
@@ -112,6 +131,15 @@ impl Input {
             Self::Resumed => "Resumed",
         }
     }
+}
+
+/// How a choreographed saga ended, as its last message tells.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RouteEnd {
+    /// Why it was undone; `None` when every operation is done.
+    pub undone: Option<Reason>,
+    /// What each operation did, in the order of the request.
+    pub steps: Vec<StepSummary>,
 }
 
 /// What a consensus service says of a coordination.

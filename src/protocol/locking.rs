@@ -17,7 +17,7 @@ use super::retry::Backoff;
 
 /// The longest by which a lock manager is to be earlier than the machine's own deadline: it can
 /// say who stands in the way, the machine cannot.
-const MANAGER_HEAD_START: Duration = Duration::from_millis(100);
+const MANAGER_HEAD_START: Duration = Duration::from_millis(500);
 
 /// How far the locks are.
 #[derive(Clone, Debug, Default)]
@@ -34,7 +34,7 @@ pub(super) struct Locking {
 impl Locking {
     /// Asks for a new coordination, which waits for `left` and no longer.
     pub(super) fn acquire(locks: &Arc<[LockWish]>, left: Duration) -> Effect {
-        let timeout = left.saturating_sub((left / 10).min(MANAGER_HEAD_START));
+        let timeout = left.saturating_sub((left / 4).min(MANAGER_HEAD_START));
         Effect::Acquire { locks: Arc::clone(locks), timeout: Some(timeout) }
     }
 

@@ -17,6 +17,8 @@
 //! 2. When the journal answers a decision record with another decision that stands already, drop
 //!    whatever is held back behind that record and step [`Input::Overruled`] with the
 //!    standing one. The same decision standing already counts as recorded.
+//!    When the journal does not keep a begin because a stream has another version than it expects,
+//!    drop what is held back behind it and step [`Input::VersionRefused`].
 //! 3. Answer every [`Effect::Ask`] and [`Effect::Execute`] exactly once, late rather than never; an
 //!    answer that got lost is [`Vote::Unknown`], [`Acknowledgement::Unknown`] or
 //!    [`StepAnswer::Unknown`].
@@ -41,10 +43,12 @@
 //! [`Durability::Accepted`]: crate::model::record::Durability::Accepted
 //! [`Durability::Lazy`]: crate::model::record::Durability::Lazy
 
+pub mod choreography;
 pub mod claim;
 mod coordination;
 pub mod deadlock;
 mod effect;
+pub mod event_sourcing;
 pub mod eventual;
 pub mod fence;
 #[cfg(test)]
@@ -62,7 +66,7 @@ pub mod two_phase;
 
 pub use coordination::Coordination;
 pub use effect::{Ask, Effect};
-pub use input::{Input, Standing};
+pub use input::{Input, RouteEnd, Standing};
 
 use std::fmt;
 use std::sync::Arc;

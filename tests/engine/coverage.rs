@@ -4,7 +4,7 @@
 
 use std::collections::BTreeSet;
 
-use unanimity::protocol::{eventual, lock_table, saga, two_phase};
+use unanimity::protocol::{choreography, event_sourcing, eventual, lock_table, saga, two_phase};
 
 use crate::{scenarios, simulation};
 
@@ -38,6 +38,14 @@ fn every_row_of_the_lock_table_is_taken() {
     assert!(missed.is_empty(), "never taken: {missed:?}");
 }
 
+#[test]
+fn every_row_of_event_sourcing_is_taken() {
+    let taken = scenarios::play_all("event_sourcing");
+    let rules = event_sourcing::TRANSITIONS.iter().map(|row| row.rule);
+    let missed = missed(rules, |it| it as u8, &taken);
+    assert!(missed.is_empty(), "never taken: {missed:?}");
+}
+
 fn missed<R: Copy>(
     rules: impl Iterator<Item = R>,
     number: impl Fn(R) -> u8,
@@ -48,7 +56,9 @@ fn missed<R: Copy>(
 
 #[test]
 fn the_bits_of_the_rules_taken_suffice() {
-    let numbers: [Vec<usize>; 4] = [
+    let numbers: [Vec<usize>; 6] = [
+        event_sourcing::TRANSITIONS.iter().map(|row| row.rule as usize).collect(),
+        choreography::TRANSITIONS.iter().map(|row| row.rule as usize).collect(),
         two_phase::TRANSITIONS.iter().map(|row| row.rule as usize).collect(),
         lock_table::TRANSITIONS.iter().map(|row| row.rule as usize).collect(),
         saga::TRANSITIONS.iter().map(|row| row.rule as usize).collect(),

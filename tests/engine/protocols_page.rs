@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use unanimity::model::lock::LockMode;
-use unanimity::protocol::{eventual, lock_table, saga, two_phase};
+use unanimity::protocol::{choreography, event_sourcing, eventual, lock_table, saga, two_phase};
 
 const HEAD: &str = "\
 # Protocols
@@ -22,6 +22,33 @@ A coordination is one machine. Inputs are facts, what it does are requests; what
 record waits until the record is as durable as the row says. Every row is taken by a scenario in
 `tests/scenarios/two_phase` or by the simulation. Where a row names several states, it holds from
 each of them; `same` means that the state stays.
+
+### States
+
+";
+
+const EVENTS: &str = "
+## Event sourcing
+
+The begin record is the append, the check of every stream's version, and the decision, in one forced
+write. The journal gives each event its version in its stream and its position among all events, by the
+order of its log alone. Each participating store has a projection, which hands it every event in order;
+the machine waits until those have come as far as the events of its request. It takes no locks: what
+isolates writers of a stream is the version that they expect. Every row is taken by a scenario in
+`tests/scenarios/event_sourcing`.
+
+### States
+
+";
+
+const CHOREOGRAPHY: &str = "
+## Choreographed sagas
+
+The saga is a routing slip that travels over a durable event bus. At each stop the process that has
+the store does its part as an orchestrated saga of one step, and undoes it, when the slip comes back,
+as an eventual coordination; both are recorded in its own journal. This table is the part of whoever
+began it: it records the beginning, sends the slip off, and records the end that it hears. Every row
+is taken by the tests next to the machine.
 
 ### States
 
@@ -78,8 +105,12 @@ fn page() -> String {
     chapter(&mut page, &two_phase_rows());
     page.push_str(SAGA);
     chapter(&mut page, &saga_rows());
+    page.push_str(CHOREOGRAPHY);
+    chapter(&mut page, &choreography_rows());
     page.push_str(EVENTUAL);
     chapter(&mut page, &eventual_rows());
+    page.push_str(EVENTS);
+    chapter(&mut page, &event_sourcing_rows());
     page.push_str(LOCKS);
     for row in lock_table::effective_matrix().expect("its names are short") {
         let held: Vec<&str> = row.held.iter().map(|mode| letters(*mode)).collect();
@@ -150,7 +181,9 @@ macro_rules! rows {
 
 rows!(two_phase_rows, two_phase);
 rows!(saga_rows, saga);
+rows!(choreography_rows, choreography);
 rows!(eventual_rows, eventual);
+rows!(event_sourcing_rows, event_sourcing);
 
 fn chapter(page: &mut String, rows: &[Row]) {
     page.push_str(&diagram(rows));

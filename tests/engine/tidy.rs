@@ -58,12 +58,22 @@ const ENGINE: &[&str] = &[
 
 /// A word, and the only places (prefixes of paths) where it may stand in code.
 const ONLY_IN: &[(&str, &[&str])] = &[
-    ("rusqlite", &["src/db", "src/journal", "src/participants/sqlite", "tests/"]),
+    (
+        "rusqlite",
+        &["src/db", "src/journal", "src/participants/sqlite", "src/events/journal", "tests/"],
+    ),
     (
         "tokio_postgres",
-        &["src/db/postgres", "src/locks/postgres", "src/participants/postgres", "tests/"],
+        &[
+            "src/db/postgres",
+            "src/locks/postgres",
+            "src/participants/postgres",
+            "src/events/postgres",
+            "tests/",
+        ],
     ),
     ("zookeeper_client", &["src/locks/zookeeper", "tests/"]),
+    ("async_nats", &["src/events/nats", "tests/"]),
     ("pyo3", &["python/bindings/"]),
 ];
 

@@ -50,6 +50,7 @@ def row(**changes: Any) -> dict[str, Any]:
             "operations_failed": 0,
         },
         "stores": [store_row("left"), store_row("right")],
+        "steps": [],
         "created_at": 1_700_000_000_000_000,
         "updated_at": 1_700_000_000_005_000,
         "completed_at": 1_700_000_000_005_000,

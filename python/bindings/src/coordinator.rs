@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
+use unanimity::engine::dead_letters::DeadLetter;
 use unanimity::engine::{self, EngineError, Found, RecoveryReport, Waiter};
 use unanimity::journal::StoredCoordination;
 use unanimity::model::ids::CoordinationId;
@@ -23,6 +24,7 @@ use crate::ports::{PythonAlerting, PythonConsensus, PythonListeners};
 use crate::request::{Unreadable, request_parts};
 use crate::runtime::Engine;
 use crate::start::{self, Parts};
+use crate::streams::Streams;
 use crate::{errors, locks, records, runtime};
 
 /// A coordinator that belongs to one event loop.
@@ -35,7 +37,7 @@ pub(crate) struct Coordinator {
 }
 
 /// A reply that completes a future with what `make` makes of the answer.
-fn answer_to<T, F>(
+pub(crate) fn answer_to<T, F>(
     bridge: &Arc<Shared>,
     future: Py<PyAny>,
     make: F,
@@ -201,6 +203,34 @@ impl Coordinator {
         Ok(())
     }
 
+    /// What the journal tells of events.
+    fn streams(&self) -> Streams {
+        Streams::new(&self.bridge, &self.engine)
+    }
+
+    fn dead_letters(&self, py: Python<'_>, future: Py<PyAny>) -> PyResult<()> {
+        let reply = answer_to(&self.bridge, future, |py, letters: Vec<DeadLetter>| {
+            records::dead_letters(py, &letters)
+        });
+        self.engine(py)?.dead_letters(reply);
+        Ok(())
+    }
+
+    fn redrive(
+        &self,
+        py: Python<'_>,
+        operation_id: String,
+        coordination_id: Option<&str>,
+        future: Py<PyAny>,
+    ) -> PyResult<()> {
+        let coordination = coordination_id.map(|id| checked_id(py, id)).transpose()?;
+        let reply = answer_to(&self.bridge, future, |py, redriven: bool| {
+            Ok(redriven.into_pyobject(py)?.to_owned().into_any().unbind())
+        });
+        self.engine(py)?.redrive(operation_id, coordination, reply);
+        Ok(())
+    }
+
     fn history(
         &self,
         py: Python<'_>,
@@ -298,7 +328,7 @@ impl Coordinator {
     }
 }
 
-fn checked_id(py: Python<'_>, id: &str) -> PyResult<CoordinationId> {
+pub(crate) fn checked_id(py: Python<'_>, id: &str) -> PyResult<CoordinationId> {
     CoordinationId::new(id).map_err(|error| {
         let message = format!("coordination_id cannot be used: {error}");
         errors::exception(py, "InvalidRequest", &message, &[])

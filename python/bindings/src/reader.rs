@@ -7,8 +7,9 @@ use std::sync::{Arc, mpsc};
 
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
+use unanimity::engine::dead_letters::dead_letters;
 use unanimity::engine::held_locks::held_locks;
-use unanimity::engine::operator;
+use unanimity::engine::{EngineError, operator};
 use unanimity::journal::{
     Journal, JournalError, JournalOptions, SqliteJournal, StoredCoordination,
 };
@@ -82,6 +83,31 @@ impl JournalReader {
         let resolved = py.detach(|| operator::resolve(&journal, &id, decision, &reason));
         let stored = resolved.map_err(|error| errors::of_engine(py, &error))?;
         records::stored(py, &stored)
+    }
+
+    /// The steps that wait for an operator.
+    fn dead_letters(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
+        let letters = py.detach(|| {
+            let (sender, receiver) = mpsc::channel();
+            let reply = Reply::new(move |letters| drop(sender.send(letters)));
+            dead_letters(&*self.journal, reply);
+            receiver.recv().unwrap_or(Err(EngineError::Closed))
+        });
+        let letters = letters.map_err(|error| errors::of_engine(py, &error))?;
+        records::dead_letters(py, &letters)
+    }
+
+    /// Has a parked step tried again by whoever takes its coordination over.
+    fn redrive(
+        &self,
+        py: Python<'_>,
+        operation_id: &str,
+        coordination_id: Option<&str>,
+    ) -> PyResult<bool> {
+        let coordination = coordination_id.map(|id| coordinator::checked_id(py, id)).transpose()?;
+        let journal: Arc<dyn Journal> = Arc::clone(&self.journal) as _;
+        py.detach(|| operator::redrive(&journal, operation_id, coordination.as_ref()))
+            .map_err(|error| errors::of_engine(py, &error))
     }
 
     /// The locks that open coordinations hold.

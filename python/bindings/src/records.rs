@@ -3,12 +3,14 @@
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList};
 use unanimity::engine::RecoveryReport;
+use unanimity::engine::dead_letters::DeadLetter;
 use unanimity::journal::{HistoryFilter, JournalStatus, StoredCoordination};
 use unanimity::model::ids::{InstanceId, StoreName};
 use unanimity::model::outcome::{
     CoordinationResult, Decision, Outcome, OutcomeKind, StoreSummary, TransactionState,
 };
 use unanimity::model::request::CoordinationType;
+use unanimity::model::step::StepSummary;
 use unanimity::model::time::Timestamp;
 
 use crate::convert::{Class, from_value};
@@ -101,6 +103,11 @@ pub(crate) fn stored(py: Python<'_>, stored: &StoredCoordination) -> PyResult<Py
         stores.append(summary(py, store)?)?;
     }
     dict.set_item("stores", stores)?;
+    let steps = PyList::empty(py);
+    for step in &stored.steps {
+        steps.append(self::step(py, step)?)?;
+    }
+    dict.set_item("steps", steps)?;
     dict.set_item("created_at", stored.created_at.0)?;
     dict.set_item("updated_at", stored.updated_at.0)?;
     dict.set_item("completed_at", stored.completed_at.map(|at| at.0))?;
@@ -142,6 +149,40 @@ fn summary<'py>(py: Python<'py>, store: &StoreSummary) -> PyResult<Bound<'py, Py
     dict.set_item("acknowledged_at", micros(store.acknowledged_at))?;
     dict.set_item("attempts", store.attempts)?;
     Ok(dict)
+}
+
+fn step<'py>(py: Python<'py>, step: &StepSummary) -> PyResult<Bound<'py, PyDict>> {
+    let micros = |at: Option<Timestamp>| at.map(|at| at.0);
+    let dict = PyDict::new(py);
+    dict.set_item("operation_id", &step.operation_id)?;
+    dict.set_item("state", step.state.as_str())?;
+    dict.set_item("attempts", step.attempts)?;
+    dict.set_item("compensation_attempts", step.compensation_attempts)?;
+    dict.set_item("result", step.result.as_ref().map(|r| from_value(py, r)).transpose()?)?;
+    dict.set_item("note", step.note.as_deref())?;
+    dict.set_item("started_at", micros(step.started_at))?;
+    dict.set_item("completed_at", micros(step.completed_at))?;
+    dict.set_item("compensation_started_at", micros(step.compensation_started_at))?;
+    dict.set_item("compensated_at", micros(step.compensated_at))?;
+    Ok(dict)
+}
+
+/// Parked steps, as the dicts that `DeadLetter` is made of.
+pub(crate) fn dead_letters(py: Python<'_>, letters: &[DeadLetter]) -> PyResult<Py<PyAny>> {
+    let rows = PyList::empty(py);
+    for letter in letters {
+        let dict = PyDict::new(py);
+        dict.set_item("coordination_id", letter.coordination.as_str())?;
+        dict.set_item("operation_id", &letter.operation_id)?;
+        dict.set_item("store", letter.store.as_str())?;
+        dict.set_item("operation_type", &letter.kind)?;
+        dict.set_item("work", letter.work.as_str())?;
+        dict.set_item("attempts", letter.attempts)?;
+        dict.set_item("error_message", &letter.message)?;
+        dict.set_item("parked_at", letter.parked_at.0)?;
+        rows.append(dict)?;
+    }
+    Ok(rows.into_any().unbind())
 }
 
 pub(crate) fn list(py: Python<'_>, found: &[StoredCoordination]) -> PyResult<Py<PyAny>> {

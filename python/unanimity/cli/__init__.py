@@ -25,6 +25,8 @@ _VERBS = {
     "migrate": "journal",
     "locks": "locks",
     "deadlocks": "locks",
+    "dead-letters": "dead_letters",
+    "redrive": "dead_letters",
     "recover": "recover",
     "version": "journal",
 }
@@ -35,7 +37,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     try:
         module = import_module(f"{__name__}.{_VERBS[arguments.verb]}")
-        verb: Callable[[argparse.Namespace], int] = getattr(module, f"{arguments.verb}_verb")
+        verb: Callable[[argparse.Namespace], int] = getattr(
+            module, f"{arguments.verb.replace('-', '_')}_verb"
+        )
         code = verb(arguments)
         sys.stdout.flush()
         return code
@@ -78,6 +82,10 @@ def _parser() -> argparse.ArgumentParser:
     _add_manager(deadlocks)
     deadlocks.add_argument("--dot", action="store_true", help="print it for Graphviz")
     deadlocks.add_argument("--svg", metavar="FILE", help="draw it into this file")
+    _verb(verbs, "dead-letters", "steps whose tries are spent; 1 if there are any")
+    redrive = _verb(verbs, "redrive", "have a parked step tried again")
+    redrive.add_argument("operation", metavar="OPERATION_ID", help="the operation's id")
+    redrive.add_argument("--coordination", metavar="ID", help="where several have that operation")
     _add_recover(_verb(verbs, "recover", "finish what a process left behind"))
     _add_resolve(_verb(verbs, "resolve", "decide as an operator what cannot be decided otherwise"))
     _verb(verbs, "migrate", "bring the journal's tables to this version")

@@ -60,7 +60,9 @@ pub struct CheckError {
 pub fn check(request: &CoordinationRequest) -> Result<Vec<Step>, CheckError> {
     let step = |operation: &crate::model::operation::Operation| {
         for key in ["depends_on", "pivot", "compensation"] {
-            if !matches!(operation.body.get(key), None | Some(Value::Null)) {
+            // A stop of a choreographed saga that goes back has what it undoes in its operation.
+            let is_given = !matches!(operation.body.get(key), None | Some(Value::Null));
+            if is_given && request.root.is_none() {
                 return Err(CheckError { operation: operation.id.clone(), key });
             }
         }

@@ -271,7 +271,12 @@ impl Machine for Saga {
             Input::AbortRequested { reason } => self.abort_requested(now, &reason),
             Input::Resolved { decision, reason } => self.resolved(now, decision, &reason)?,
             Input::TimeReached => self.time_reached(now),
-            Input::Voted { .. } | Input::Acknowledged { .. } | Input::TurnCame { .. } => {
+            Input::Voted { .. }
+            | Input::Acknowledged { .. }
+            | Input::TurnCame { .. }
+            | Input::VersionRefused { .. }
+            | Input::Projected { .. }
+            | Input::RouteEnded(_) => {
                 return Err(self.impossible(input.name()));
             }
         };

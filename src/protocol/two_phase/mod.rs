@@ -196,7 +196,12 @@ impl Machine for TwoPhase {
             Input::AbortRequested { reason } => self.abort_requested(now, reason),
             Input::Resolved { decision, reason } => self.resolved(now, decision, &reason)?,
             Input::TimeReached => self.time_reached(now),
-            Input::StepAnswered { .. } | Input::TurnCame { .. } | Input::Redriven { .. } => {
+            Input::StepAnswered { .. }
+            | Input::TurnCame { .. }
+            | Input::Redriven { .. }
+            | Input::VersionRefused { .. }
+            | Input::Projected { .. }
+            | Input::RouteEnded(_) => {
                 return Err(self.impossible(input.name()));
             }
         };

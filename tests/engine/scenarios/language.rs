@@ -272,9 +272,11 @@ impl TwoPhaseStage {
                 let store = &self.parties[*party].store;
                 format!("ask {store} {}, of use for {timeout:?}", ask.as_str())
             }
-            Effect::Execute { .. } | Effect::EnterTurns { .. } | Effect::LeaveTurn { .. } => {
-                unreachable!("two-phase commit has no steps")
-            }
+            Effect::Execute { .. }
+            | Effect::Walk { .. }
+            | Effect::EnterTurns { .. }
+            | Effect::LeaveTurn { .. }
+            | Effect::AwaitProjections => unreachable!("two-phase commit has no steps"),
             Effect::Answer(outcome) => format!("answer {}", shown_outcome(outcome)),
             Effect::Finish(outcome) => format!("finish {}", shown_outcome(outcome)),
             Effect::Publish(event) => format!("publish {}", event.name()),

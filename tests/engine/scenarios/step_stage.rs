@@ -436,6 +436,8 @@ impl StepStage {
                 format!("stand in line for {}", turns.collect::<Vec<_>>().join(", "))
             }
             Effect::LeaveTurn { turn } => format!("leave line {turn}"),
+            Effect::AwaitProjections => "await projections".to_owned(),
+            Effect::Walk { walk } => format!("walk {walk}"),
             Effect::Answer(outcome) => format!("answer {}", shown_outcome(outcome)),
             Effect::Finish(outcome) => format!("finish {}", shown_outcome(outcome)),
             Effect::Publish(event) => format!("publish {}", event.name()),
