@@ -115,7 +115,7 @@ class SqliteStore(_NativeStore):
 @final
 class PostgresStore(_NativeStore):
     def __new__(
-        cls, dsn: str, name: str, min_connections: int, max_connections: int
+        cls, dsn: str, name: str, min_connections: int, max_connections: int, outbox: bool
     ) -> PostgresStore: ...
     def fetch(
         self,

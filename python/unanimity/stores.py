@@ -13,9 +13,12 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from . import _engine
+from ._barrier_drivers import driver_of
 from ._bridge import bridge_for_running_loop
 from ._exceptions import ConfigError, StoreError
+from ._outbox import write_intent
 from ._stores import AbortResult, CommitResult, IStorageStore, PrepareRequest, PrepareResult
+from ._types import CoordinationRequest
 
 __all__ = ["FileStore", "MemoryStore", "PostgresStore", "SqliteStore"]
 
@@ -160,17 +163,38 @@ class PostgresStore(NativeStore):
         name: str = "postgres",
         min_connections: int = 1,
         max_connections: int = 20,
+        *,
+        serves_outbox: bool = False,
     ) -> None:
-        """Connect when first used; `dsn` is a URL or a list of key=value."""
+        """Connect when first used; `dsn` is a URL or a list of key=value.
+
+        With `serves_outbox` a service that has this store carries out what is written into the
+        table `unanimity_outbox` of its database; see `outbox`.
+        """
         if not 0 <= min_connections <= max_connections or max_connections < 1:
             raise ConfigError(
                 f"min_connections is {min_connections} and max_connections {max_connections}; "
                 "give 0 <= min_connections <= max_connections, and at least one connection"
             )
         native = _engine.PostgresStore(
-            _text(dsn, "dsn"), _text(name, "name"), min_connections, max_connections
+            _text(dsn, "dsn"),
+            _text(name, "name"),
+            min_connections,
+            max_connections,
+            bool(serves_outbox),
         )
         super().__init__(native, name)
+
+    async def outbox(self, connection: Any, request: CoordinationRequest) -> None:
+        """Write a request into the outbox, in the open transaction of your own connection.
+
+        When that is committed a service whose store `serves_outbox` carries the request out, once;
+        when it is rolled back nothing happens. `connection` is an async one of asyncpg or psycopg,
+        to this store's database.
+        """
+        driver = driver_of(connection)
+        driver.check(is_async=True)
+        await driver.drive_async(write_intent(request))
 
     async def fetch(self, statement: str, parameters: Sequence[Any] = ()) -> list[dict[str, Any]]:
         """Read committed rows, each as a dict by column."""

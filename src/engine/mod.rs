@@ -4,7 +4,7 @@
 //! handle; `core` is the inbox that whoever brings a fact works off; `drive` steps machines and
 //! carries out effects; `locking` takes locks and gives them back; `admission` lets requests in;
 //! `recovery` resumes and sweeps; `dead_letters` has what is parked; `projections` hand
-//! events to stores; `queries` answers; `forget`
+//! events to stores; `outbox` lets in what users wrote into stores; `queries` answers; `forget`
 //! drops markers; `background` has the two tasks.
 //!
 //! Invariant: every waiter is told exactly once.
@@ -23,6 +23,7 @@ pub mod held_locks;
 mod locking;
 pub mod operator;
 mod options;
+mod outbox;
 mod plan;
 mod projections;
 mod queries;
@@ -146,6 +147,7 @@ impl Coordinator {
         background::start(&coordinator.core);
         choreography::listen(&coordinator.core);
         projections::start(&coordinator.core);
+        outbox::open(&coordinator.core);
         Ok(coordinator)
     }
 

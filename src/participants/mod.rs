@@ -270,6 +270,10 @@ pub trait Participant: Send + Sync {
     /// the name under which the service knows this store. May open and block.
     fn attach(&self, cluster: &ClusterId, name: &StoreName) -> Result<(), ParticipantError>;
 
+    /// Called when requests are let in: hands what users wrote into the store's outbox to the
+    /// sink, until it is closed. Does nothing where there is none.
+    fn open_outbox(&self, _sink: Arc<dyn outbox::OutboxSink>) {}
+
     /// Asks for its vote.
     fn prepare(&self, ask: PrepareAsk, reply: Reply<Vote>);
 

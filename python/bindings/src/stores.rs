@@ -400,12 +400,14 @@ store_class!(PostgresStore, participants::PostgresStore, "SQL over one PostgreSQ
         name: String,
         min_connections: usize,
         max_connections: usize,
+        outbox: bool,
     ) -> PyResult<Self> {
         let runtime = runtime::handle(None)?;
         let store =
             participants::PostgresStore::new(dsn, &name, min_connections, max_connections, runtime);
         let store =
             store.map_err(|error| errors::exception(py, "ConfigError", &error.message, &[]))?;
+        let store = if outbox { store.with_outbox() } else { store };
         let handle = Handle::new(store, name);
         // Its runtime is this process's from the beginning.
         handle.check_process(py)?;

@@ -31,7 +31,7 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::time::timeout;
 
-use crate::db::postgres::Server;
+use crate::db::postgres::{Server, describe};
 use crate::model::ids::{ClusterId, CoordinationId, StoreName};
 use crate::model::operation::Operation;
 use crate::model::outcome::{Acknowledgement, Vote};
@@ -46,6 +46,7 @@ pub use self::outbox::Outbox;
 use self::pool::{Lease, Pool, Purpose};
 use self::running::Running;
 
+use super::outbox::OutboxSink;
 use super::{
     Abilities, DeliveryAsk, ExecuteAsk, Participant, ParticipantError, PrepareAsk, Rows, barrier,
 };
@@ -58,6 +59,8 @@ const FETCH_TIMEOUT: Duration = Duration::from_secs(300);
 pub struct PostgresStore {
     inner: Arc<Inner>,
     handle: Handle,
+    has_outbox: bool,
+    outbox: Mutex<Option<Outbox>>,
 }
 
 struct Inner {
@@ -97,7 +100,15 @@ impl PostgresStore {
             forgetter: Forgetter::default(),
             steps: AtomicU32::new(0),
         };
-        Ok(Self { inner: Arc::new(inner), handle })
+        let (inner, outbox) = (Arc::new(inner), Mutex::default());
+        Ok(Self { inner, handle, has_outbox: false, outbox })
+    }
+
+    /// The same with an outbox, which is served while a service has the store.
+    #[must_use]
+    pub fn with_outbox(mut self) -> Self {
+        self.has_outbox = true;
+        self
     }
 
     /// Reads committed rows. A statement that writes is refused by the server.
@@ -128,10 +139,14 @@ impl Inner {
         ))
     }
 
-    async fn attach(&self) -> Result<(), String> {
+    async fn attach(&self, has_outbox: bool) -> Result<(), String> {
         self.pool.warm().await?;
         let mut lease = self.pool.lease(Purpose::Delivery).await?;
         marker::set_up(&lease.session().client).await?;
+        if has_outbox {
+            let made = outbox::set_up(&lease.session().client).await;
+            made.map_err(|error| format!("its table unanimity_outbox: {}", describe(&error)))?;
+        }
         lease.clean();
         Ok(())
     }
@@ -224,12 +239,20 @@ impl Participant for PostgresStore {
     /// Blocks; not to be called from a thread of the runtime.
     fn attach(&self, cluster: &ClusterId, name: &StoreName) -> Result<(), ParticipantError> {
         let inner = &self.inner;
-        let set_up = self.handle.block_on(async { timeout(ATTACH_TIMEOUT, inner.attach()).await });
+        let attach = async { timeout(ATTACH_TIMEOUT, inner.attach(self.has_outbox)).await };
+        let set_up = self.handle.block_on(attach);
         let set_up = set_up.unwrap_or_else(|_| Err("it did not answer within 30 s".to_owned()));
         set_up.map_err(|reason| inner.trouble("use", &reason))?;
         let scope = Arc::new(Scope::new(cluster, name));
         *inner.scope.lock().unwrap_or_else(PoisonError::into_inner) = Some(scope);
         Ok(())
+    }
+
+    fn open_outbox(&self, sink: Arc<dyn OutboxSink>) {
+        if self.has_outbox {
+            let served = Some(self.serve_outbox(sink));
+            *self.outbox.lock().unwrap_or_else(PoisonError::into_inner) = served;
+        }
     }
 
     fn prepare(&self, ask: PrepareAsk, reply: Reply<Vote>) {
@@ -278,6 +301,8 @@ impl Participant for PostgresStore {
     }
 
     fn close(&self) {
+        // Its task ends by itself when the handle is gone.
+        drop(self.outbox.lock().unwrap_or_else(PoisonError::into_inner).take());
         self.inner.pool.close();
     }
 }

@@ -136,6 +136,8 @@ impl Server {
         has_worked: &mut bool,
     ) -> Result<(), String> {
         set_up(client).await.map_err(|error| describe(&error))?;
+        let listening = client.batch_execute("LISTEN unanimity_outbox").await;
+        listening.map_err(|error| describe(&error))?;
         loop {
             if self.is_stopped() {
                 return Ok(());
@@ -201,13 +203,14 @@ fn usize_of(number: i64) -> usize {
     usize::try_from(number).unwrap_or(usize::MAX)
 }
 
-/// Asks for the table first: to make it needs rights that a later start may not have.
-async fn set_up(client: &Client) -> Result<(), tokio_postgres::Error> {
+/// Makes the table where it is missing. Asks first: to make it needs rights that a later start may
+/// not have.
+pub(super) async fn set_up(client: &Client) -> Result<(), tokio_postgres::Error> {
     let text = "SELECT to_regclass('unanimity_outbox') IS NOT NULL";
-    if !client.query_one(text, &[]).await?.get::<_, bool>(0) {
-        client.batch_execute(CREATE).await?;
+    if client.query_one(text, &[]).await?.get::<_, bool>(0) {
+        return Ok(());
     }
-    client.batch_execute("LISTEN unanimity_outbox").await
+    client.batch_execute(CREATE).await
 }
 
 /// Carries the connection, and wakes whoever waits for rows; at its end too.
