@@ -84,14 +84,13 @@ impl EventBus {
     /// out at once, seconds that one may take.
     fn subscribe(
         &self,
-        py: Python<'_>,
         bridge: &Bound<'_, Bridge>,
         future: Py<PyAny>,
         wish: (Option<String>, Option<String>),
         handler: &Bound<'_, PyAny>,
         bounds: (u32, usize, f64),
     ) -> PyResult<()> {
-        self.check_process(py)?;
+        self.check_process(handler.py())?;
         let home = Arc::clone(&bridge.get().shared);
         let ask = parts::subscribe_ask(&home, wish, handler, bounds)?;
         let (bus, closed) = (Arc::clone(&self.bus), Arc::clone(&self.closed));
