@@ -23,6 +23,7 @@ from ._exceptions import (
     LockTimeout,
     NoQuorum,
     NotLeader,
+    Permanent,
     ServiceClosed,
     ServiceElsewhere,
     StoreError,
@@ -63,9 +64,12 @@ from ._types import (
 if TYPE_CHECKING:
     from ._event_buses import InProcessEventBus, NatsEventBus
     from ._lock_managers import LocalLockManager, PostgresLockManager, ZooKeeperLockManager
+    from ._participant import Participant, ParticipantOperation
     from ._records import CoordinationRecord, History, RecoveryReport, StoreRecord, TimelineEntry
+    from ._saga import Saga, SagaStep
     from ._service import CoordinationService, ICoordinationService
     from ._steps import DeadLetter, StepRecord
+    from ._streams import ProjectionRecord, Snapshot
     from ._transaction import Transaction
 
     __version__: str
@@ -83,6 +87,8 @@ __all__ = [
     "ICoordinationService",
     "CoordinationService",
     "Transaction",
+    "Saga",
+    "SagaStep",
     "CoordinationRecord",
     "StoreRecord",
     "TimelineEntry",
@@ -90,6 +96,8 @@ __all__ = [
     "RecoveryReport",
     "StepRecord",
     "DeadLetter",
+    "Snapshot",
+    "ProjectionRecord",
     # stores
     "IStorageStore",
     "PrepareRequest",
@@ -98,6 +106,8 @@ __all__ = [
     "AbortResult",
     "OperationRequest",
     "OperationResult",
+    "Participant",
+    "ParticipantOperation",
     "Event",
     # locks, consensus, events, metrics, alerts
     "IDistributedLockManager",
@@ -124,6 +134,7 @@ __all__ = [
     "ServiceClosed",
     "ServiceElsewhere",
     "StoreError",
+    "Permanent",
     "LockError",
     "LockTimeout",
     "DeadlockDetected",
@@ -148,6 +159,10 @@ _LATE = {
     "PostgresLockManager": "_lock_managers",
     "ZooKeeperLockManager": "_lock_managers",
     "Transaction": "_transaction",
+    "Saga": "_saga",
+    "SagaStep": "_saga",
+    "Participant": "_participant",
+    "ParticipantOperation": "_participant",
     "CoordinationRecord": "_records",
     "StoreRecord": "_records",
     "TimelineEntry": "_records",
@@ -155,6 +170,8 @@ _LATE = {
     "RecoveryReport": "_records",
     "StepRecord": "_steps",
     "DeadLetter": "_steps",
+    "Snapshot": "_streams",
+    "ProjectionRecord": "_streams",
 }
 
 

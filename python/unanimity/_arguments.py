@@ -40,7 +40,13 @@ def _is_unchanged(store: IStorageStore) -> bool:
     """Whether the engine may go past the Python face: a subclass's own methods must be called."""
     from .stores import NativeStore
 
-    methods = ("prepare_transaction", "commit_transaction", "abort_transaction")
+    methods = (
+        "prepare_transaction",
+        "commit_transaction",
+        "abort_transaction",
+        "execute_operation",
+        "compensate_operation",
+    )
     own = type(store)
     return all(getattr(own, name) is getattr(NativeStore, name) for name in methods)
 

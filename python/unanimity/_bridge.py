@@ -17,7 +17,7 @@ import types
 import weakref
 from collections.abc import Callable, Coroutine, Generator
 from concurrent.futures import ThreadPoolExecutor
-from contextvars import Context
+from contextvars import Context, copy_context
 from typing import Any
 
 from . import _engine
@@ -52,6 +52,15 @@ def _close_those_of_closed_loops() -> None:
         lanes = known()
         if lanes is not None and loop.is_closed():
             lanes.close()
+
+
+async def in_thread(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Run a plain function as plain methods of stores are, in a copy of the current context."""
+    loop = asyncio.get_running_loop()
+    bridge_for_running_loop()
+    lanes = _lanes_of[loop]()
+    assert lanes is not None, "the loop itself holds its lanes"
+    return await lanes.in_thread(function, arguments, {}, copy_context())
 
 
 class Lanes:
@@ -142,7 +151,7 @@ class Lanes:
         context = Context() if context is None else context.copy()
         try:
             if not is_async:
-                started = self._in_thread(method, arguments, keywords, context)
+                started = self.in_thread(method, arguments, keywords, context)
             elif keywords is None:
                 started = context.run(method, *arguments)
             else:
@@ -164,7 +173,7 @@ class Lanes:
         else:
             self.bridge.answer(token, answer)
 
-    async def _in_thread(
+    async def in_thread(
         self,
         method: Callable[..., Any],
         arguments: tuple[Any, ...],

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ._records import CoordinationRecord, History, RecoveryReport
+    from ._saga import Saga
     from ._types import CoordinationResult
 
 _STYLE = (
@@ -53,7 +54,7 @@ def text_table(headers: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     table = list(rows)
     cells = [[plain(cell) for cell in row] for row in table]
     widths = [
-        max([_width(header), *(_width(row[column]) for row in cells)])
+        max([text_width(header), *(text_width(row[column]) for row in cells)])
         for column, header in enumerate(headers)
     ]
     numeric = [
@@ -68,12 +69,13 @@ def text_table(headers: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 def _line(cells: list[str], widths: list[int], numeric: list[bool]) -> str:
     padded = []
     for cell, width, right in zip(cells, widths, numeric, strict=True):
-        space = " " * (width - _width(cell))
+        space = " " * (width - text_width(cell))
         padded.append(space + cell if right else cell + space)
     return "  ".join(padded).rstrip()
 
 
-def _width(text: str) -> int:
+def text_width(text: str) -> int:
+    """Columns of a terminal that a line of text takes."""
     if text.isascii():
         return len(text)
     return sum(
@@ -204,9 +206,30 @@ def _tables(
     ]
 
 
+def _saga_of(record: CoordinationRecord) -> Saga | None:
+    """What can be drawn of it: the steps of a saga."""
+    from ._saga import Saga
+    from ._types import CoordinationType
+
+    is_saga = record.coordination_type is CoordinationType.SAGA_ORCHESTRATION
+    return Saga.of(record) if is_saga else None
+
+
+def svg_image(svg: str) -> str:
+    """A drawing inside of a page, with its styles to itself."""
+    from base64 import b64encode
+
+    data = b64encode(svg.encode()).decode()
+    return f'<img alt="the steps and the path taken" src="data:image/svg+xml;base64,{data}">'
+
+
 def record_text(record: CoordinationRecord) -> str:
     """Everything about one coordination, for terminals."""
     parts = ["\n".join(f"{name:<13} {plain(value)}" for name, value in _facts(record))]
+    saga = _saga_of(record)
+    if saga is not None:
+        # Its first line says what stands above already.
+        parts.append(saga.to_text(record).partition("\n")[2])
     parts += [text_table(headers, rows) for _, headers, rows in _tables(record) if rows]
     return "\n\n".join(parts)
 
@@ -214,6 +237,9 @@ def record_text(record: CoordinationRecord) -> str:
 def record_html(record: CoordinationRecord) -> str:
     """Everything about one coordination, for notebooks."""
     parts = [html_table(("", ""), _facts(record))]
+    saga = _saga_of(record)
+    if saga is not None:
+        parts.append(svg_image(saga.to_svg(record)))
     parts += [html_table(headers, rows) for _, headers, rows in _tables(record) if rows]
     return _card("".join(parts))
 

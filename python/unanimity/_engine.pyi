@@ -11,6 +11,7 @@ from contextvars import Context
 from typing import Any, Generic, TypeVar, final
 
 from ._locks import ActiveLock, Deadlock, LockAcquisitionResult, LockInfo
+from ._stores import Event
 from ._types import CoordinationRequest, CoordinationResult, LockType
 
 __all__ = [
@@ -25,9 +26,11 @@ __all__ = [
     "MemoryStore",
     "PostgresStore",
     "SqliteStore",
+    "Streams",
     "after_fork_in_child",
     "after_fork_in_parent",
     "before_fork",
+    "draw_steps",
     "draw_waits",
     "shutdown",
     "version",
@@ -183,6 +186,14 @@ class LockManager:
 def draw_waits(
     waits: Mapping[str, Sequence[str]], wants: Mapping[str, Sequence[str]], form: str
 ) -> str: ...
+
+# A step: its name, its lines, its state and the same in words, whether it is the pivot.
+def draw_steps(
+    title: str,
+    note: str,
+    steps: Sequence[tuple[str, Sequence[str], str | None, Sequence[str], bool]],
+    edges: Sequence[tuple[int, int]],
+) -> str: ...
 def wait_circles(waits: Mapping[str, Sequence[str]]) -> list[list[str]]: ...
 
 @final
@@ -250,6 +261,7 @@ class Coordinator:
         reason: str,
         future: Future[CoordinationResult],
     ) -> None: ...
+    def streams(self) -> Streams: ...
     def dead_letters(self, future: Future[list[dict[str, Any]]]) -> None: ...
     def redrive(
         self, operation_id: str, coordination_id: str | None, future: Future[bool]
@@ -259,6 +271,26 @@ class Coordinator:
     def history(self, filter: dict[str, Any], future: Future[list[dict[str, Any]]]) -> None: ...
     def describe(self, id: str, future: Future[dict[str, Any] | None]) -> None: ...
     def journal_status(self, future: Future[dict[str, Any]]) -> None: ...
+
+@final
+class Streams:
+    def read(
+        self, stream: str, from_version: int, limit: int, future: Future[list[Event]]
+    ) -> None: ...
+    def next_events(
+        self, after: int, limit: int, patience: float, future: Future[list[Event]]
+    ) -> None: ...
+    def version(self, stream: str, future: Future[int]) -> None: ...
+    def save_snapshot(
+        self, stream: str, version: int, state: object, taken_at: int, future: Future[bool]
+    ) -> None: ...
+    # Version, state, and when it was taken.
+    def load_snapshot(self, stream: str, future: Future[tuple[int, Any, int] | None]) -> None: ...
+    # Store, position, the position of the event it is parked at, and the last trouble.
+    def projections(
+        self, future: Future[list[tuple[str, int, int | None, str | None]]]
+    ) -> None: ...
+    def rebuild(self, store: str, future: Future[int]) -> None: ...
 
 @final
 class JournalReader:

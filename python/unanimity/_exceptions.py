@@ -7,6 +7,7 @@
     ├── ServiceClosed                     the service was closed
     ├── ServiceElsewhere (RuntimeError)   used from another event loop or process than its own
     ├── StoreError                        a store used by itself could not do what was asked
+    ├── Permanent                         raised by a store's own operation: do not try it again
     ├── LockError ── LockTimeout, DeadlockDetected, LockLost
     ├── ConsensusError ── NotLeader, NoQuorum
     ├── EventBusError                     an event bus cannot be used, or refuses what was asked
@@ -87,6 +88,16 @@ class StoreError(UnanimityError):
     """A store that was used by itself could not do what was asked."""
 
     default_code = "store.failed"
+
+
+class Permanent(UnanimityError):
+    """Raise this in an operation that had no effect and that it is no use to try again.
+
+    Anything else that an operation raises leaves open whether it had an effect: it is tried again,
+    and undone when the saga turns round. This one is neither.
+    """
+
+    default_code = "operation.permanent"
 
 
 class LockError(UnanimityError):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 from abc import ABC
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, TypeVar
@@ -142,6 +142,20 @@ class IStorageStore(ABC):
     is rolled back at once. Declared wrongly, another service's prepared work is rolled back.
     """
 
+    compensable_operations: Collection[str] = ()
+    """Types of operations that `compensate_operation` undoes without being told how.
+
+    A list, tuple or set, looked at when a service starts. A saga's operation of such a type needs
+    no `compensation`.
+    """
+
+    compensation_types: Collection[str] | None = None
+    """The types that an operation's `compensation` may have, None for any.
+
+    A list, tuple or set, looked at when a service starts. A `Saga` with another one is refused
+    before anything is done.
+    """
+
     @_missing
     async def prepare_transaction(self, request: PrepareRequest) -> PrepareResult:
         """Stage the operations durably and vote."""
@@ -159,17 +173,30 @@ class IStorageStore(ABC):
 
     @_missing
     async def execute_operation(self, request: OperationRequest) -> OperationResult:
-        """Carry out one operation."""
+        """Carry out one operation at once, durably, and answer with its result, plain JSON.
+
+        Asked again, with the same transaction and operation id, it should do nothing more and
+        give the first result. "FAILED", or raising `Permanent`, says that there was no effect;
+        anything else that is raised says that nobody knows, and the operation is tried again.
+        """
         raise self._lacks("execute_operation")
 
     @_missing
     async def compensate_operation(self, request: OperationRequest) -> OperationResult:
-        """Undo one operation that was carried out, or may have been."""
+        """Undo one operation that was carried out, or may have been; asked again, do nothing.
+
+        `request.context` has the operation's own result under its id, if that is known.
+        """
         raise self._lacks("compensate_operation")
 
     @_missing
     async def apply_event(self, event: Event) -> None:
-        """Project one event."""
+        """Bring one event into the store; events come one at a time, in their global order.
+
+        What is raised is tried again, and parks the projection in the end; `Permanent` parks it at
+        once. An event may come again, after a crash, and all of them do when the projection is
+        rebuilt: keep `event.global_position` with the change, or make changes that bear it.
+        """
         raise self._lacks("apply_event")
 
     @_missing
@@ -198,11 +225,19 @@ class PythonStore:
     abort: Callable[..., Any] | None
     list_prepared: Callable[..., Any] | None
     close: Callable[..., Any] | None
+    execute: Callable[..., Any] | None
+    compensate: Callable[..., Any] | None
+    apply: Callable[..., Any] | None
     prepare_is_async: bool
     commit_is_async: bool
     abort_is_async: bool
     list_is_async: bool
     close_is_async: bool
+    execute_is_async: bool
+    compensate_is_async: bool
+    apply_is_async: bool
+    compensable: set[str]
+    compensation_types: set[str] | None
     list_is_exclusive: bool
 
     @classmethod
@@ -213,6 +248,9 @@ class PythonStore:
         abort = own_method(store, "abort_transaction")
         list_prepared = own_method(store, "list_prepared_transactions")
         close = own_method(store, "close")
+        execute = own_method(store, "execute_operation")
+        compensate = own_method(store, "compensate_operation")
+        apply = own_method(store, "apply_event")
         return cls(
             name,
             store,
@@ -221,13 +259,28 @@ class PythonStore:
             abort,
             list_prepared,
             close,
+            execute,
+            compensate,
+            apply,
             prepare_is_async=is_async(prepare),
             commit_is_async=is_async(commit),
             abort_is_async=is_async(abort),
             list_is_async=is_async(list_prepared),
             close_is_async=is_async(close),
+            execute_is_async=is_async(execute),
+            compensate_is_async=is_async(compensate),
+            apply_is_async=is_async(apply),
+            compensable=_types_in(store, "compensable_operations") or set(),
+            compensation_types=_types_in(store, "compensation_types"),
             list_is_exclusive=getattr(store, "prepared_list_is_exclusive", False) is True,
         )
+
+
+def _types_in(store: object, attribute: str) -> set[str] | None:
+    """The types that an attribute names, None where it says nothing."""
+    named = getattr(store, attribute, None)
+    # Anything else, such as what a mock has under every name, says nothing.
+    return set(map(str, named)) if isinstance(named, (list, tuple, set, frozenset)) else None
 
 
 def own_method(store: object, name: str) -> Callable[..., Any] | None:

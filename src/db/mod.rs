@@ -4,6 +4,7 @@
 //! standard library, SQLite and PostgreSQL. Invariant: what is not ours, is damaged, or is newer
 //! than we are is refused before anything is written to it.
 
+pub mod instance;
 pub mod migration;
 pub mod postgres;
 pub mod postgres_migration;

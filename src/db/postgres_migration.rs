@@ -9,57 +9,75 @@ use tokio_postgres::Client;
 use super::DbError;
 use super::postgres::describe;
 
-/// The steps, in order; the n-th brings version n.
-const STEPS: [&str; 1] = [include_str!("migrations/postgres/0001_locks.sql")];
+/// A set of tables with a version of its own.
+#[derive(Debug)]
+pub struct Schema {
+    /// The table of one row that holds the version.
+    pub version_table: &'static str,
+    /// The n-th brings version n.
+    pub steps: &'static [&'static str],
+}
 
-/// The highest version that this engine knows.
-#[expect(clippy::cast_possible_truncation, reason = "a handful of steps")]
-pub const SCHEMA_KNOWN: u32 = STEPS.len() as u32;
+/// The locks'.
+pub static LOCKS: Schema = Schema {
+    version_table: "unanimity_schema",
+    steps: &[include_str!("migrations/postgres/0001_locks.sql")],
+};
 
-const VERSION: &str = "SELECT version FROM unanimity_schema";
+/// The event bus'.
+pub static BUS: Schema = Schema {
+    version_table: "unanimity_bus_schema",
+    steps: &[include_str!("migrations/postgres_bus/0001_bus.sql")],
+};
 
-/// Held by the connection: what others did before it is seen by the transaction that begins after.
-const LOCK: &str = "SELECT pg_advisory_lock(hashtextextended('unanimity_schema', 0))";
-const UNLOCK: &str = "SELECT pg_advisory_unlock(hashtextextended('unanimity_schema', 0))";
-
-const CREATE_VERSION: &str = "CREATE TABLE unanimity_schema (version integer NOT NULL); \
-     INSERT INTO unanimity_schema VALUES (0)";
+/// Applies what is missing of the locks' tables; as [`migrate_schema`].
+pub async fn migrate(client: &Client, label: &str) -> Result<(), DbError> {
+    migrate_schema(client, label, &LOCKS).await
+}
 
 /// Applies what is missing. `label` names the database in errors. The client must have nothing
 /// open, and is not to be used again after an error.
-pub async fn migrate(client: &Client, label: &str) -> Result<(), DbError> {
-    if check(client, label).await? == Some(SCHEMA_KNOWN) {
+pub async fn migrate_schema(client: &Client, label: &str, schema: &Schema) -> Result<(), DbError> {
+    let (table, known) = (schema.version_table, schema.steps.len());
+    if check(client, label, schema).await? == Some(known) {
         return Ok(());
     }
-    run(client, label, LOCK).await?;
+    // Held by the connection: what others did before it is seen by the transaction that begins
+    // after.
+    let key = format!("hashtextextended('{table}', 0)");
+    run(client, label, &format!("SELECT pg_advisory_lock({key})")).await?;
     run(client, label, "BEGIN ISOLATION LEVEL READ COMMITTED").await?;
     // Once more under the lock: somebody may have been faster.
-    let found = check(client, label).await?;
+    let found = check(client, label, schema).await?;
     if found.is_none() {
-        run(client, label, CREATE_VERSION).await?;
+        let create = format!(
+            "CREATE TABLE {table} (version integer NOT NULL); INSERT INTO {table} VALUES (0)"
+        );
+        run(client, label, &create).await?;
     }
-    for step in STEPS.iter().skip(found.unwrap_or(0) as usize) {
+    for step in schema.steps.iter().skip(found.unwrap_or(0)) {
         run(client, label, step).await?;
     }
-    let done = format!("UPDATE unanimity_schema SET version = {SCHEMA_KNOWN}; COMMIT");
-    run(client, label, &done).await?;
-    run(client, label, UNLOCK).await
+    run(client, label, &format!("UPDATE {table} SET version = {known}; COMMIT")).await?;
+    run(client, label, &format!("SELECT pg_advisory_unlock({key})")).await
 }
 
 /// The version found; `None` where there is no table of it yet.
-async fn check(client: &Client, label: &str) -> Result<Option<u32>, DbError> {
+async fn check(client: &Client, label: &str, schema: &Schema) -> Result<Option<usize>, DbError> {
     let failed = |error: tokio_postgres::Error| open_error(label, &describe(&error));
-    let there = "SELECT to_regclass('unanimity_schema') IS NOT NULL";
-    if !client.query_one(there, &[]).await.map_err(failed)?.get::<_, bool>(0) {
+    let table = schema.version_table;
+    let there = format!("SELECT to_regclass('{table}') IS NOT NULL");
+    if !client.query_one(&there, &[]).await.map_err(failed)?.get::<_, bool>(0) {
         return Ok(None);
     }
-    let row = client.query_one(VERSION, &[]).await.map_err(failed)?;
+    let version = format!("SELECT version FROM {table}");
+    let row = client.query_one(&version, &[]).await.map_err(failed)?;
     let found = u32::try_from(row.get::<_, i32>(0)).unwrap_or(u32::MAX);
-    if found > SCHEMA_KNOWN {
-        let path = label.to_owned();
-        return Err(DbError::NewerSchema { path, found, known: SCHEMA_KNOWN });
+    if found as usize > schema.steps.len() {
+        let (path, known) = (label.to_owned(), u32::try_from(schema.steps.len()).unwrap_or(0));
+        return Err(DbError::NewerSchema { path, found, known });
     }
-    Ok(Some(found))
+    Ok(Some(found as usize))
 }
 
 async fn run(client: &Client, label: &str, text: &str) -> Result<(), DbError> {

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use rusqlite::{Connection, ErrorCode, MAIN_DB, OpenFlags};
 
 use super::DbError;
-use super::migration::{self, SCHEMA_KNOWN};
+use super::migration::{self, JOURNAL, Schema};
 
 /// "unan": how a file says that it is ours.
 pub const APPLICATION_ID: u32 = 0x756e_616e;
@@ -59,13 +59,22 @@ pub struct OpenOptions {
     pub check_bytes_max: u64,
 }
 
-/// Opens for writing; creates the file and its tables where there are none.
+/// Opens a journal for writing; creates the file and its tables where there are none.
 pub fn open_writer(place: &Place, options: &OpenOptions) -> Result<Connection, DbError> {
+    open_writer_of(&JOURNAL, place, options)
+}
+
+/// Opens a file of this schema for writing; creates it and its tables where there are none.
+pub fn open_writer_of(
+    schema: &Schema,
+    place: &Place,
+    options: &OpenOptions,
+) -> Result<Connection, DbError> {
     let path = place.describe();
     let mut connection = match place {
         Place::Memory => Connection::open_in_memory().map_err(|e| open_error(&path, &e))?,
         Place::File(file) => {
-            inspect(file, options)?;
+            inspect(schema, file, options)?;
             let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
                 | OpenFlags::SQLITE_OPEN_CREATE
                 | OpenFlags::SQLITE_OPEN_NO_MUTEX;
@@ -77,7 +86,7 @@ pub fn open_writer(place: &Place, options: &OpenOptions) -> Result<Connection, D
         return Err(DbError::Open { path, reason });
     }
     connection.busy_timeout(options.busy_timeout).map_err(|e| open_error(&path, &e))?;
-    migration::migrate(&mut connection, &path)?;
+    migration::migrate(&mut connection, &path, schema)?;
     settle(&connection, place, options).map_err(|e| open_error(&path, &e))?;
     Ok(connection)
 }
@@ -135,7 +144,7 @@ fn switch_to_wal(connection: &Connection, patience: Duration) -> Result<(), rusq
 }
 
 /// Refuses a file that is not ours, damaged, or newer than we are, without changing it.
-pub fn inspect(file: &Path, options: &OpenOptions) -> Result<(), DbError> {
+pub fn inspect(schema: &Schema, file: &Path, options: &OpenOptions) -> Result<(), DbError> {
     let path = file.display().to_string();
     let opened = match fs::File::open(file) {
         Ok(opened) => opened,
@@ -152,7 +161,7 @@ pub fn inspect(file: &Path, options: &OpenOptions) -> Result<(), DbError> {
     if metadata.len() == 0 {
         return Ok(());
     }
-    inspect_header(opened, metadata.len(), file)?;
+    inspect_header(schema, opened, metadata.len(), file)?;
     if metadata.len() <= options.check_bytes_max { inspect_pages(file, options) } else { Ok(()) }
 }
 
@@ -168,7 +177,12 @@ fn inspect_folder(file: &Path) -> Result<(), DbError> {
     Err(DbError::Open { path: file.display().to_string(), reason })
 }
 
-fn inspect_header(mut opened: fs::File, length: u64, file: &Path) -> Result<(), DbError> {
+fn inspect_header(
+    schema: &Schema,
+    mut opened: fs::File,
+    length: u64,
+    file: &Path,
+) -> Result<(), DbError> {
     let path = file.display().to_string();
     let mut header = [0; HEADER_BYTES];
     let whole = opened.read_exact(&mut header).is_ok();
@@ -182,12 +196,12 @@ fn inspect_header(mut opened: fs::File, length: u64, file: &Path) -> Result<(), 
     let number = |at: usize| {
         u32::from_be_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]])
     };
-    if number(68) != APPLICATION_ID {
+    if number(68) != schema.application_id {
         let reason = "it is a SQLite file of another program; name another file".to_owned();
         return Err(DbError::Foreign { path, reason });
     }
-    if number(60) > SCHEMA_KNOWN {
-        return Err(DbError::NewerSchema { path, found: number(60), known: SCHEMA_KNOWN });
+    if number(60) > schema.known() {
+        return Err(DbError::NewerSchema { path, found: number(60), known: schema.known() });
     }
     let page_bytes = match u16::from_be_bytes([header[16], header[17]]) {
         1 => 65_536,

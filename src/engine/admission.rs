@@ -129,7 +129,7 @@ impl State {
 
     /// Nothing was asked of anybody for it yet, so it is over at once.
     pub(super) fn leave_queue(&mut self, core: &Core, key: SlotKey, code: &str, message: String) {
-        let Some(mut entry) = self.table.remove(key) else { return };
+        let Some(mut entry) = self.remove(core, key) else { return };
         self.queue.retain(|queued| *queued != key);
         let operations = entry.machine.request().operations.len();
         let outcome = Outcome {
@@ -176,7 +176,7 @@ impl State {
     pub(super) fn begin_exists(&mut self, core: &Core, key: SlotKey, stored: &StoredCoordination) {
         self.release(core, key);
         self.give_up_place(core, key);
-        let Some(mut entry) = self.table.remove(key) else { return };
+        let Some(mut entry) = self.remove(core, key) else { return };
         let mut waiters = std::mem::take(&mut entry.waiters);
         waiters.append(&mut entry.finish_waiters);
         let request = entry.machine.request();
@@ -198,7 +198,7 @@ impl State {
     pub(super) fn begin_failed(&mut self, core: &Core, key: SlotKey, error: &JournalError) {
         self.release(core, key);
         self.give_up_place(core, key);
-        let Some(mut entry) = self.table.remove(key) else { return };
+        let Some(mut entry) = self.remove(core, key) else { return };
         let request = entry.machine.request();
         for waiter in std::mem::take(&mut entry.waiters) {
             let message = format!("not begun: {error}");
@@ -211,7 +211,7 @@ impl State {
     /// the next process to read. Its locks stay, as what it prepared stays.
     pub(super) fn abandoned(&mut self, core: &Core, key: SlotKey, error: &JournalError) {
         self.give_up_place(core, key);
-        let Some(mut entry) = self.table.remove(key) else { return };
+        let Some(mut entry) = self.remove(core, key) else { return };
         self.keep_locks(core, &mut entry);
         if matches!(error, JournalError::Closed) {
             // The service is being closed, and told so; this is what closing it means.
@@ -228,7 +228,7 @@ impl State {
     /// Another process took it over: this one has no say in it any more.
     pub(super) fn deposed(&mut self, core: &Core, key: SlotKey) {
         self.give_up_place(core, key);
-        let Some(mut entry) = self.table.remove(key) else { return };
+        let Some(mut entry) = self.remove(core, key) else { return };
         self.keep_locks(core, &mut entry);
         tracing::warn!(coordination = %entry.id(), "taken over by another process");
         let mut waiters = std::mem::take(&mut entry.waiters);

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use crate::crash;
 use crate::model::outcome::{Acknowledgement, Vote};
+use crate::model::request::{CoordinationRequest, CoordinationType};
 use crate::model::step::{StepAnswer, Work};
 use crate::model::value::Value;
 use crate::observe::{Alert, Severity};
@@ -73,6 +74,7 @@ impl State {
         let Some(entry) = self.table.get(key) else { return };
         let StepAsk { step, work, attempt, context, timeout } = ask;
         let request = Arc::clone(entry.machine.request());
+        let asked = asked_of(&request, work);
         let store = request.operations[step].store.clone();
         let point = step_point(work, &request.operations[step].id);
         crash::point("before_ask", &point);
@@ -80,7 +82,7 @@ impl State {
         let reply = Reply::new(move |answer: StepAnswer| {
             crash::point("after_ask", &point);
             if let Some(core) = this.upgrade() {
-                core.post(Fact::StepAnswered { key, step, work, answer });
+                core.post(Fact::StepAnswered { key, step, work, attempt, answer });
             }
         });
         let Some(participant) = core.ports.store(&store) else {
@@ -88,6 +90,7 @@ impl State {
             return reply.send(StepAnswer::Unknown { message });
         };
         let attachment = entry.attachment.clone();
+        let work = asked;
         let ask = ExecuteAsk { request, step, work, attempt, context, timeout, attachment };
         participant.execute(ask, reply);
     }
@@ -136,6 +139,12 @@ pub(super) struct StepAsk {
     pub(super) attempt: u32,
     pub(super) context: Vec<(usize, Arc<Value>)>,
     pub(super) timeout: Duration,
+}
+
+/// At a stop of a choreographed saga that goes back, doing the one operation is undoing it.
+fn asked_of(request: &CoordinationRequest, work: Work) -> Work {
+    let goes_back = request.root.is_some() && request.kind == CoordinationType::EventualConsistency;
+    if goes_back { Work::Compensate } else { work }
 }
 
 /// `compensate:charge`, only put together when somebody looks.

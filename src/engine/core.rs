@@ -15,6 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError, Wea
 
 use tokio::sync::Notify;
 
+use crate::events::SubscriptionId;
 use crate::journal::{Answer, AnswerSink, JournalError};
 use crate::model::ids::CoordinationId;
 use crate::model::lock::{Grant, LockError, LockId, RequesterId};
@@ -23,13 +24,14 @@ use crate::model::request::CoordinationRequest;
 use crate::model::step::{StepAnswer, Work};
 use crate::model::time::Timestamp;
 use crate::participants::Attachment;
-use crate::protocol::Standing;
 use crate::protocol::lock_plan::LockWish;
+use crate::protocol::{RouteEnd, Standing};
 use crate::reply::Reply;
 
 use super::clock::Clock;
 use super::drive::State;
 use super::error::EngineError;
+use super::projections::{News, Signals};
 use super::table::SlotKey;
 use super::{Found, Ports, Waiter};
 
@@ -55,7 +57,13 @@ pub(super) enum Fact {
         key: SlotKey,
         step: usize,
         work: Work,
+        attempt: u32,
         answer: StepAnswer,
+    },
+    Projection(News),
+    TurnCame {
+        key: SlotKey,
+        turn: usize,
     },
     LocksAnswered {
         key: SlotKey,
@@ -109,6 +117,10 @@ pub(super) enum Fact {
         store: usize,
         ids: Vec<CoordinationId>,
     },
+    RouteEnded {
+        id: CoordinationId,
+        end: RouteEnd,
+    },
     Orphaned {
         store: usize,
         id: CoordinationId,
@@ -137,7 +149,7 @@ impl Fact {
             | Self::ResolveAsked { waiter, .. }
             | Self::WaitElsewhere { waiter, .. } => waiter.send(Err(error.clone())),
             Self::AbortAsked { reply, .. } | Self::RedriveAsked { reply, .. } => {
-                reply.send(Err(error.clone()))
+                reply.send(Err(error.clone()));
             }
             Self::LookedAt { reply, .. } => reply.send(Err(error.clone())),
             Self::ActiveAsked(reply) => reply.send(Err(error.clone())),
@@ -160,10 +172,14 @@ pub(super) struct Core {
     pub(super) closed: AtomicBool,
     pub(super) clock: Clock,
     pub(super) ports: Ports,
+    /// Wakes projections and those who wait for events.
+    pub(super) signals: Arc<Signals>,
     /// For those that lock nothing.
     pub(super) no_locks: Arc<[LockWish]>,
     /// How many deadlocks the lock manager has told of.
     pub(super) deadlocks: AtomicU64,
+    /// Where this process takes slips of choreographed sagas.
+    pub(super) subscriptions: Mutex<Vec<SubscriptionId>>,
     /// Itself, for the replies that it hands out.
     pub(super) this: Weak<Core>,
 }
@@ -184,8 +200,10 @@ impl Core {
             closed: AtomicBool::new(false),
             clock: Clock::start(),
             ports,
+            signals: Arc::default(),
             no_locks: Arc::default(),
             deadlocks: AtomicU64::new(0),
+            subscriptions: Mutex::new(Vec::new()),
             this: this.clone(),
         })
     }
@@ -277,6 +295,12 @@ impl AnswerSink for Ear {
     fn answered(&self, answers: Vec<(u64, Answer)>) {
         if let Some(core) = self.0.upgrade() {
             core.post(Fact::Answered(answers));
+        }
+    }
+
+    fn events_appended(&self, _through: u64) {
+        if let Some(core) = self.0.upgrade() {
+            core.signals.appended.notify_waiters();
         }
     }
 

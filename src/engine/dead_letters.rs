@@ -12,9 +12,10 @@ use crate::protocol::Input;
 use crate::reply::Reply;
 
 use super::Coordinator;
-use super::core::{Core, Fact};
+use super::core::Core;
 use super::drive::State;
 use super::error::EngineError;
+use super::projections::with_projections;
 use super::table::SlotKey;
 
 /// How many coordinations with parked steps are looked through.
@@ -79,6 +80,7 @@ fn letters_of(stored: &StoredCoordination) -> impl Iterator<Item = DeadLetter> {
 
 /// Everything that a journal knows to be parked, the latest coordination first.
 pub fn dead_letters(journal: &dyn Journal, reply: Reply<Result<Vec<DeadLetter>, EngineError>>) {
+    let reply = with_projections(journal, reply);
     let filter = HistoryFilter {
         states: vec![TransactionState::Failed],
         limit: LETTERS_MAX,
@@ -194,16 +196,5 @@ impl Coordinator {
     /// The steps that wait for an operator.
     pub fn dead_letters(&self, reply: Reply<Result<Vec<DeadLetter>, EngineError>>) {
         dead_letters(&*self.core.ports.journal, reply);
-    }
-
-    /// Tries a parked step again; false where none of that id is parked. `coordination` says which
-    /// one is meant where several have a parked operation of that id.
-    pub fn redrive(
-        &self,
-        operation_id: String,
-        coordination: Option<CoordinationId>,
-        reply: Reply<Result<bool, EngineError>>,
-    ) {
-        self.core.post(Fact::RedriveAsked { operation_id, coordination, reply });
     }
 }

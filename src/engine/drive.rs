@@ -8,10 +8,11 @@ use std::collections::{HashMap, VecDeque};
 use crate::journal::{Answer, Append};
 use crate::model::ids::CoordinationId;
 use crate::model::lock::Grant;
-use crate::model::outcome::{CoordinationResult, Outcome, OutcomeKind, TransactionState};
+use crate::model::outcome::{Decision, Outcome, OutcomeKind, TransactionState};
 use crate::model::record::{Durability, Record};
-use crate::model::request::CoordinationRequest;
+use crate::model::request::CoordinationType;
 use crate::model::time::Timestamp;
+use crate::protocol::key_order::KeyOrder;
 use crate::protocol::{Effect, Input};
 use crate::reply::Reply;
 
@@ -20,6 +21,7 @@ use super::asks::StepAsk;
 use super::core::{Core, Fact};
 use super::forget::Forgettable;
 use super::locking::FirstStarts;
+use super::projections::Lines;
 use super::table::{Awaited, Entry, SlotKey, Table};
 
 /// Everything that is changed under the core's lock.
@@ -40,6 +42,9 @@ pub(super) struct State {
     /// How many records were handed over so far.
     sequence: u64,
     pub(super) forgettable: Forgettable,
+    /// Who stands in line for which key.
+    pub(super) turns: KeyOrder<SlotKey>,
+    pub(super) lines: Lines,
     /// Callers who wait for a coordination of another process.
     pub(super) followers: HashMap<CoordinationId, Vec<Waiter>>,
     /// Locks of coordinations that other processes have taken over.
@@ -62,6 +67,8 @@ impl State {
             outgoing: Vec::new(),
             sequence: 0,
             forgettable: Forgettable::default(),
+            turns: KeyOrder::default(),
+            lines: Lines::default(),
             followers: HashMap::new(),
             kept_locks: HashMap::new(),
             orphans: HashMap::new(),
@@ -86,9 +93,11 @@ impl State {
             Fact::Acknowledged { key, party, answer } => {
                 self.step(core, key, Input::Acknowledged { party, answer });
             }
-            Fact::StepAnswered { key, step, work, answer } => {
-                self.step(core, key, Input::StepAnswered { step, work, answer });
+            Fact::StepAnswered { key, step, work, attempt, answer } => {
+                self.step(core, key, Input::StepAnswered { step, work, attempt, answer });
             }
+            Fact::Projection(news) => self.projection_news(core, news),
+            Fact::TurnCame { key, turn } => self.turn_came(core, key, turn),
             Fact::LocksAnswered { key, asker, result } => {
                 self.locks_answered(core, key, &asker, result);
             }
@@ -115,6 +124,11 @@ impl State {
                 self.open_admission(core);
             }
             Fact::Listed { store, ids } => self.listed(core, store, ids),
+            Fact::RouteEnded { id, end } => {
+                if let Some(key) = self.table.find(&id) {
+                    self.step(core, key, Input::RouteEnded(end));
+                }
+            }
             Fact::Orphaned { store, id, decision } => self.orphaned(core, store, &id, decision),
             Fact::Followed { id, found } => self.followed(core, &id, found),
             Fact::WaitElsewhere { id, waiter } => {
@@ -205,6 +219,9 @@ impl State {
         self.sequence += 1;
         let decision = match &record {
             Record::Decision { decision, .. } => Some(*decision),
+            Record::Begin { request, .. } if request.kind == CoordinationType::EventSourcing => {
+                Some(Decision::Commit)
+            }
             _ => None,
         };
         let ended = matches!(record, Record::End { .. });
@@ -230,6 +247,9 @@ impl State {
             Effect::Execute { step, work, attempt, context, timeout } => {
                 self.execute(core, key, StepAsk { step, work, attempt, context, timeout });
             }
+            Effect::EnterTurns { turns } => self.enter_turns(core, key, &turns),
+            Effect::AwaitProjections => self.await_projections(core, key),
+            Effect::LeaveTurn { turn } => self.leave_turn(core, key, turn),
             Effect::Propose { .. } | Effect::ReadDecision => self.ask_consensus(core, key, effect),
             Effect::Acquire { locks, timeout } => self.acquire(core, key, &locks, timeout),
             Effect::Release => {
@@ -242,7 +262,7 @@ impl State {
                 }
             }
             Effect::Alert { message } => self.alert(core, key, message),
-            Effect::Walk { .. } => {}
+            Effect::Walk { walk } => self.walk(core, key, walk),
             Effect::Answer(outcome) => self.answer(core, key, &outcome, false),
             Effect::Finish(outcome) => self.answer(core, key, &outcome, true),
             Effect::Close => self.closed(core, key),
@@ -270,7 +290,7 @@ impl State {
 
     fn closed(&mut self, core: &Core, key: SlotKey) {
         self.give_up_place(core, key);
-        if let Some(mut entry) = self.table.remove(key) {
+        if let Some(mut entry) = self.remove(core, key) {
             // Its end came behind a record, such as an operator's: they have not been told yet.
             let settled = std::mem::take(&mut entry.settled_waiters);
             let outcome = entry.machine.view().outcome;
@@ -284,12 +304,15 @@ impl State {
         let Some(entry) = self.table.get(key) else { return };
         let Some(awaited) = entry.awaited.take() else { return };
         entry.doubt_at = None;
+        if let Answer::Appended { through } = answer {
+            entry.events_through = Some(through);
+        }
         match answer {
             Answer::Decided(standing) if awaited.decision != Some(standing) => {
                 entry.held.clear();
                 self.step(core, key, Input::Overruled(standing));
             }
-            Answer::Recorded | Answer::Decided(_) => {
+            Answer::Recorded | Answer::Appended { .. } | Answer::Decided(_) => {
                 if awaited.durability == Durability::Forced {
                     self.forgettable.durable(core, awaited.sequence);
                 }
@@ -297,6 +320,10 @@ impl State {
                 self.tell_reports(key);
             }
             Answer::Exists(stored) => self.begin_exists(core, key, &stored),
+            Answer::VersionMismatch { stream, expected, actual } => {
+                entry.held.clear();
+                self.step(core, key, Input::VersionRefused { stream, expected, actual });
+            }
             Answer::Failed(error) if awaited.is_begin => self.begin_failed(core, key, &error),
             Answer::Failed(error) => self.abandoned(core, key, &error),
             Answer::Deposed => self.deposed(core, key),
@@ -362,22 +389,5 @@ pub(super) fn unwritten_outcome() -> Outcome {
         message: Some(message.to_owned()),
         operations_completed: 0,
         operations_failed: 0,
-    }
-}
-
-impl Core {
-    pub(super) fn result_of(
-        &self,
-        request: &CoordinationRequest,
-        outcome: Outcome,
-        began_at: Timestamp,
-    ) -> CoordinationResult {
-        let duration = self.clock.now().since(began_at).as_millis();
-        CoordinationResult {
-            id: request.id.clone(),
-            outcome,
-            duration_ms: u64::try_from(duration).unwrap_or(u64::MAX),
-            stores: request.stores.clone(),
-        }
     }
 }

@@ -45,6 +45,14 @@ pub enum EngineError {
         /// Why.
         reason: String,
     },
+    /// A projection that cannot be run so.
+    #[error("the projection of store '{store}': {reason}")]
+    CannotProject {
+        /// The store.
+        store: String,
+        /// Why, and what to do.
+        reason: String,
+    },
     /// A mistake of ours.
     #[error("internal error, please report it: {message}")]
     Internal {

@@ -3,7 +3,8 @@
 //! Layer 3, the only part that spawns tasks. It decides nothing itself. [`Coordinator`] is the
 //! handle; `core` is the inbox that whoever brings a fact works off; `drive` steps machines and
 //! carries out effects; `locking` takes locks and gives them back; `admission` lets requests in;
-//! `recovery` resumes and sweeps; `dead_letters` has what is parked; `queries` answers; `forget`
+//! `recovery` resumes and sweeps; `dead_letters` has what is parked; `projections` hand
+//! events to stores; `queries` answers; `forget`
 //! drops markers; `background` has the two tasks.
 //!
 //! Invariant: every waiter is told exactly once.
@@ -11,6 +12,7 @@
 mod admission;
 mod asks;
 mod background;
+mod choreography;
 mod clock;
 mod core;
 pub mod dead_letters;
@@ -22,10 +24,12 @@ mod locking;
 pub mod operator;
 mod options;
 mod plan;
+mod projections;
 mod queries;
 mod recovery;
 mod shutdown;
 mod table;
+mod turns;
 
 pub use error::EngineError;
 pub use options::Options;
@@ -33,7 +37,7 @@ pub use options::Options;
 use std::sync::Arc;
 
 use crate::consensus::Consensus;
-use crate::events::EventSink;
+use crate::events::{EventBus, EventSink};
 use crate::journal::{Journal, StoredCoordination};
 use crate::locks::LockManager;
 use crate::model::ids::{CoordinationId, StoreName};
@@ -63,6 +67,9 @@ pub struct Ports {
     pub consensus: Option<Arc<dyn Consensus>>,
     /// Who is told events.
     pub bus: Option<Arc<dyn EventSink>>,
+    /// Who carries choreographed sagas from store to store; without one that is durable they are
+    /// refused. It stays open when the engine is closed: whoever built it closes it.
+    pub event_bus: Option<Arc<dyn EventBus>>,
     /// Who is told alerts.
     pub alerting: Option<Arc<dyn Alerting>>,
     /// Who keeps strong coordinations apart; without one they run without locks. It stays open when
@@ -137,6 +144,8 @@ impl Coordinator {
         coordinator.recover(reply);
         coordinator.core.open_admission_later();
         background::start(&coordinator.core);
+        choreography::listen(&coordinator.core);
+        projections::start(&coordinator.core);
         Ok(coordinator)
     }
 

@@ -25,6 +25,8 @@ pub struct Options {
     pub retry_base: Duration,
     /// See `retry_base`.
     pub retry_cap: Duration,
+    /// How often a store is asked to apply an event before its projection is parked.
+    pub projection_attempts_max: u32,
     /// How often dead owners are looked for.
     pub recovery_interval: Duration,
     /// How long an unknown prepared transaction is left alone while others may be its owner.
@@ -48,6 +50,7 @@ impl Default for Options {
             queued_max: 10_000,
             retry_base: Duration::from_millis(50),
             retry_cap: Duration::from_secs(30),
+            projection_attempts_max: 8,
             recovery_interval: Duration::from_secs(1),
             orphan_interval: Duration::from_secs(60),
             retention: Some(Duration::from_secs(30 * 86_400)),

@@ -97,8 +97,16 @@ impl State {
             tracing::error!(coordination = %open.id, "its records do not start with a begin");
             return None;
         };
+        let machine = match core.machine_of(request, &open) {
+            Ok(machine) => machine,
+            Err(refusal) => {
+                let why = refusal.message;
+                tracing::error!(coordination = %open.id, why, "cannot be resumed by this service");
+                return None;
+            }
+        };
         tracing::info!(coordination = %open.id, epoch = open.epoch, "resumed");
-        let mut entry = Entry::new(core.machine_of(request, &open), None);
+        let mut entry = Entry::new(machine, None);
         entry.locks.resumed = true;
         Some(self.table.insert(entry))
     }
@@ -184,7 +192,8 @@ impl Collecting {
         let kind = view.outcome.kind;
         let list = match view.state {
             TransactionState::Committed => &mut self.report.committed,
-            TransactionState::Aborted => &mut self.report.aborted,
+            TransactionState::Aborted if view.steps.is_empty() => &mut self.report.aborted,
+            TransactionState::Aborted => &mut self.report.compensated,
             _ if !entry.machine.is_quiet() || entry.awaited.is_some() => return,
             _ if matches!(kind, OutcomeKind::Committed | OutcomeKind::Aborted) => {
                 &mut self.report.resumed

@@ -6,6 +6,7 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use crate::model::request::CoordinationType;
 use crate::reply::Reply;
 
 use super::Coordinator;
@@ -30,7 +31,15 @@ impl State {
         if self.closing.is_none() {
             return;
         }
-        let busy = self.table.entries().any(|entry| !entry.machine.is_parked());
+        let busy = self.table.entries().any(|entry| {
+            let request = entry.machine.request();
+            // Events that stand reach their stores also without whoever appended them.
+            let is_left = request.kind == CoordinationType::EventSourcing
+                && !entry.machine.awaits_answer()
+                && entry.awaited.is_none();
+            // A choreographed saga goes on without whoever answers for it.
+            !entry.machine.is_parked() && request.needs_stores_here() && !is_left
+        });
         if !busy && let Some(reply) = self.closing.take() {
             reply.send(Ok(()));
         }
@@ -49,6 +58,7 @@ impl Coordinator {
     pub fn shut_down(&self) {
         self.core.closed.store(true, Ordering::SeqCst);
         self.core.timer.notify_waiters();
+        self.core.stop_listening();
         self.core.ports.journal.close();
         self.core.post(Fact::Dropped);
         for (_, store, _) in &self.core.ports.stores {

@@ -5,12 +5,14 @@
 //! at most one timer.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::sync::{Arc, LazyLock};
 
 use crate::model::ids::CoordinationId;
 use crate::model::outcome::Decision;
 use crate::model::record::Durability;
 use crate::model::time::Timestamp;
 use crate::participants::Attachment;
+use crate::protocol::key_order::TurnKey;
 use crate::protocol::{Coordination, Effect};
 
 use super::Waiter;
@@ -48,6 +50,12 @@ pub(super) struct Awaited {
     pub(super) sequence: u64,
 }
 
+/// For those that stand in no line: one for all, because most do not.
+fn no_turns() -> Arc<[TurnKey]> {
+    static NONE: LazyLock<Arc<[TurnKey]>> = LazyLock::new(Arc::default);
+    Arc::clone(&NONE)
+}
+
 /// One coordination under way.
 pub(super) struct Entry {
     pub(super) machine: Coordination,
@@ -63,7 +71,11 @@ pub(super) struct Entry {
     /// Those who are told how it stands once nothing is held back.
     pub(super) settled_waiters: Vec<Waiter>,
     pub(super) attachment: Option<Attachment>,
+    /// The global position of the last event that it appended, once the journal has said it.
+    pub(super) events_through: Option<u64>,
     pub(super) locks: HeldLocks,
+    /// The lines that it stands in, or stood in.
+    pub(super) turns: Arc<[TurnKey]>,
     /// Whether it waits for its turn.
     pub(super) queued: bool,
     /// Whether it takes one of the places of those that run at once.
@@ -82,7 +94,9 @@ impl Entry {
             finish_waiters: Vec::new(),
             settled_waiters: Vec::new(),
             attachment,
+            events_through: None,
             locks: HeldLocks::default(),
+            turns: no_turns(),
             queued: false,
             counted: false,
             timer: None,

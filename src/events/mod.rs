@@ -26,8 +26,12 @@
 //! Adapters are the sibling files; [`relay`] is what they share. Invariant: one reply, one answer.
 
 mod check;
+mod claims;
 pub mod in_process;
+pub mod journal;
+mod member;
 pub mod nats;
+pub mod postgres;
 pub mod relay;
 
 use std::sync::Arc;

@@ -7,7 +7,9 @@
 //! 1. Records of one journal stand in one total order, across all processes that have it open.
 //! 2. For one coordination the first begin and the first decision in that order stand. A later
 //!    begin is answered with [`Answer::Exists`], a later decision with [`Answer::Decided`]; neither
-//!    is kept. A record of an owner that was deposed (a higher epoch stands) is answered with
+//!    is kept. A begin that appends events stands only if every stream has the version that it
+//!    expects, and is answered with [`Answer::Appended`]; it is decided to commit by its begin. A
+//!    record of an owner that was deposed (a higher epoch stands) is answered with
 //!    [`Answer::Deposed`] and not kept.
 //! 3. Answers are given in the order of the appends. [`Durability::Forced`] is answered when the
 //!    record is on disk; [`Durability::Accepted`] when its place in the order is certain, which
@@ -20,13 +22,14 @@
 //!    depended upon by nobody, and dropping a decision is not the journal's to do.
 
 pub mod sqlite;
+pub mod streams;
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 pub use self::sqlite::{JournalOptions, SqliteJournal, forget_instance_locks_in_child};
-use crate::model::ids::{ClusterId, CoordinationId, InstanceId, StoreName};
+use crate::model::ids::{ClusterId, CoordinationId, InstanceId, StoreName, StreamId};
 use crate::model::outcome::{Decision, Outcome, StoreSummary, TransactionState};
 pub use crate::model::record::Durability;
 use crate::model::record::{Reason, Record};
@@ -34,6 +37,8 @@ use crate::model::request::{CoordinationRequest, CoordinationType};
 use crate::model::step::StepSummary;
 use crate::model::time::Timestamp;
 use crate::reply::{LOST, Lost, Reply};
+
+use self::streams::Streams;
 
 /// One record on its way.
 #[derive(Clone, Debug)]
@@ -57,6 +62,20 @@ pub struct Append {
 pub enum Answer {
     /// It stands.
     Recorded,
+    /// A begin that appends events stands, and they with it.
+    Appended {
+        /// The global position of its last event.
+        through: u64,
+    },
+    /// A begin that appends events does not stand: a stream has another version than it expects.
+    VersionMismatch {
+        /// Which stream.
+        stream: StreamId,
+        /// What the request expects; 0: that there is no such stream.
+        expected: u64,
+        /// What the stream has; 0: there is none.
+        actual: u64,
+    },
     /// A begin of this id stands already.
     Exists(Box<StoredCoordination>),
     /// A decision on this id stands already.
@@ -71,6 +90,10 @@ pub enum Answer {
 pub trait AnswerSink: Send + Sync {
     /// Answers, in the order of the appends.
     fn answered(&self, answers: Vec<(u64, Answer)>);
+
+    /// There are events up to this global position, appended by this process or seen of another.
+    /// Those of this process are told at once, those of others when it looks at the log next.
+    fn events_appended(&self, _through: u64) {}
 
     /// The journal cannot write (`Some`), or can again (`None`).
     fn health_changed(&self, trouble: Option<JournalError>);
@@ -257,6 +280,11 @@ pub trait Journal: Send + Sync {
 
     /// Whether no other live process has the journal open now.
     fn is_alone(&self) -> bool;
+
+    /// The streams of events, where this journal keeps any.
+    fn streams(&self) -> Option<&dyn Streams> {
+        None
+    }
 
     /// Counts and facts for operators.
     fn status(&self, reply: Reply<Result<JournalStatus, JournalError>>);

@@ -3,17 +3,18 @@
 //! Not a store for users' data. Where to look: `queue` (what waits), `writer` (group commit and
 //! what happens when it fails), `judge` (who may write what), `view` (what is known without
 //! asking), `sight` (what others wrote), `log` (the records), `projector`, `projection`, `held` and
-//! `table` (the tables that people query), `serve` and `query` (questions, adoption, retention),
+//! `table` (the tables that people query), `streams` and `event_table` (events), `serve`,
+//! `serve_streams` and `query` (questions, adoption, retention),
 //! `instance` (who lives).
 //!
 //! Invariants: only the writer thread writes the log, under its lock; the log is the truth and the
 //! tables follow it; a segment goes only when the tables that tell the same are on the disk;
 //! whatever happens to the files, nothing of them is overwritten that was not understood.
 
+mod event_table;
 mod fold;
 mod fold_steps;
 mod held;
-mod instance;
 mod judge;
 mod linger;
 mod log;
@@ -24,7 +25,9 @@ mod query;
 mod queue;
 mod reader;
 mod serve;
+mod serve_streams;
 mod sight;
+mod streams;
 mod table;
 mod trouble;
 mod view;
@@ -43,20 +46,23 @@ use rusqlite::{Connection, OptionalExtension, TransactionBehavior};
 
 pub use self::options::JournalOptions;
 
-use self::instance::Instances;
 use self::projector::{Projector, Tables};
 use self::queue::{Ask, Queue};
 use self::reader::Reader;
+use self::serve_streams::StreamAsk;
 use self::trouble::{Outcome, Trouble};
 use self::view::View;
 use self::writer::{Parts, Writer};
+use super::streams::{Projection, Streams, Told};
 use super::{
     AnswerSink, Append, HistoryFilter, Journal, JournalError, JournalStatus, OpenCoordination,
     StoredCoordination,
 };
+use crate::db::instance::{self, Instances};
 use crate::db::segments::{SegmentLog, Tag};
 use crate::db::sqlite::{self as database, Place};
-use crate::model::ids::{ClusterId, CoordinationId, InstanceId, StoreName};
+use crate::model::ids::{ClusterId, CoordinationId, InstanceId, StoreName, StreamId};
+use crate::model::stream::{Snapshot, StreamEvent};
 use crate::reply::Reply;
 
 /// Lets go of the locks that a forked child inherited, without releasing the parent's. To be
@@ -285,6 +291,10 @@ impl Journal for SqliteJournal {
         self.place == Place::Memory || self.instances.alive().len() == 1
     }
 
+    fn streams(&self) -> Option<&dyn Streams> {
+        Some(self)
+    }
+
     fn status(&self, reply: Reply<Result<JournalStatus, JournalError>>) {
         self.queue.ask(Ask::Status(reply));
     }
@@ -308,6 +318,65 @@ impl Journal for SqliteJournal {
             let _ = thread.join();
         }
         self.instances.leave();
+    }
+}
+
+impl Streams for SqliteJournal {
+    fn read_stream(
+        &self,
+        stream: StreamId,
+        from: u64,
+        limit: usize,
+        reply: Told<Vec<StreamEvent>>,
+    ) {
+        self.ask_streams(StreamAsk::Read { stream, from, limit, reply });
+    }
+
+    fn read_all(&self, after: u64, limit: usize, reply: Told<Vec<StreamEvent>>) {
+        self.ask_streams(StreamAsk::ReadAll { after, limit, reply });
+    }
+
+    fn stream_version(&self, stream: StreamId, reply: Told<u64>) {
+        self.ask_streams(StreamAsk::Version { stream, reply });
+    }
+
+    fn last_position(&self, reply: Told<u64>) {
+        self.ask_streams(StreamAsk::Last { reply });
+    }
+
+    fn save_snapshot(&self, snapshot: Snapshot, reply: Told<bool>) {
+        self.ask_streams(StreamAsk::SaveSnapshot { snapshot, reply });
+    }
+
+    fn load_snapshot(&self, stream: StreamId, reply: Told<Option<Snapshot>>) {
+        self.ask_streams(StreamAsk::LoadSnapshot { stream, reply });
+    }
+
+    fn projections(&self, reply: Told<Vec<Projection>>) {
+        self.ask_streams(StreamAsk::Projections { reply });
+    }
+
+    fn claim_projection(&self, store: StoreName, reply: Told<Option<Projection>>) {
+        self.ask_streams(StreamAsk::Claim { store, reply });
+    }
+
+    fn advance_projection(&self, projection: Projection, reply: Told<bool>) {
+        self.ask_streams(StreamAsk::Advance { projection, reply });
+    }
+
+    fn restart_projection(
+        &self,
+        store: StoreName,
+        position: Option<u64>,
+        reply: Told<Option<Projection>>,
+    ) {
+        self.ask_streams(StreamAsk::Restart { store, position, reply });
+    }
+}
+
+impl SqliteJournal {
+    fn ask_streams(&self, ask: StreamAsk) {
+        self.queue.ask(Ask::Streams(ask));
     }
 }
 

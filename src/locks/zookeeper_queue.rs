@@ -11,8 +11,8 @@
 //! one waits, for then nobody behind it was ever granted: so the move is made in one transaction
 //! with checks that the first one still stands, and a guard too, who is in its way.
 //!
-//! Invariants: the answer depends on nothing but the set of names; `nearest_blocker` is somebody
-//! whose leaving is needed for the grant, so watching that one is enough.
+//! Invariants: the answer depends on nothing but the set of names; while all of `to_watch` stand,
+//! there is no grant, so watching those is enough.
 
 use crate::model::lock::LockMode;
 
@@ -96,12 +96,19 @@ impl Queue {
         found
     }
 
-    /// Whose leaving the one at `index` needs first of all; `None` when it is granted.
-    pub(super) fn nearest_blocker(&self, index: usize) -> Option<&str> {
+    /// Whom the one at `index` has to watch: it is not granted before one of these leaves. One is
+    /// enough where it is in conflict itself, for it does not leave. Where it agrees with all who
+    /// are ahead, two of those are in conflict, and the leaving of either may be its grant. Empty
+    /// when it is granted.
+    pub(super) fn to_watch(&self, index: usize) -> Vec<&str> {
         let nearest =
             |waiter: usize| (0..waiter).rev().find(|ahead| self.conflicts(waiter, *ahead));
-        let found = (self.granted..=index).rev().find_map(nearest)?;
-        Some(&self.places[found].child)
+        let pair = |waiter: usize| Some((waiter, nearest(waiter)?));
+        let Some((waiter, ahead)) = (self.granted..=index).rev().find_map(pair) else {
+            return Vec::new();
+        };
+        let child = |index: usize| self.places[index].child.as_str();
+        if waiter == index { vec![child(ahead)] } else { vec![child(ahead), child(waiter)] }
     }
 
     /// How the one at `index` goes ahead, where its requester holds already and somebody else

@@ -57,15 +57,48 @@ fn what_is_not_ours_does_not_count() {
 }
 
 #[test]
-fn the_nearest_blocker_is_ahead_and_in_conflict_or_blocks_one_who_waits_ahead() {
+fn who_is_watched_is_in_conflict_with_the_one_who_waits_or_with_one_ahead_of_it() {
     let queue = queue("a:S b:S c:X d:S e:X");
-    assert_eq!(queue.nearest_blocker(0), None);
-    assert_eq!(queue.nearest_blocker(2), Some(queue.places()[1].child.as_str()));
-    assert_eq!(queue.nearest_blocker(3), Some(queue.places()[2].child.as_str()));
+    let child = |index: usize| queue.places()[index].child.as_str();
+    assert_eq!(queue.to_watch(0), [""; 0]);
+    assert_eq!(queue.to_watch(2), [child(1)]);
+    assert_eq!(queue.to_watch(3), [child(2)]);
     assert_eq!(queue.blockers(3), [0, 1, 2]);
     let behind = self::queue("a:S b:IX c:IS");
-    assert_eq!(behind.nearest_blocker(2), Some(behind.places()[0].child.as_str()));
+    let child = |index: usize| behind.places()[index].child.as_str();
+    assert_eq!(behind.to_watch(2), [child(0), child(1)], "either leaving is its grant");
     assert_eq!(behind.blockers(2), [0]);
+}
+
+#[test]
+fn issue_3_nobody_is_granted_while_all_whom_it_watches_stand() {
+    let words: Vec<String> = ["a", "b", "c"]
+        .iter()
+        .flat_map(|name| ["IS", "IX", "S", "X"].map(|mode| format!("{name}:{mode}")))
+        .collect();
+    let mut tried = 0;
+    for number in 0..words.len().pow(4) {
+        let word = |place: u32| words[number / words.len().pow(place) % words.len()].as_str();
+        let whole = queue(&[0, 1, 2, 3].map(word).join(" "));
+        for index in whole.granted()..whole.places().len() {
+            let watched = whole.to_watch(index);
+            assert!(!watched.is_empty());
+            let waiter = whole.places()[index].child.clone();
+            // Every set of others that may have left before it reads the queue again.
+            for left in 0..1_u32 << whole.places().len() {
+                let stands = |at: usize| left >> at & 1 == 0;
+                let all_stand = watched.iter().all(|child| stands(whole.index_of(child).unwrap()));
+                if all_stand && stands(index) {
+                    let places = whole.places().iter().enumerate();
+                    let rest = places.filter(|(at, _)| stands(*at)).map(|(_, it)| it.child.clone());
+                    let rest = Queue::of(rest);
+                    assert!(rest.index_of(&waiter).unwrap() >= rest.granted(), "{whole:?}");
+                    tried += 1;
+                }
+            }
+        }
+    }
+    assert!(tried > 100_000, "{tried}");
 }
 
 #[test]

@@ -98,6 +98,10 @@ id_type! {
     InstanceId
 }
 id_type! {
+    /// The id of a stream of events.
+    StreamId
+}
+id_type! {
     /// The id of a journal. Stores put it into what they prepare, so that two services with two
     /// journals on one database do not resolve each other's work.
     ClusterId

@@ -12,5 +12,6 @@ pub mod record;
 pub mod request;
 pub mod resource;
 pub mod step;
+pub mod stream;
 pub mod time;
 pub mod value;

@@ -37,6 +37,11 @@ pub enum OperationError {
         /// The key.
         key: &'static str,
     },
+    /// An operation of event sourcing names no stream.
+    #[error(
+        "has no 'stream'; in event_sourcing every operation names the stream that it appends to"
+    )]
+    NoStream,
     /// A key has a value of the wrong type.
     #[error("has '{key}' of type {kind}; give {expected}")]
     WrongType {

@@ -10,6 +10,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::ids::{CoordinationId, IdError, StoreName};
 use super::operation::{Operation, OperationError, StoredOperation};
+use super::stream::EventDraft;
 use super::value::Value;
 
 /// How the stores are to be brought to agree.
@@ -100,6 +101,17 @@ pub struct CoordinationRequest {
     pub consistency: ConsistencyLevel,
     /// The caller's own notes: a map.
     pub metadata: Value,
+    /// The choreographed saga of which this is one stop; such requests are made by the engine.
+    pub root: Option<CoordinationId>,
+}
+
+/// The key of `metadata` under which the engine notes what a stop of a choreographed saga needs.
+pub const STOP_KEY: &str = "unanimity.stop";
+
+/// The saga of which a request with these notes is a stop.
+pub(crate) fn root_of(metadata: &Value) -> Option<CoordinationId> {
+    let root = metadata.get(STOP_KEY)?.get("coordination_id")?.as_text()?;
+    CoordinationId::new(root).ok()
 }
 
 /// A request as it comes from outside, not yet checked.
@@ -190,6 +202,9 @@ pub enum RequestError {
         /// The id.
         id: String,
     },
+    /// The metadata have a key that is the engine's.
+    #[error("metadata has '{STOP_KEY}', which unanimity keeps for itself; use another key")]
+    ReservedKey,
     /// The metadata are no map.
     #[error("metadata is a {kind}; give a dict")]
     Metadata {
@@ -209,10 +224,20 @@ impl CoordinationRequest {
         let timeout = check_timeout(parts.timeout_seconds)?;
         let stores = check_stores(&parts.stores)?;
         let operations = check_operations(&id, &stores, parts.operations)?;
+        if kind == CoordinationType::EventSourcing {
+            for (index, operation) in operations.iter().enumerate() {
+                EventDraft::of(operation)
+                    .map_err(|reason| RequestError::Operation { index, reason })?;
+            }
+        }
         if !matches!(parts.metadata, Value::Map(_)) {
             return Err(RequestError::Metadata { kind: parts.metadata.kind() });
         }
-        Ok(Self { id, kind, stores, operations, timeout, consistency, metadata: parts.metadata })
+        if parts.metadata.get(STOP_KEY).is_some() {
+            return Err(RequestError::ReservedKey);
+        }
+        let (metadata, root) = (parts.metadata, None);
+        Ok(Self { id, kind, stores, operations, timeout, consistency, metadata, root })
     }
 
     /// How many operations a store has.
@@ -221,6 +246,16 @@ impl CoordinationRequest {
         store: &'a StoreName,
     ) -> impl Iterator<Item = &'a Operation> + 'a {
         self.operations.iter().filter(move |operation| operation.store == *store)
+    }
+
+    /// The id under which participants know it: that of the saga of which it is a stop, or its own.
+    pub fn transaction_id(&self) -> &CoordinationId {
+        self.root.as_ref().unwrap_or(&self.id)
+    }
+
+    /// Whether whoever answers for it must have its stores: a choreographed saga goes to them.
+    pub fn needs_stores_here(&self) -> bool {
+        self.kind != CoordinationType::SagaChoreography
     }
 
     /// Whether a repeated id means the same work; the timeout does not count.
@@ -350,6 +385,7 @@ impl<'de> Deserialize<'de> for CoordinationRequest {
             operations,
             timeout: Duration::from_micros(stored.timeout_us),
             consistency: stored.consistency,
+            root: root_of(&stored.metadata),
             metadata: stored.metadata,
         })
     }

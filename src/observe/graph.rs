@@ -7,6 +7,8 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt::Write as _;
 
+use super::layout::Shape;
+
 /// One who waits, or is waited for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Node {
@@ -64,6 +66,11 @@ impl Picture {
 
     pub(super) fn successors(&self, node: usize) -> impl Iterator<Item = usize> + '_ {
         self.edges.iter().filter(move |(from, _)| *from == node).map(|(_, to)| *to)
+    }
+
+    pub(super) fn shape(&self) -> Shape<'_> {
+        let rings = self.nodes.iter().map(|node| node.circle).collect();
+        Shape { rings, edges: &self.edges }
     }
 
     /// Nodes that reach each other lie in one knot of circles.

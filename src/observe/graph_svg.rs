@@ -4,20 +4,13 @@
 //! past other columns gets a lane of its own in each. Invariants: no two boxes overlap; text is
 //! escaped; colours follow the reader's light or dark page.
 
-mod layout;
-
 use std::fmt::Write as _;
 
-use super::graph::{Picture, shown};
-use layout::{Layout, Point, Spot};
+use super::graph::{Node, Picture};
+use super::layout::{self, Layout, Point};
+use super::svg_box::{TextBox, escaped, shortened};
 
-const NAME_CHARACTERS_MAX: usize = 30;
 const WANTS_MAX: usize = 2;
-/// The advance of a character of a monospaced font, at 13 and at 11 pixels.
-const NAME_ADVANCE: f64 = 7.9;
-const WANT_ADVANCE: f64 = 6.7;
-const LINE_HEIGHT: f64 = 16.0;
-const PADDING: f64 = 12.0;
 const MARGIN: f64 = 24.0;
 const HEAD: f64 = 64.0;
 const WIDTH_MIN: f64 = 420.0;
@@ -47,9 +40,9 @@ const MARKERS: &str = "<defs>\
 impl Picture {
     /// The whole document.
     pub fn svg(&self) -> String {
-        let texts: Vec<Texts> = self.nodes.iter().map(Texts::of).collect();
-        let sizes: Vec<(f64, f64)> = texts.iter().map(Texts::size).collect();
-        let layout = Layout::of(self, &sizes);
+        let boxes: Vec<TextBox> = self.nodes.iter().map(text_box).collect();
+        let sizes: Vec<(f64, f64)> = boxes.iter().map(TextBox::size).collect();
+        let layout = Layout::of(&self.shape(), &sizes);
         let width = (layout.width + 2.0 * MARGIN).max(WIDTH_MIN);
         let height = layout.height + HEAD + 2.0 * MARGIN;
         let mut svg = format!(
@@ -63,8 +56,9 @@ impl Picture {
         for (edge, way) in self.edges.iter().zip(&layout.ways) {
             self.push_edge(&mut svg, *edge, way);
         }
-        for ((node, spot), texts) in self.nodes.iter().zip(&layout.spots).zip(&texts) {
-            push_box(&mut svg, node.circle.is_some(), &node.name, spot, texts);
+        for ((node, spot), text) in self.nodes.iter().zip(&layout.spots).zip(&boxes) {
+            let class = if node.circle.is_some() { "node bad" } else { "node" };
+            text.push(&mut svg, class, spot);
         }
         svg.push_str("</g>\n</svg>\n");
         svg
@@ -99,83 +93,13 @@ impl Picture {
     }
 }
 
-/// What is written into a box.
-struct Texts {
-    name: String,
-    wants: Vec<String>,
-}
-
-impl Texts {
-    fn of(node: &super::graph::Node) -> Self {
-        let mut wants: Vec<String> =
-            node.wants.iter().take(WANTS_MAX).map(|want| shortened(want)).collect();
-        if node.wants.len() > WANTS_MAX {
-            wants.push(format!("and {} more", node.wants.len() - WANTS_MAX));
-        }
-        Self { name: shortened(&node.name), wants }
+fn text_box(node: &Node) -> TextBox {
+    let want = |want: &String| ("want", shortened(want));
+    let mut lines: Vec<_> = node.wants.iter().take(WANTS_MAX).map(want).collect();
+    if node.wants.len() > WANTS_MAX {
+        lines.push(("want", format!("and {} more", node.wants.len() - WANTS_MAX)));
     }
-
-    fn size(&self) -> (f64, f64) {
-        let widest = self.wants.iter().map(|want| columns(want) * WANT_ADVANCE);
-        let text = widest.fold(columns(&self.name) * NAME_ADVANCE, f64::max);
-        let lines: f64 = std::iter::repeat_n(LINE_HEIGHT, 1 + self.wants.len()).sum();
-        (text + 2.0 * PADDING, lines + 2.0 * PADDING - 4.0)
-    }
-}
-
-fn push_box(svg: &mut String, is_bad: bool, name: &str, spot: &Spot, texts: &Texts) {
-    let Spot { x, y, width, height } = *spot;
-    let class = if is_bad { "node bad" } else { "node" };
-    let _ = write!(
-        svg,
-        "<g><title>{}</title><rect class=\"{class}\" x=\"{x:.1}\" y=\"{y:.1}\" \
-         width=\"{width:.1}\" height=\"{height:.1}\" rx=\"6\"/>",
-        escaped(name)
-    );
-    let lines = std::iter::once(("name", &texts.name));
-    let mut baseline = y + PADDING + 10.0;
-    for (class, line) in lines.chain(texts.wants.iter().map(|want| ("want", want))) {
-        let _ = write!(
-            svg,
-            "<text class=\"{class}\" x=\"{:.1}\" y=\"{baseline:.1}\">{}</text>",
-            x + PADDING,
-            escaped(line)
-        );
-        baseline += LINE_HEIGHT;
-    }
-    svg.push_str("</g>\n");
-}
-
-/// Columns of a monospaced font; what is not ASCII may be wide.
-fn columns(text: &str) -> f64 {
-    text.chars().map(|c| if c.is_ascii() { 1.0 } else { 2.0 }).sum()
-}
-
-/// A long text without its middle: both ends tell more.
-fn shortened(text: &str) -> String {
-    let characters: Vec<char> = shown(text).chars().collect();
-    if characters.len() <= NAME_CHARACTERS_MAX {
-        return characters.into_iter().collect();
-    }
-    let (head, tail) = (NAME_CHARACTERS_MAX / 2, NAME_CHARACTERS_MAX / 2 - 1);
-    let begin: String = characters[..head].iter().collect();
-    let end: String = characters[characters.len() - tail..].iter().collect();
-    format!("{begin}\u{2026}{end}")
-}
-
-fn escaped(text: &str) -> String {
-    let mut safe = String::with_capacity(text.len());
-    for character in shown(text).chars() {
-        match character {
-            '&' => safe.push_str("&amp;"),
-            '<' => safe.push_str("&lt;"),
-            '>' => safe.push_str("&gt;"),
-            '"' => safe.push_str("&quot;"),
-            '\'' => safe.push_str("&#39;"),
-            other => safe.push(other),
-        }
-    }
-    safe
+    TextBox { title: node.name.clone(), name: shortened(&node.name), lines }
 }
 
 #[cfg(test)]

@@ -16,17 +16,22 @@ use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::barrier;
+use super::files_barrier::Barrier;
 use super::files_fence::FenceLog;
 use super::files_key;
 use super::files_plan::{self, Plan};
 use super::files_stage::{Area, Manifest, Standing};
-use super::key_value::{KeyOperation, read_operations};
+use super::key_value::{self, KeyOperation, read_operations};
 use super::worker::Workers;
-use super::{Abilities, DeliveryAsk, Participant, ParticipantError, PrepareAsk};
+use super::{Abilities, DeliveryAsk, ExecuteAsk, Participant, ParticipantError, PrepareAsk};
 use crate::crash;
 use crate::model::ids::{ClusterId, CoordinationId, StoreName};
 use crate::model::lock::Fence;
+use crate::model::operation::Operation;
 use crate::model::outcome::{Acknowledgement, Vote};
+use crate::model::request::CoordinationType;
+use crate::model::step::StepAnswer;
 use crate::model::value::Value;
 use crate::protocol::fence;
 use crate::reply::Reply;
@@ -116,8 +121,9 @@ impl Held {
 }
 
 /// The store while a service has it.
-struct Opened {
-    area: Area,
+pub(super) struct Opened {
+    pub(super) area: Area,
+    pub(super) barrier: Barrier,
     held: Mutex<Held>,
     fences: FenceLog,
 }
@@ -137,6 +143,7 @@ impl Opened {
         }
         let explain = |error: io::Error| format!("{}: {error}", self.area.root.display());
         let guard = self.area.lock().map_err(explain)?;
+        self.barrier.finish(&guard, &self.area).map_err(explain)?;
         match self.area.standing(ask.id()).map_err(explain)? {
             Standing::None => {}
             Standing::Prepared(_) => {
@@ -161,7 +168,11 @@ impl Opened {
 
     /// That no prepared transaction holds a key, or a path above or below one, or stands on a lock
     /// that is incompatible with one of these.
-    fn check_free(&self, operations: &[KeyOperation<'_>], shown: &[Fence]) -> Result<(), String> {
+    pub(super) fn check_free(
+        &self,
+        operations: &[KeyOperation<'_>],
+        shown: &[Fence],
+    ) -> Result<(), String> {
         let refuse = |operation: &KeyOperation<'_>, holder: &str| {
             operation.refuse(format_args!(
                 "the prepared transaction '{holder}' holds it, or a path above or below it; \
@@ -288,13 +299,23 @@ impl Participant for FileStore {
         Abilities { lists_prepared: true, single_writer: false }
     }
 
+    fn missing_for(&self, kind: CoordinationType) -> Option<&'static str> {
+        barrier::missing_for(kind)
+    }
+
+    fn can_compensate(&self, operation: &Operation) -> bool {
+        barrier::can_compensate(operation, &key_value::KINDS, "key")
+    }
+
     fn attach(&self, cluster: &ClusterId, name: &StoreName) -> Result<(), ParticipantError> {
-        let area = Area::open(&self.root, cluster, name).map_err(|error| {
+        let explain = |error: io::Error| {
             let root = self.root.display();
             ParticipantError::new(format!("cannot open the folder {root}: {error}"))
-        })?;
+        };
+        let area = Area::open(&self.root, cluster, name).map_err(explain)?;
+        let barrier = Barrier::open(&area, cluster, name).map_err(explain)?;
         let fences = FenceLog::new(&area.root);
-        let opened = Arc::new(Opened { area, held: Mutex::default(), fences });
+        let opened = Arc::new(Opened { area, barrier, held: Mutex::default(), fences });
         *self.opened.lock().unwrap_or_else(PoisonError::into_inner) = Some(opened);
         Ok(())
     }
@@ -323,6 +344,14 @@ impl Participant for FileStore {
             return reply.send(Acknowledgement::Unknown { message: DETACHED.to_owned() });
         };
         self.workers.run(number_of(ask.id.as_str()), move || reply.send(opened.abort(&ask.id)));
+    }
+
+    fn execute(&self, ask: ExecuteAsk, reply: Reply<StepAnswer>) {
+        let Some(opened) = self.opened() else {
+            return reply.send(barrier::try_again(DETACHED));
+        };
+        let number = number_of(ask.id().as_str());
+        self.workers.run(number, move || reply.send(opened.step(&ask)));
     }
 
     fn list_prepared(&self, reply: Reply<Result<Vec<CoordinationId>, ParticipantError>>) {

@@ -29,6 +29,26 @@ pub(super) struct Effect {
     pub(super) is_put: bool,
 }
 
+impl Effect {
+    pub(super) fn encode(&self) -> Value {
+        Value::Map(vec![
+            ("key".to_owned(), Value::Text(self.key.clone())),
+            ("type".to_owned(), Value::from(if self.is_put { "put" } else { "delete" })),
+        ])
+    }
+
+    pub(super) fn decode(value: &Value) -> Option<Self> {
+        let is_put = match value.get("type")?.as_text()? {
+            "put" => true,
+            "delete" => false,
+            _ => return None,
+        };
+        let key = value.get("key")?.as_text()?.to_owned();
+        files_key::check_text(&key).ok()?;
+        Some(Self { key, is_put })
+    }
+}
+
 /// What a prepared transaction has written down.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Manifest {
@@ -43,12 +63,7 @@ pub(super) struct Manifest {
 
 impl Manifest {
     fn encode(&self) -> String {
-        let effects = self.effects.iter().map(|effect| {
-            Value::Map(vec![
-                ("key".to_owned(), Value::Text(effect.key.clone())),
-                ("type".to_owned(), Value::from(if effect.is_put { "put" } else { "delete" })),
-            ])
-        });
+        let effects = self.effects.iter().map(Effect::encode);
         let keys = self.keys.iter().cloned().map(Value::Text);
         let mut entries = vec![
             ("version".to_owned(), VERSION.into()),
@@ -66,16 +81,6 @@ impl Manifest {
     fn decode(json: &str) -> Option<Self> {
         let value = Value::from_json(json).ok()?;
         let text = |value: &Value| value.as_text().map(str::to_owned);
-        let effect = |value: &Value| {
-            let is_put = match value.get("type")?.as_text()? {
-                "put" => true,
-                "delete" => false,
-                _ => return None,
-            };
-            let key = text(value.get("key")?)?;
-            files_key::check_text(&key).ok()?;
-            Some(Effect { key, is_put })
-        };
         if value.get("version")?.as_int()? != VERSION {
             return None;
         }
@@ -85,7 +90,7 @@ impl Manifest {
                 .get("operations")?
                 .as_list()?
                 .iter()
-                .map(effect)
+                .map(Effect::decode)
                 .collect::<Option<_>>()?,
             keys: value.get("keys")?.as_list()?.iter().map(text).collect::<Option<_>>()?,
             fences: match value.get("fences") {
@@ -302,7 +307,12 @@ impl Area {
 
     /// Moves one content into its place. One that is gone is there already, by an earlier try,
     /// whose folders may not have reached the disk.
-    fn put(&self, content: &Path, place: &Path, touched: &mut BTreeSet<PathBuf>) -> io::Result<()> {
+    pub(super) fn put(
+        &self,
+        content: &Path,
+        place: &Path,
+        touched: &mut BTreeSet<PathBuf>,
+    ) -> io::Result<()> {
         let folders: Vec<&Path> =
             place.ancestors().skip(1).take_while(|folder| folder.starts_with(&self.root)).collect();
         touched.extend(folders.first().map(|parent| (*parent).to_owned()));
@@ -379,7 +389,7 @@ fn read_manifest(path: &Path) -> io::Result<Option<Manifest>> {
 }
 
 /// Makes a folder, and its name durable in the folder above.
-fn make_folder(path: &Path) -> io::Result<()> {
+pub(super) fn make_folder(path: &Path) -> io::Result<()> {
     match fs::create_dir(path) {
         Ok(()) => path.parent().map_or(Ok(()), sync_folder),
         Err(error) if error.kind() == ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
@@ -413,7 +423,7 @@ fn remove_folder(path: &Path) -> io::Result<()> {
     }
 }
 
-fn ignore_missing(result: io::Result<()>) -> io::Result<()> {
+pub(super) fn ignore_missing(result: io::Result<()>) -> io::Result<()> {
     result.or_else(|error| if is_missing(&error) { Ok(()) } else { Err(error) })
 }
 

@@ -17,6 +17,9 @@ pub(super) enum Expected<'a> {
     Exists(bool),
 }
 
+/// The types of operations.
+pub(super) const KINDS: [&str; 3] = ["put", "delete", "check"];
+
 /// What to do with a key.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Action<'a> {
@@ -57,7 +60,8 @@ pub(super) fn read_operations(ask: &PrepareAsk) -> Result<Vec<KeyOperation<'_>>,
         .collect()
 }
 
-fn read_operation(operation: &Operation) -> Result<KeyOperation<'_>, String> {
+/// Reads one operation; what is wrong with it is said without its id.
+pub(super) fn read_operation(operation: &Operation) -> Result<KeyOperation<'_>, String> {
     let body = &operation.body;
     let action = match operation.kind.as_str() {
         "put" => {

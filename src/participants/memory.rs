@@ -13,13 +13,19 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use foldhash::fast::RandomState;
 
-use super::key_value::{Action, Expected, KeyOperation, describe_failed_check, read_operations};
-use super::{Abilities, DeliveryAsk, Participant, ParticipantError, PrepareAsk};
+use super::barrier;
+use super::key_value::{
+    self, Action, Expected, KeyOperation, describe_failed_check, read_operations,
+};
+use super::memory_step::Barrier;
+use super::{Abilities, DeliveryAsk, ExecuteAsk, Participant, ParticipantError, PrepareAsk};
 use crate::crash;
 use crate::model::ids::{ClusterId, CoordinationId, StoreName};
 use crate::model::lock::{Fence, ResourceId};
+use crate::model::operation::Operation;
 use crate::model::outcome::{Acknowledgement, Vote};
-use crate::model::request::CoordinationRequest;
+use crate::model::request::{CoordinationRequest, CoordinationType};
+use crate::model::step::StepAnswer;
 use crate::model::value::Value;
 use crate::protocol::fence::{self, FenceMemory};
 use crate::reply::Reply;
@@ -29,9 +35,9 @@ const COMMITTED_MAX: usize = 1 << 16;
 
 /// A key: its committed value, and the transaction that holds it.
 #[derive(Default)]
-struct Slot {
-    value: Option<Value>,
-    holder: Option<CoordinationId>,
+pub(super) struct Slot {
+    pub(super) value: Option<Value>,
+    pub(super) holder: Option<CoordinationId>,
 }
 
 /// A transaction that voted commit. Its values stay in the request, uncloned, until they count.
@@ -43,14 +49,16 @@ struct Prepared {
 }
 
 #[derive(Default)]
-struct State {
-    slots: HashMap<String, Slot, RandomState>,
+pub(super) struct State {
+    pub(super) slots: HashMap<String, Slot, RandomState>,
     prepared: HashMap<CoordinationId, Prepared, RandomState>,
     committed: HashSet<CoordinationId, RandomState>,
     committed_order: VecDeque<CoordinationId>,
     /// One entry for each resource under whose lock something was prepared here.
     fences: HashMap<ResourceId, FenceMemory>,
-    cluster: Option<ClusterId>,
+    pub(super) cluster: Option<ClusterId>,
+    /// What steps did.
+    pub(super) barrier: Barrier,
     /// The name under which the service knows this store.
     attached_as: Option<StoreName>,
 }
@@ -128,7 +136,7 @@ impl State {
     }
 
     /// That no key is another's, and that every check holds after the operations before it.
-    fn check(&self, operations: &[KeyOperation<'_>]) -> Result<(), String> {
+    pub(super) fn check(&self, operations: &[KeyOperation<'_>]) -> Result<(), String> {
         // Without checks nothing needs to know what earlier operations would leave behind.
         let has_checks = operations.iter().any(|operation| !operation.is_write());
         let mut effects: HashMap<&str, Option<&Value>> = HashMap::new();
@@ -248,6 +256,14 @@ impl Participant for MemoryStore {
         Abilities { lists_prepared: true, single_writer: false }
     }
 
+    fn missing_for(&self, kind: CoordinationType) -> Option<&'static str> {
+        barrier::missing_for(kind)
+    }
+
+    fn can_compensate(&self, operation: &Operation) -> bool {
+        barrier::can_compensate(operation, &key_value::KINDS, "key")
+    }
+
     fn attach(&self, cluster: &ClusterId, name: &StoreName) -> Result<(), ParticipantError> {
         self.with(|state| {
             state.cluster = Some(cluster.clone());
@@ -276,6 +292,17 @@ impl Participant for MemoryStore {
     fn abort(&self, ask: DeliveryAsk, reply: Reply<Acknowledgement>) {
         let acknowledgement = self.with(|state| state.abort(&ask.id));
         reply.send(acknowledgement);
+    }
+
+    fn execute(&self, ask: ExecuteAsk, reply: Reply<StepAnswer>) {
+        let store = ask.operation().store.as_str();
+        let answer = self.with(|state| {
+            crash::point("store_step", store);
+            let answer = state.step(&ask);
+            crash::point("store_step_committed", store);
+            answer
+        });
+        reply.send(answer);
     }
 
     fn list_prepared(&self, reply: Reply<Result<Vec<CoordinationId>, ParticipantError>>) {

@@ -27,29 +27,43 @@
 //!    coordination, operation and work) it does nothing a second time and gives the first result;
 //!    asked to undo what it never did, it does nothing, and refuses the operation if that comes
 //!    later. A store that cannot keep this says so in its documentation.
-//! 8. **Never block**: every method returns at once and answers through its [`Reply`], from any
+//! 8. **Events** ([`Participant::apply_event`]): one event of the journal, in the order of their
+//!    global positions, one at a time. An event may come twice, after a crash or when an answer was
+//!    lost, and all of them come again when the projection is rebuilt: the store remembers the
+//!    position with its own change, or makes changes that bear repetition.
+//! 9. **Never block**: every method returns at once and answers through its [`Reply`], from any
 //!    thread, also before it returns. A reply that is dropped says that the answer is unknown.
 //!
 //! Invariant: one reply, one answer.
 
+mod barrier;
 pub mod files;
+mod files_barrier;
 mod files_fence;
 mod files_key;
 mod files_plan;
 mod files_stage;
+mod files_step;
 mod key_value;
 pub mod memory;
+mod memory_step;
+pub mod outbox;
 pub mod postgres;
+mod result_reference;
 pub mod sqlite;
+mod sqlite_ending;
 mod sqlite_fence;
 mod sqlite_guard;
 mod sqlite_lock;
 mod sqlite_queue;
 mod sqlite_schema;
 mod sqlite_statement;
+mod sqlite_step;
 mod sqlite_writer;
 mod worker;
 
+#[cfg(test)]
+mod files_step_test;
 #[cfg(test)]
 mod files_test;
 #[cfg(test)]
@@ -57,7 +71,17 @@ mod kill_test;
 #[cfg(test)]
 mod memory_test;
 #[cfg(test)]
+mod sqlite_step_test;
+#[cfg(test)]
 mod sqlite_test;
+#[cfg(test)]
+mod step_history_test;
+#[cfg(test)]
+mod step_kill_test;
+#[cfg(test)]
+mod step_subject_test;
+#[cfg(test)]
+mod step_test;
 #[cfg(test)]
 mod test_kit;
 
@@ -74,8 +98,9 @@ use crate::model::ids::{ClusterId, CoordinationId, StoreName};
 use crate::model::lock::Fence;
 use crate::model::operation::Operation;
 use crate::model::outcome::{Acknowledgement, Vote};
-use crate::model::request::{CoordinationRequest, CoordinationType};
+use crate::model::request::{CoordinationRequest, CoordinationType, STOP_KEY};
 use crate::model::step::{StepAnswer, Work};
+use crate::model::stream::StreamEvent;
 use crate::model::value::Value;
 use crate::reply::{LOST, Lost, Reply};
 
@@ -144,7 +169,7 @@ pub struct ExecuteAsk {
 impl ExecuteAsk {
     /// The transaction id.
     pub fn id(&self) -> &CoordinationId {
-        &self.request.id
+        self.request.transaction_id()
     }
 
     /// The operation.
@@ -154,10 +179,31 @@ impl ExecuteAsk {
 
     /// What earlier operations gave, by their ids.
     pub fn results(&self) -> impl Iterator<Item = (&str, &Value)> {
-        self.context
+        let own = self
+            .context
             .iter()
-            .map(|(step, result)| (self.request.operations[*step].id.as_str(), &**result))
+            .map(|(step, result)| (self.request.operations[*step].id.as_str(), &**result));
+        // A stop of a choreographed saga got those of the stops before it with its request.
+        let notes = self.request.metadata.get(STOP_KEY).and_then(|stop| stop.get("results"));
+        let before = match notes {
+            Some(Value::Map(results)) => results.as_slice(),
+            _ => &[],
+        };
+        before.iter().map(|(id, result)| (id.as_str(), result)).chain(own)
     }
+}
+
+/// One event, to be brought into the store.
+#[derive(Clone, Debug)]
+pub struct EventAsk {
+    /// The event.
+    pub event: Arc<StreamEvent>,
+    /// The asked store's name inside the service.
+    pub store: StoreName,
+    /// Counted from 1.
+    pub attempt: u32,
+    /// How long an answer is of use.
+    pub timeout: Duration,
 }
 
 /// What a participant can do beyond the least.
@@ -237,6 +283,12 @@ pub trait Participant: Send + Sync {
     fn execute(&self, ask: ExecuteAsk, reply: Reply<StepAnswer>) {
         let message = format!("store '{}' cannot execute operations", ask.operation().store);
         reply.send(StepAnswer::Failed { message, retryable: false });
+    }
+
+    /// Hands it an event. Only asked of stores that miss nothing for event sourcing.
+    fn apply_event(&self, ask: EventAsk, reply: Reply<Acknowledgement>) {
+        let message = format!("store '{}' cannot apply events", ask.store);
+        reply.send(Acknowledgement::Failed { message });
     }
 
     /// Asks what it holds prepared.

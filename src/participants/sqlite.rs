@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, OpenFlags};
 
+use super::barrier;
 use super::sqlite_guard::Guard;
 use super::sqlite_lock::PlaceLock;
 use super::sqlite_queue::{Ask, Running};
@@ -22,9 +23,12 @@ use super::sqlite_schema::{self as schema, Owner};
 use super::sqlite_statement;
 use super::sqlite_writer::{BUSY, Writer};
 use super::worker::Workers;
-use super::{Abilities, DeliveryAsk, Participant, ParticipantError, PrepareAsk, Rows};
+use super::{Abilities, DeliveryAsk, ExecuteAsk, Participant, ParticipantError, PrepareAsk, Rows};
 use crate::model::ids::{ClusterId, CoordinationId, StoreName};
+use crate::model::operation::Operation;
 use crate::model::outcome::{Acknowledgement, Vote};
+use crate::model::request::CoordinationType;
+use crate::model::step::StepAnswer;
 use crate::model::value::Value;
 use crate::reply::Reply;
 
@@ -173,6 +177,14 @@ impl Participant for SqliteStore {
         Abilities { lists_prepared: true, single_writer: true }
     }
 
+    fn missing_for(&self, kind: CoordinationType) -> Option<&'static str> {
+        barrier::missing_for(kind)
+    }
+
+    fn can_compensate(&self, operation: &Operation) -> bool {
+        barrier::can_compensate(operation, &["execute"], "statement")
+    }
+
     fn attach(&self, cluster: &ClusterId, name: &StoreName) -> Result<(), ParticipantError> {
         self.detach();
         let owner = Owner { cluster: cluster.clone(), store: name.clone() };
@@ -210,6 +222,13 @@ impl Participant for SqliteStore {
         if let Err(Ask::Abort { reply, .. }) = self.tell(Ask::Abort { id: ask.id, deadline, reply })
         {
             reply.send(Acknowledgement::Unknown { message: DETACHED.to_owned() });
+        }
+    }
+
+    fn execute(&self, ask: ExecuteAsk, reply: Reply<StepAnswer>) {
+        let deadline = Instant::now() + ask.timeout;
+        if let Err(Ask::Execute { reply, .. }) = self.tell(Ask::Execute { ask, deadline, reply }) {
+            reply.send(barrier::try_again(DETACHED));
         }
     }
 

@@ -8,10 +8,12 @@ use std::time::Instant;
 
 use rusqlite::InterruptHandle;
 
+use super::barrier;
 use super::sqlite_statement::Statement;
-use super::{ParticipantError, PrepareAsk};
+use super::{ExecuteAsk, ParticipantError, PrepareAsk};
 use crate::model::ids::CoordinationId;
 use crate::model::outcome::{Acknowledgement, Vote};
+use crate::model::step::StepAnswer;
 use crate::reply::Reply;
 
 type ListReply = Reply<Result<Vec<CoordinationId>, ParticipantError>>;
@@ -19,6 +21,7 @@ type ListReply = Reply<Result<Vec<CoordinationId>, ParticipantError>>;
 /// What the thread is told.
 pub(super) enum Ask {
     Prepare { ask: PrepareAsk, deadline: Instant, reply: Reply<Vote> },
+    Execute { ask: ExecuteAsk, deadline: Instant, reply: Reply<StepAnswer> },
     Commit { id: CoordinationId, deadline: Instant, reply: Reply<Acknowledgement> },
     Abort { id: CoordinationId, deadline: Instant, reply: Reply<Acknowledgement> },
     List(ListReply),
@@ -29,8 +32,16 @@ pub(super) enum Ask {
 /// What waits for the place.
 pub(super) enum Question {
     Prepare { ask: PrepareAsk, statements: Vec<Statement>, reply: Reply<Vote> },
+    Execute { ask: ExecuteAsk, reply: Reply<StepAnswer> },
     Commit { id: CoordinationId, reply: Reply<Acknowledgement> },
     Abort { id: CoordinationId, reply: Reply<Acknowledgement> },
+}
+
+impl Question {
+    /// Whether it would end what is prepared.
+    pub(super) fn is_ending(&self) -> bool {
+        matches!(self, Self::Commit { .. } | Self::Abort { .. })
+    }
 }
 
 /// A question and how long its answer is of use.
@@ -50,6 +61,7 @@ impl Waiting {
         let why = why.to_owned();
         match self.question {
             Question::Prepare { reply, .. } => reply.send(Vote::Abort { reason: why }),
+            Question::Execute { reply, .. } => reply.send(barrier::try_again(why)),
             Question::Commit { reply, .. } | Question::Abort { reply, .. } => {
                 reply.send(Acknowledgement::Unknown { message: why });
             }

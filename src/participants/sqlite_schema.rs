@@ -1,4 +1,5 @@
-//! Our tables in the user's SQLite file: what is staged, what was applied, and fencing tokens.
+//! Our tables in the user's SQLite file: what is staged, what was applied, fencing tokens, and
+//! the rows of the barrier, whose reading and writing is in `sqlite_step.rs`.
 //!
 //! Not the rules of when. Invariants: a row of `unanimity_staged` is committed before any of its
 //! statements, and goes in the same commit in which its `unanimity_applied` row comes, or by an
@@ -32,6 +33,16 @@ const CREATE: &str = "
         token INTEGER NOT NULL,
         PRIMARY KEY (resource, mode)
     ) WITHOUT ROWID;
+    CREATE TABLE IF NOT EXISTS unanimity_barrier (
+        cluster_id TEXT NOT NULL,
+        store_name TEXT NOT NULL,
+        coordination_id TEXT NOT NULL,
+        operation_id TEXT NOT NULL,
+        work TEXT NOT NULL CHECK (work IN ('execute', 'compensate')),
+        result TEXT,
+        recorded_at TEXT NOT NULL,
+        PRIMARY KEY (cluster_id, store_name, coordination_id, operation_id, work)
+    );
     COMMIT;";
 
 /// Whose rows: two journals, or two stores of one service, may meet in one file.
@@ -67,11 +78,12 @@ pub(super) fn create(connection: &Connection) -> rusqlite::Result<()> {
     let tables: i64 = connection.query_row(
         "SELECT count(*) FROM sqlite_schema
          WHERE type = 'table' AND name IN
-             ('unanimity_staged', 'unanimity_applied', 'unanimity_fencing_tokens')",
+             ('unanimity_staged', 'unanimity_applied', 'unanimity_fencing_tokens',
+              'unanimity_barrier')",
         [],
         |row| row.get(0),
     )?;
-    if tables == 3 { Ok(()) } else { connection.execute_batch(CREATE) }
+    if tables == 4 { Ok(()) } else { connection.execute_batch(CREATE) }
 }
 
 /// The row that is staged in this file, whoever's it is.

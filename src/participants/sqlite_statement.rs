@@ -5,7 +5,7 @@
 //! attach or change settings; what comes out of a query is a [`Value`] without loss, or an error.
 
 use rusqlite::types::{ToSqlOutput, ValueRef};
-use rusqlite::{Connection, params_from_iter};
+use rusqlite::{Connection, Row, params_from_iter};
 
 use super::{PrepareAsk, Rows};
 use crate::model::operation::Operation;
@@ -37,7 +37,8 @@ pub(super) fn read_statements(ask: &PrepareAsk) -> Result<Vec<Statement>, String
         .collect()
 }
 
-fn read_statement(operation: &Operation) -> Result<Statement, String> {
+/// Reads one operation; what is wrong with it is said without its id.
+pub(super) fn read_statement(operation: &Operation) -> Result<Statement, String> {
     if operation.kind != "execute" {
         let kind = &operation.kind;
         return Err(format!(
@@ -75,7 +76,7 @@ fn read_statement(operation: &Operation) -> Result<Statement, String> {
 fn check_text(text: &str) -> Result<(), String> {
     check_first_word(text)?;
     let lower = text.to_ascii_lowercase();
-    for table in ["unanimity_staged", "unanimity_applied"] {
+    for table in ["unanimity_staged", "unanimity_applied", "unanimity_barrier"] {
         if lower.contains(table) {
             return Err(format!("names the table {table}, which belongs to the coordination"));
         }
@@ -177,13 +178,15 @@ fn execute(connection: &Connection, statement: &Statement) -> rusqlite::Result<i
     while rows.next()?.is_some() {
         read += 1;
     }
-    if is_read_only {
-        return Ok(read);
-    }
+    Ok(if is_read_only { read } else { changes_since(connection, changes_before) })
+}
+
+/// How many rows the last statement changed; `before` is what the connection had counted earlier.
+pub(super) fn changes_since(connection: &Connection, before: u64) -> i64 {
     // Statements without rows, such as CREATE, leave the count of the statement before them.
-    let has_changed = connection.total_changes() != changes_before;
+    let has_changed = connection.total_changes() != before;
     let changes = if has_changed { connection.changes() } else { 0 };
-    Ok(i64::try_from(changes).unwrap_or(i64::MAX))
+    i64::try_from(changes).unwrap_or(i64::MAX)
 }
 
 /// Violations of foreign keys, counted only where some key is checked as late as the COMMIT; that
@@ -202,7 +205,8 @@ fn deferred_violations(connection: &Connection) -> rusqlite::Result<i64> {
         .query_row([], |row| row.get(0))
 }
 
-fn bindings(parameters: &[Value]) -> impl Iterator<Item = ToSqlOutput<'_>> {
+/// Values as a statement's parameters.
+pub(super) fn bindings(parameters: &[Value]) -> impl Iterator<Item = ToSqlOutput<'_>> {
     parameters.iter().map(|value| ToSqlOutput::Borrowed(to_sql(value).unwrap_or(ValueRef::Null)))
 }
 
@@ -257,21 +261,31 @@ pub(super) fn query(
                 .to_owned(),
         );
     }
-    let columns: Vec<String> = prepared.column_names().into_iter().map(str::to_owned).collect();
+    let columns = columns_of(&prepared);
     let mut found = prepared
         .query(params_from_iter(bindings(parameters)))
         .map_err(|error| error.to_string())?;
     let mut rows = Vec::new();
     while let Some(row) = found.next().map_err(|error| error.to_string())? {
-        let mut values = Vec::with_capacity(columns.len());
-        for (index, column) in columns.iter().enumerate() {
-            let value = row.get_ref(index).map_err(|error| error.to_string())?;
-            let value = from_sql(value).map_err(|what| format!("the column '{column}' {what}"))?;
-            values.push(value);
-        }
-        rows.push(values);
+        rows.push(values_of(row, &columns)?);
     }
     Ok(Rows { columns, rows })
+}
+
+/// The names of the columns that a statement gives.
+pub(super) fn columns_of(statement: &rusqlite::Statement<'_>) -> Vec<String> {
+    statement.column_names().into_iter().map(str::to_owned).collect()
+}
+
+/// A row as values.
+pub(super) fn values_of(row: &Row<'_>, columns: &[String]) -> Result<Vec<Value>, String> {
+    let mut values = Vec::with_capacity(columns.len());
+    for (index, column) in columns.iter().enumerate() {
+        let value = row.get_ref(index).map_err(|error| error.to_string())?;
+        let value = from_sql(value).map_err(|what| format!("the column '{column}' {what}"))?;
+        values.push(value);
+    }
+    Ok(values)
 }
 
 #[cfg(test)]

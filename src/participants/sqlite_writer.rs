@@ -19,10 +19,11 @@ use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, ErrorCode};
 
+use super::sqlite_ending::{Trouble, committed_before};
 use super::sqlite_fence::{self, Trouble as FenceTrouble};
 use super::sqlite_lock::PlaceLock;
 use super::sqlite_queue::{Ask, Question, Running, Waiting};
-use super::sqlite_schema::{self as schema, Owner};
+use super::sqlite_schema::{self as schema, Owner, StagedRow};
 use super::sqlite_statement::{self as statement, Statement};
 use super::{ParticipantError, PrepareAsk};
 use crate::crash;
@@ -36,27 +37,26 @@ const POLL: Duration = Duration::from_millis(2);
 const YIELD: Duration = Duration::from_millis(50);
 /// How long a statement of ours waits inside SQLite for a writer that is none of ours.
 pub(super) const BUSY: Duration = Duration::from_millis(100);
-/// How many markers go with one commit.
-const FORGET_MAX: usize = 256;
-
 /// The transaction that is open on the connection.
-struct Held {
-    id: CoordinationId,
-    is_recovered: bool,
+pub(super) struct Held {
+    pub(super) id: CoordinationId,
+    pub(super) is_recovered: bool,
 }
 
 /// The thread's state.
 pub(super) struct Writer {
-    connection: Connection,
-    lock: PlaceLock,
-    owner: Owner,
-    path: PathBuf,
+    pub(super) connection: Connection,
+    pub(super) lock: PlaceLock,
+    pub(super) owner: Owner,
+    pub(super) path: PathBuf,
     running: Arc<Running>,
-    held: Option<Held>,
+    pub(super) held: Option<Held>,
     waiting: VecDeque<Waiting>,
-    forgotten: Vec<CoordinationId>,
+    pub(super) forgotten: Vec<CoordinationId>,
     /// Who was last seen in the place, for those that wait in vain.
-    blocker: String,
+    pub(super) blocker: String,
+    /// Since rows of the barrier were purged.
+    pub(super) steps: u32,
 }
 
 impl Writer {
@@ -77,6 +77,7 @@ impl Writer {
             waiting: VecDeque::new(),
             forgotten: Vec::new(),
             blocker: String::new(),
+            steps: 0,
         }
     }
 
@@ -92,6 +93,9 @@ impl Writer {
             if let Err(Trouble::Final(message) | Trouble::Passing(message)) = self.reapply(&id) {
                 tracing::warn!(%id, message, "a staged transaction could not be applied again yet");
             }
+        }
+        if self.held.is_none() {
+            self.purge_at_start();
         }
         self.release_if_free();
         Ok(())
@@ -141,6 +145,10 @@ impl Writer {
             Ask::Commit { id, deadline, reply } => self.take_commit(id, deadline, reply),
             Ask::Abort { id, deadline, reply } => self.take_abort(id, deadline, reply),
             Ask::List(reply) => reply.send(self.list()),
+            Ask::Execute { ask, deadline, reply } => {
+                let question = Question::Execute { ask, reply };
+                self.waiting.push_back(Waiting { question, deadline });
+            }
             Ask::Forget(ids) => self.forgotten.extend(ids),
             Ask::Stop => return false,
         }
@@ -209,7 +217,7 @@ impl Writer {
         }
     }
 
-    fn standing(&self, id: &CoordinationId) -> Result<Standing, String> {
+    pub(super) fn standing(&self, id: &CoordinationId) -> Result<Standing, String> {
         let read = || {
             if schema::is_applied(&self.connection, &self.owner, id)? {
                 return Ok(Standing::Applied);
@@ -230,8 +238,7 @@ impl Writer {
     /// Serves what waits, as long as the place is free.
     fn advance(&mut self) {
         while self.held.is_none() && !self.waiting.is_empty() {
-            let wants_to_end =
-                self.waiting.iter().any(|w| !matches!(w.question, Question::Prepare { .. }));
+            let wants_to_end = self.waiting.iter().any(|waiting| waiting.question.is_ending());
             match self.lock.try_take() {
                 Ok(true) => {}
                 Ok(false) => {
@@ -266,6 +273,13 @@ impl Writer {
                 }
                 None => Question::Prepare { ask, statements, reply },
             },
+            Question::Execute { ask, reply } => match self.step(&ask) {
+                Some(answer) => {
+                    reply.send(answer);
+                    return None;
+                }
+                None => Question::Execute { ask, reply },
+            },
             Question::Commit { id, reply } => match self.commit_staged(&id) {
                 Some(acknowledgement) => {
                     reply.send(acknowledgement);
@@ -294,11 +308,7 @@ impl Writer {
                 return Some(Vote::Abort { reason });
             }
             Ok(Some(row)) => {
-                self.blocker = format!(
-                    "the transaction '{}' of the journal {} is prepared and its process is gone; \
-                     start a service with that journal, which ends it",
-                    row.transaction, row.cluster
-                );
+                self.blame_staged(&row);
                 return None;
             }
             Ok(None) => {}
@@ -382,11 +392,23 @@ impl Writer {
         Some(Vote::Abort { reason })
     }
 
-    fn blame_outsider(&mut self) {
+    pub(super) fn blame_staged(&mut self, row: &StagedRow) {
+        self.blocker = format!(
+            "the transaction '{}' of the journal {} is prepared and its process is gone; \
+             start a service with that journal, which ends it",
+            row.transaction, row.cluster
+        );
+    }
+
+    pub(super) fn blame_outsider(&mut self) {
         "a writer that is none of ours has the file locked".clone_into(&mut self.blocker);
     }
 
-    fn apply(&self, id: &CoordinationId, statements: &[Statement]) -> Result<(), String> {
+    pub(super) fn apply(
+        &self,
+        id: &CoordinationId,
+        statements: &[Statement],
+    ) -> Result<(), String> {
         self.running.set(Some(id.clone()));
         let applied = statement::apply(&self.connection, statements);
         self.running.set(None);
@@ -397,119 +419,6 @@ impl Writer {
             }
             other => other,
         }
-    }
-
-    /// Opens the staged transaction again, as prepare left it. The place lock is held.
-    fn reapply(&mut self, id: &CoordinationId) -> Result<(), Trouble> {
-        let passing = |error: &rusqlite::Error| Trouble::Passing(error.to_string());
-        let json = schema::staged(&self.connection, &self.owner, id).map_err(|e| passing(&e))?;
-        let json = json.ok_or_else(|| Trouble::Passing("the staged row is gone".to_owned()))?;
-        let statements = statement::decode(&json).map_err(Trouble::Final)?;
-        if self.lock.is_overrun() {
-            return Err(Trouble::Passing("a writer that is none of ours is at work".to_owned()));
-        }
-        self.connection.execute_batch("BEGIN IMMEDIATE").map_err(|e| passing(&e))?;
-        if let Err(message) = self.apply(id, &statements) {
-            self.roll_back();
-            return Err(Trouble::Final(message));
-        }
-        self.held = Some(Held { id: id.clone(), is_recovered: true });
-        Ok(())
-    }
-
-    /// Commits what a process that died had prepared; `None` when it must wait.
-    fn commit_staged(&mut self, id: &CoordinationId) -> Option<Acknowledgement> {
-        match self.standing(id) {
-            Err(message) => return Some(Acknowledgement::Unknown { message }),
-            Ok(Standing::Applied) => return Some(Acknowledgement::Done),
-            Ok(Standing::None) => return Some(Acknowledgement::NeverPrepared),
-            Ok(Standing::Staged) => {}
-        }
-        match self.reapply(id) {
-            Ok(()) => Some(self.commit_held()),
-            Err(Trouble::Final(what)) => {
-                let message = format!(
-                    "what the transaction '{id}' had prepared cannot be applied again: {what}; \
-                     something else changed {} in between",
-                    self.path.display()
-                );
-                Some(Acknowledgement::Failed { message })
-            }
-            Err(Trouble::Passing(what)) => {
-                self.blocker = what;
-                None
-            }
-        }
-    }
-
-    fn abort_staged(&mut self, id: &CoordinationId) -> Option<Acknowledgement> {
-        match self.standing(id) {
-            Err(message) => return Some(Acknowledgement::Unknown { message }),
-            Ok(Standing::Applied) => return Some(committed_before(id)),
-            Ok(Standing::None | Standing::Staged) => {}
-        }
-        match self.unstage(id) {
-            Ok(()) => Some(Acknowledgement::Done),
-            Err(error) => {
-                self.blocker = self.describe(&error);
-                None
-            }
-        }
-    }
-
-    /// Data, marker and the end of the staged row in one commit of SQLite.
-    fn commit_held(&mut self) -> Acknowledgement {
-        let Some(Held { id, .. }) = &self.held else { return Acknowledgement::NeverPrepared };
-        let id = id.clone();
-        crash::point("store_commit", self.owner.store.as_str());
-        let over = self.forgotten.len().min(FORGET_MAX);
-        let commit = || {
-            schema::mark_applied(&self.connection, &self.owner, &id)?;
-            schema::unstage(&self.connection, &self.owner, &id)?;
-            schema::forget(&self.connection, &self.owner, &self.forgotten[..over])?;
-            self.connection.execute_batch("COMMIT")
-        };
-        match commit() {
-            Ok(()) => {
-                crash::point("store_committed", self.owner.store.as_str());
-                self.forgotten.drain(..over);
-                self.held = None;
-                self.release_if_free();
-                Acknowledgement::Done
-            }
-            Err(error) => {
-                let message = self.describe(&error);
-                // SQLite may have rolled back (a full disk); then the staged row is applied again.
-                if self.connection.is_autocommit() {
-                    self.held = None;
-                    self.release_if_free();
-                }
-                if error.sqlite_error_code() == Some(ErrorCode::ConstraintViolation) {
-                    return Acknowledgement::Failed { message };
-                }
-                Acknowledgement::Unknown { message }
-            }
-        }
-    }
-
-    fn abort_held(&mut self) -> Acknowledgement {
-        let Some(Held { id, .. }) = self.held.take() else { return Acknowledgement::Done };
-        self.roll_back();
-        let unstaged = self.unstage(&id);
-        self.release_if_free();
-        match unstaged {
-            Ok(()) => Acknowledgement::Done,
-            // The row is still staged and no longer held; the next abort finds it so.
-            Err(error) => Acknowledgement::Unknown { message: self.describe(&error) },
-        }
-    }
-
-    /// Undoes a prepare: the staged row is all that is left of it on the disk.
-    fn unstage(&self, id: &CoordinationId) -> rusqlite::Result<()> {
-        crash::point("store_abort", self.owner.store.as_str());
-        schema::unstage(&self.connection, &self.owner, id)?;
-        crash::point("store_aborted", self.owner.store.as_str());
-        Ok(())
     }
 
     /// Lets go of a recovered transaction that another store was told to end.
@@ -544,14 +453,14 @@ impl Writer {
         }
     }
 
-    fn release_if_free(&mut self) {
+    pub(super) fn release_if_free(&mut self) {
         if self.held.is_none() {
             self.lock.release();
         }
     }
 
     /// Rolls back if anything is open. It can only fail by having been rolled back already.
-    fn roll_back(&self) {
+    pub(super) fn roll_back(&self) {
         if !self.connection.is_autocommit() {
             drop(self.connection.execute_batch("ROLLBACK"));
         }
@@ -569,31 +478,18 @@ impl Writer {
         self.lock.release();
     }
 
-    fn describe(&self, error: &rusqlite::Error) -> String {
+    pub(super) fn describe(&self, error: &rusqlite::Error) -> String {
         format!("{}: {error}", self.path.display())
     }
 }
 
 /// How an id stands in the file.
-enum Standing {
+pub(super) enum Standing {
     Applied,
     Staged,
     None,
 }
 
-/// Why a staged transaction could not be opened again.
-enum Trouble {
-    /// It never will.
-    Final(String),
-    /// Perhaps later.
-    Passing(String),
-}
-
-fn committed_before(id: &CoordinationId) -> Acknowledgement {
-    let message = format!("the transaction '{id}' was committed here before its abort");
-    Acknowledgement::Failed { message }
-}
-
-fn is_busy(error: &rusqlite::Error) -> bool {
+pub(super) fn is_busy(error: &rusqlite::Error) -> bool {
     matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked))
 }

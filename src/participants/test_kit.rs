@@ -5,10 +5,11 @@
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
-use super::{DeliveryAsk, Participant, PrepareAsk};
+use super::{DeliveryAsk, ExecuteAsk, Participant, PrepareAsk};
 use crate::model::ids::{ClusterId, CoordinationId, StoreName};
 use crate::model::outcome::{Acknowledgement, Vote};
 use crate::model::request::{CoordinationRequest, RequestParts};
+use crate::model::step::{StepAnswer, Work};
 use crate::model::value::Value;
 use crate::reply::{Lost, Reply};
 
@@ -116,6 +117,52 @@ pub(super) fn commit(store: &dyn Participant, transaction: &str) -> Acknowledgem
 
 pub(super) fn abort(store: &dyn Participant, transaction: &str) -> Acknowledgement {
     answer(|reply| store.abort(delivery(transaction), reply))
+}
+
+/// The ask for the first of these operations as a step.
+pub(super) fn step_ask(coordination: &str, work: Work, operations: Vec<Value>) -> ExecuteAsk {
+    ExecuteAsk {
+        request: ask(coordination, operations).request,
+        step: 0,
+        work,
+        attempt: 1,
+        context: Vec::new(),
+        timeout: PATIENCE,
+        attachment: None,
+    }
+}
+
+/// Asks for one operation as a step, and waits.
+pub(super) fn step(
+    store: &dyn Participant,
+    coordination: &str,
+    work: Work,
+    operation: Value,
+) -> StepAnswer {
+    answer(|reply| store.execute(step_ask(coordination, work, vec![operation]), reply))
+}
+
+/// An operation with a compensation.
+pub(super) fn undone_by(operation: Value, compensation: Value) -> Value {
+    let Value::Map(mut entries) = operation else { panic!("an operation is a map") };
+    entries.push(("compensation".to_owned(), compensation));
+    Value::Map(entries)
+}
+
+/// The message of work that failed for good; anything else fails the test.
+pub(super) fn failed(answer: StepAnswer) -> String {
+    match answer {
+        StepAnswer::Failed { message, retryable: false } => message,
+        other => panic!("expected a failure for good, got {other:?}"),
+    }
+}
+
+/// The message of work that may be tried again; anything else fails the test.
+pub(super) fn passing(answer: StepAnswer) -> String {
+    match answer {
+        StepAnswer::Failed { message, retryable: true } => message,
+        other => panic!("expected a failure that may pass, got {other:?}"),
+    }
 }
 
 /// What is prepared, sorted.

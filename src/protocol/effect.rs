@@ -10,6 +10,7 @@ use crate::model::record::{Durability, Record};
 use crate::model::step::Work;
 use crate::model::value::Value;
 
+use super::key_order::TurnKey;
 use super::lock_plan::LockWish;
 
 /// One request of a machine.
@@ -67,11 +68,28 @@ pub enum Effect {
         /// Grows with every time.
         walk: u32,
     },
+    /// Step [`super::Input::Projected`] for each store of the request once its projection has come
+    /// as far as the events that the begin appended, now or later.
+    AwaitProjections,
+    /// Stand in line for these keys, behind every coordination that was accepted before: the driver
+    /// enters a ticket of this one in each key's queue ([`super::key_order::KeyOrder`]) and steps
+    /// [`super::Input::TurnCame`] for each whose turn it is, now or later. A machine that is gone
+    /// leaves every line.
+    EnterTurns {
+        /// Which; inputs and [`Effect::LeaveTurn`] name them by their index.
+        turns: Arc<[TurnKey]>,
+    },
+    /// Leave the line of a key: what this coordination does there is done. The driver steps
+    /// [`super::Input::TurnCame`] of the coordination whose turn it is by that.
+    LeaveTurn {
+        /// The index in [`Effect::EnterTurns`].
+        turn: usize,
+    },
     /// Tell whoever waits for the outcome, though deliveries may go on.
     Answer(Outcome),
     /// Tell the event bus, never on the way of anything else.
     Publish(CoordinationEvent),
-    /// Tell an operator that a store went its own way.
+    /// Tell an operator that a store went its own way, or that the tries of a step are spent.
     Alert {
         /// What happened, and what to do.
         message: String,

@@ -3,7 +3,7 @@
 //! One list for all machines, so that whoever drives them need not know which kind it has; a fact
 //! that a kind has no use for is ignored by it, or impossible.
 
-use crate::model::ids::StoreName;
+use crate::model::ids::{StoreName, StreamId};
 use crate::model::outcome::{Acknowledgement, Decision, Vote};
 use crate::model::record::Reason;
 use crate::model::step::{StepAnswer, StepSummary, Work};
@@ -48,13 +48,34 @@ pub enum Input {
         step: usize,
         /// What was asked.
         work: Work,
+        /// Which try, as it was asked: an answer to an earlier one does not count.
+        attempt: u32,
         /// Its answer.
         answer: StepAnswer,
+    },
+    /// Every coordination that stood before this one in a key's line has left it.
+    TurnCame {
+        /// Which: the index in [`super::Effect::EnterTurns`].
+        turn: usize,
     },
     /// An operator wants a parked step to be tried again.
     Redriven {
         /// Which: the index of the operation in the request.
         step: usize,
+    },
+    /// The journal did not keep the begin: a stream has another version than it expects.
+    VersionRefused {
+        /// Which stream.
+        stream: StreamId,
+        /// What the request expects; 0: that there is no such stream.
+        expected: u64,
+        /// What the stream has; 0: there is none.
+        actual: u64,
+    },
+    /// A store has applied every event of the request, by its projection.
+    Projected {
+        /// Which: the index of the store in the request.
+        party: usize,
     },
     /// A choreographed saga came to its end.
     RouteEnded(RouteEnd),
@@ -96,7 +117,10 @@ impl Input {
             Self::Voted { .. } => "Voted",
             Self::Acknowledged { .. } => "Acknowledged",
             Self::StepAnswered { .. } => "StepAnswered",
+            Self::TurnCame { .. } => "TurnCame",
             Self::Redriven { .. } => "Redriven",
+            Self::VersionRefused { .. } => "VersionRefused",
+            Self::Projected { .. } => "Projected",
             Self::RouteEnded(_) => "RouteEnded",
             Self::Proposed { .. } => "Proposed",
             Self::DecisionRead(_) => "DecisionRead",

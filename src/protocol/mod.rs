@@ -17,9 +17,12 @@
 //! 2. When the journal answers a decision record with another decision that stands already, drop
 //!    whatever is held back behind that record and step [`Input::Overruled`] with the
 //!    standing one. The same decision standing already counts as recorded.
+//!    When the journal does not keep a begin because a stream has another version than it expects,
+//!    drop what is held back behind it and step [`Input::VersionRefused`].
 //! 3. Answer every [`Effect::Ask`] and [`Effect::Execute`] exactly once, late rather than never; an
 //!    answer that got lost is [`Vote::Unknown`], [`Acknowledgement::Unknown`] or
 //!    [`StepAnswer::Unknown`].
+//!    A step is answered with the attempt that was asked.
 //! 4. Answer every [`Effect::Acquire`] with [`Input::Locked`] or
 //!    [`Input::LockRefused`], unless an [`Effect::Release`] came in between, which also
 //!    gives up a wait. What is granted to a machine that is gone is let go of.
@@ -43,13 +46,20 @@ pub mod claim;
 mod coordination;
 pub mod deadlock;
 mod effect;
+pub mod event_sourcing;
+pub mod eventual;
 pub mod fence;
 #[cfg(test)]
 mod fence_test;
 mod input;
+pub mod key_order;
 pub mod lock_plan;
 pub mod lock_table;
+mod locking;
 pub mod retry;
+pub mod saga;
+mod step_records;
+mod track;
 pub mod two_phase;
 
 pub use coordination::Coordination;
@@ -141,6 +151,12 @@ pub enum ProtocolError {
     NoSuchStep {
         /// The index that was given.
         step: usize,
+    },
+    /// A line that the coordination does not stand in.
+    #[error("there is no turn {turn}")]
+    NoSuchTurn {
+        /// The index that was given.
+        turn: usize,
     },
     /// A fact that the state does not allow.
     #[error("{input} is impossible in state {state}")]

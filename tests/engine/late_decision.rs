@@ -186,6 +186,7 @@ fn start(confirm_wait: Duration) -> Held {
         ],
         consensus: None,
         bus: None,
+        event_bus: None,
         alerting: None,
         locks: None,
         options: Options { confirm_wait, ..Options::default() },

@@ -88,6 +88,27 @@ fn sixteen_waiters_over_two_managers_are_served_in_their_order_with_growing_toke
     assert_eq!(held[0].fencing_token, Some(last.fencing_token));
 }
 
+#[test]
+fn issue_3_those_who_ask_one_manager_at_once_stand_in_the_order_in_which_they_asked() {
+    let server = ZooKeeperServer::start();
+    let caller = Caller::at(&server.address());
+    for round in 0..20 {
+        let resource = format!("doc/{round}");
+        let held = caller.take(wish(&resource, Exclusive, "first")).unwrap();
+        let names: Vec<String> = (0..16).map(|number| format!("r{number:02}")).collect();
+        let waits: Vec<_> =
+            names.iter().map(|name| caller.begin(wish(&resource, Exclusive, name))).collect();
+        caller.wait_for_waiters(&resource, names.len());
+        let standing = caller.status(Some(&resource));
+        let waiting: Vec<&str> = standing[1..].iter().map(|it| it.requester.as_str()).collect();
+        assert_eq!(waiting, names);
+        for wait in &waits {
+            caller.manager.cancel(wait.1);
+        }
+        assert_eq!(caller.release(&held.lock_id, "first"), Ok(true));
+    }
+}
+
 /// Numbers from a seed.
 fn random(state: &mut u64) -> u64 {
     *state ^= *state << 13;
@@ -184,6 +205,22 @@ fn a_holder_takes_more_of_its_own_and_its_upgrade_waits_for_other_holders_only()
 }
 
 #[test]
+fn issue_3_one_who_agrees_with_all_ahead_is_granted_when_the_waiter_before_it_gives_up() {
+    let server = ZooKeeperServer::start();
+    let (one, two) = (Caller::at(&server.address()), Caller::at(&server.address()));
+    let writer = one.take(wish("store", IntentExclusive, "writer")).unwrap();
+    let without_end = |mode, name: &str| LockAsk { timeout: None, ..wish("store", mode, name) };
+    let reader = one.begin(without_end(Shared, "reader"));
+    one.wait_for_waiters("store", 1);
+    let part = two.begin(without_end(IntentShared, "part"));
+    two.wait_for_waiters("store", 2);
+    one.manager.cancel(reader.1);
+    assert_eq!(reader.wait(), Err(LockError::Cancelled));
+    // The writer holds on; and nobody else will leave.
+    assert!(part.wait().unwrap().fencing_token > writer.fencing_token);
+}
+
+#[test]
 fn a_release_by_another_is_false_and_many_are_taken_all_or_none() {
     let server = ZooKeeperServer::start();
     let (one, two) = (Caller::at(&server.address()), Caller::at(&server.address()));
@@ -209,6 +246,31 @@ fn a_release_by_another_is_false_and_many_are_taken_all_or_none() {
     assert_eq!(names, ["c", "a", "b"]);
     assert_eq!(two.status(None).len(), 3);
     assert_eq!(two.release_all("m"), Ok(3));
+}
+
+#[test]
+fn wishes_for_the_same_locks_in_any_order_never_wait_for_each_other() {
+    let server = ZooKeeperServer::start();
+    let callers = [Caller::at(&server.address()), Caller::at(&server.address())];
+    let orders = [["a", "b", "c"], ["c", "b", "a"], ["b", "a", "c"], ["b", "c", "a"]];
+    std::thread::scope(|scope| {
+        for (number, order) in orders.into_iter().enumerate() {
+            let caller = &callers[number % callers.len()];
+            scope.spawn(move || {
+                for round in 0..25 {
+                    let name = format!("{number}/{round}");
+                    let asks = order.map(|resource| wish(resource, Exclusive, &name));
+                    let granted = asked(|reply| {
+                        caller.manager.acquire_many(asks.into(), reply);
+                    });
+                    assert_eq!(granted.map(|grants| grants.len()), Ok(3));
+                    assert_eq!(caller.release_all(&name), Ok(3));
+                }
+            });
+        }
+    });
+    assert!(callers.iter().all(|caller| caller.manager.deadlocks().is_empty()));
+    assert_eq!(nodes(&server.address(), ROOT), Vec::<String>::new());
 }
 
 #[test]

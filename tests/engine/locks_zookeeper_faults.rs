@@ -4,16 +4,18 @@
 
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
+use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
 use unanimity::locks::LockMode::{Exclusive, Shared};
 use unanimity::locks::zookeeper::ZooKeeperOptions;
-use unanimity::locks::{LockAsk, LockError, LockManager};
+use unanimity::locks::{LockAsk, LockError, LockId, LockManager};
+use unanimity::reply::Reply;
 
 use crate::locks_zookeeper::{ROOT, nodes};
 use crate::support::keeper_proxy::{CREATE, DELETE, KeeperProxy, MULTI, SET_DATA};
-use crate::support::lock_caller::{Caller, eventually, wish, wish_now};
-use crate::support::zookeeper::ZooKeeperServer;
+use crate::support::lock_caller::{ANSWER_MAX, Caller, eventually, wish, wish_now};
+use crate::support::zookeeper::{SESSION_MAX, ZooKeeperServer};
 
 /// The session timeout of [`Caller::at`].
 const SESSION: Duration = Duration::from_secs(2);
@@ -172,6 +174,39 @@ fn a_node_whose_reply_was_lost_is_found_again_and_a_lost_release_is_repeated() {
 }
 
 #[test]
+fn several_locks_are_all_asked_for_before_the_first_is_answered() {
+    let server = ZooKeeperServer::start();
+    let proxy = KeeperProxy::before(server.port);
+    let caller = Caller::at(&proxy.address());
+    let warm = caller.take(wish("warm", Shared, "a")).unwrap();
+    assert_eq!(caller.release(&warm.lock_id, "a"), Ok(true));
+    proxy.hold_replies(true);
+    let (sender, answers) = channel();
+    let asks = ["d", "b", "c", "a"].map(|name| wish(name, Exclusive, "a"));
+    caller.manager.acquire_many(asks.into(), Reply::new(move |it| drop(sender.send(it))));
+    eventually("all stand", || (nodes(&server.address(), ROOT).len() == 4).then_some(()));
+    proxy.hold_replies(false);
+    let granted: Vec<_> = answers.recv_timeout(ANSWER_MAX).unwrap().unwrap();
+    let names: Vec<&str> = granted.iter().map(|grant| grant.resource.as_str()).collect();
+    assert_eq!(names, ["d", "b", "c", "a"]);
+    assert_eq!(caller.release_all("a"), Ok(4));
+}
+
+#[test]
+fn one_who_waits_for_an_event_that_never_comes_sees_by_itself_that_it_is_its_turn() {
+    let server = ZooKeeperServer::start();
+    let proxy = KeeperProxy::before(server.port);
+    let (unlucky, other) = (Caller::at(&proxy.address()), Caller::at(&server.address()));
+    let held = other.take(wish("a", Exclusive, "a")).unwrap();
+    let waiting = unlucky.begin(LockAsk { timeout: None, ..wish("a", Exclusive, "b") });
+    eventually("it watches the holder and itself", || (proxy.watches() == 2).then_some(()));
+    proxy.lose_events(1);
+    assert_eq!(other.release(&held.lock_id, "a"), Ok(true));
+    assert!(waiting.wait().unwrap().fencing_token > held.fencing_token);
+    assert_eq!(proxy.lost(), 1);
+}
+
+#[test]
 fn a_wait_given_up_while_its_create_is_unanswered_leaves_no_node() {
     let server = ZooKeeperServer::start();
     let proxy = KeeperProxy::before(server.port);
@@ -222,58 +257,70 @@ fn delete(address: &str, path: &str) {
     });
 }
 
+/// A manager whose session outlives the servers' absence.
+fn patient(hosts: &str) -> Caller {
+    Caller::new(ZooKeeperOptions { session_timeout: SESSION_MAX, ..ZooKeeperOptions::new(hosts) })
+}
+
+fn without_end(name: &str) -> LockAsk {
+    LockAsk { timeout: None, ..wish("a", Exclusive, name) }
+}
+
+/// Who stands at "a", in the order of the queue, with the holder's lock.
+fn standing(caller: &Caller) -> (Option<LockId>, Vec<String>) {
+    let infos = caller.status(Some("a"));
+    let names = infos.iter().map(|info| info.requester.as_str().to_owned()).collect();
+    (infos.first().and_then(|info| info.lock_id.clone()), names)
+}
+
 #[test]
 fn a_killed_server_that_comes_back_in_time_costs_nobody_a_lock() {
     let mut server = ZooKeeperServer::start();
-    let patient = || ZooKeeperOptions {
-        // The most that this server grants: 20 ticks.
-        session_timeout: Duration::from_secs(4),
-        ..ZooKeeperOptions::new(&server.address())
-    };
-    let (one, two) = (Caller::new(patient()), Caller::new(patient()));
+    let (one, two) = (patient(&server.address()), patient(&server.address()));
     let held = one.take(wish("a", Exclusive, "a")).unwrap();
-    let waiting =
-        two.begin(LockAsk { timeout: Some(Duration::from_secs(25)), ..wish("a", Exclusive, "b") });
+    let waiting = two.begin(without_end("b"));
     two.wait_for_waiters("a", 1);
+    let before = standing(&two);
     server.kill();
-    let during = one.begin(wish("b", Exclusive, "a"));
+    let during = one.begin(LockAsk { timeout: None, ..wish("b", Exclusive, "a") });
     server.resume();
-    let during = during.wait().unwrap();
-    assert!(during.fencing_token > held.fencing_token);
-    match one.release(&held.lock_id, "a") {
-        Ok(true) => assert!(one.ear.lost.lock().unwrap().is_empty()),
-        // On a slow machine it came back too late; then the holder was told.
-        other => assert!(one.ear.first_loss().0 == held.lock_id, "{other:?}"),
-    }
+    assert!(during.wait().unwrap().fencing_token > held.fencing_token);
+    assert_eq!(standing(&two), before);
+    assert!(waiting.now().is_none());
+    assert_eq!(one.release(&held.lock_id, "a"), Ok(true));
     let grant = waiting.wait().unwrap();
     assert!(grant.fencing_token > held.fencing_token);
+    assert_eq!(standing(&one), (Some(grant.lock_id), vec!["b".to_owned()]));
+    assert!([one, two].iter().all(|caller| caller.ear.lost.lock().unwrap().is_empty()));
 }
 
 #[test]
 fn a_killed_leader_of_three_costs_nobody_a_lock_or_a_place() {
     let mut servers = ZooKeeperServer::start_ensemble();
     let hosts: Vec<String> = servers.iter().map(ZooKeeperServer::address).collect();
-    let patient = || ZooKeeperOptions {
-        session_timeout: Duration::from_secs(4),
-        ..ZooKeeperOptions::new(&hosts.join(","))
-    };
-    let (one, two) = (Caller::new(patient()), Caller::new(patient()));
+    let (one, two) = (patient(&hosts.join(",")), patient(&hosts.join(",")));
     let held = one.take(wish("a", Exclusive, "a")).unwrap();
-    let wait =
-        |name| LockAsk { timeout: Some(Duration::from_secs(25)), ..wish("a", Exclusive, name) };
-    let first = two.begin(wait("b"));
+    let first = two.begin(without_end("b"));
     two.wait_for_waiters("a", 1);
-    let second = one.begin(wait("c"));
+    let second = one.begin(without_end("c"));
     two.wait_for_waiters("a", 2);
+    let before = standing(&two);
     let leader = eventually("one leads", || servers.iter().position(ZooKeeperServer::is_leader));
     servers[leader].kill();
-    let is_kept = one.release(&held.lock_id, "a") == Ok(true);
+    assert_eq!(standing(&one), before);
+    assert!(first.now().is_none() && second.now().is_none());
+    assert_eq!(one.release(&held.lock_id, "a"), Ok(true));
     let grant = first.wait().unwrap();
     assert!(grant.fencing_token > held.fencing_token);
-    if is_kept && one.ear.lost.lock().unwrap().is_empty() && two.ear.lost.lock().unwrap().is_empty()
-    {
-        assert!(second.now().is_none());
-    }
-    let _ = two.release(&grant.lock_id, "b");
-    assert!(second.wait().unwrap().fencing_token > grant.fencing_token);
+    assert!(second.now().is_none());
+    assert_eq!(two.release(&grant.lock_id, "b"), Ok(true));
+    let last = second.wait().unwrap();
+    assert!(last.fencing_token > grant.fencing_token);
+    // The one that was killed follows the others when it comes back.
+    servers[leader].resume();
+    assert_eq!(
+        standing(&patient(&servers[leader].address())),
+        (Some(last.lock_id), vec!["c".into()])
+    );
+    assert!([one, two].iter().all(|caller| caller.ear.lost.lock().unwrap().is_empty()));
 }

@@ -79,6 +79,7 @@ fn a_coordination_that_is_done_within_its_first_step_does_not_end_the_report_on_
         stores: vec![(left, store, true)],
         consensus: None,
         bus: None,
+        event_bus: None,
         alerting: None,
         locks: None,
         options: Options::default(),

@@ -136,6 +136,7 @@ impl Stage {
             stores: vec![named("left", left.clone()), named("right", Arc::default())],
             consensus: None,
             bus: None,
+            event_bus: None,
             alerting: None,
             locks: Some(port),
             options: Options {
@@ -286,7 +287,7 @@ fn a_strong_coordination_waits_for_a_key_that_is_held_and_a_session_one_does_not
 fn a_refused_lock_aborts_with_who_is_in_the_way_asks_nobody_and_leaves_the_id_free() {
     let stage = Stage::new();
     stage.hold("hand", "left/k", None).answer().unwrap();
-    let refused = result(&stage.submit("c1", "strong", 0.3));
+    let refused = result(&stage.submit("c1", "strong", 1.2));
     assert_eq!(kind_and_code(&refused), (OutcomeKind::Aborted, "transaction.aborted.lock_timeout"));
     let message = refused.outcome.message.unwrap();
     assert!(message.contains("'left/k'") && message.contains("hand"), "{message}");
@@ -295,7 +296,7 @@ fn a_refused_lock_aborts_with_who_is_in_the_way_asks_nobody_and_leaves_the_id_fr
     assert_eq!(result(&stage.submit("c1", "strong", 30.0)).outcome.kind, OutcomeKind::Committed);
     stage.hold("hand", "left/k", None).answer().unwrap();
     // It has run, so a repetition is told how it ended, and not that its locks are refused.
-    assert_eq!(result(&stage.submit("c1", "strong", 0.3)).outcome.kind, OutcomeKind::Committed);
+    assert_eq!(result(&stage.submit("c1", "strong", 1.2)).outcome.kind, OutcomeKind::Committed);
 }
 
 #[test]

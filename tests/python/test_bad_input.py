@@ -49,9 +49,9 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
     "nul in id": ({"coordination_id": "a\0b"}, ["coordination_id", "NUL"]),
     "id of another type": ({"coordination_id": 7}, ["coordination_id", "int", "str"]),
     "unknown type": ({"coordination_type": "3pc"}, ["coordination_type", "3pc"]),
-    "type not served": (
+    "type that a store cannot serve": (
         {"coordination_type": CoordinationType.SAGA_ORCHESTRATION},
-        ["saga_orchestration", "two_phase_commit"],
+        ["'left'", "execute_operation()", "saga_orchestration"],
     ),
     "unknown level": (
         {"consistency_level": "sloppy"},

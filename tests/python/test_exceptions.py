@@ -23,6 +23,7 @@ TREE = {
     "ServiceClosed": (UnanimityError,),
     "ServiceElsewhere": (UnanimityError, RuntimeError),
     "StoreError": (UnanimityError,),
+    "Permanent": (UnanimityError,),
     "LockError": (UnanimityError,),
     "LockTimeout": (unanimity.LockError,),
     "DeadlockDetected": (unanimity.LockError,),

@@ -169,7 +169,7 @@ def test_a_lock_held_by_hand_refuses_naming_it_and_the_same_id_runs_later(
     async def scenario() -> None:
         locks = LocalLockManager()
         async with locks, make_service(ledgers, lock_manager=locks) as service:
-            wanted = request("c1", consistency_level="strong", timeout_seconds=0.3)
+            wanted = request("c1", consistency_level="strong", timeout_seconds=1.2)
             async with locks.lock("left/k", LockType.SHARED, "reader"):
                 result = await service.coordinate_transaction(wanted)
                 assert (result.outcome, result.code) == (

@@ -10,7 +10,10 @@ use pyo3::types::PyString;
 use unanimity::consensus::Standing;
 use unanimity::model::ids::{CoordinationId, StoreName};
 use unanimity::model::outcome::{Acknowledgement, Decision, Vote};
+use unanimity::model::step::StepAnswer;
 use unanimity::participants::ParticipantError;
+
+use crate::convert::to_value;
 
 fn text_of(answer: &Bound<'_, PyAny>, attribute: &str) -> Option<String> {
     let found = answer.getattr(attribute).ok()?;
@@ -56,6 +59,45 @@ pub(crate) fn acknowledgement_of(
             Acknowledgement::Unknown { message: wrong(answer, &place(), expected) }
         }
     }
+}
+
+/// The answer to a step, and what came while it was read and is for the program.
+///
+/// A result that cannot be written down is an unknown answer: the effect may well be there, and
+/// neither "done" without its result nor "no effect" would be true.
+pub(crate) fn step_answer_of(
+    answer: &Bound<'_, PyAny>,
+    place: impl Fn() -> String,
+) -> (StepAnswer, Option<PyErr>) {
+    let py = answer.py();
+    let status = answer.getattr(pyo3::intern!(py, "status"));
+    let status = status.ok().and_then(|status| status.cast_into::<PyString>().ok());
+    let answered = match status.as_ref().and_then(|status| status.to_str().ok()) {
+        Some("SUCCESS") => {
+            let result = answer.getattr(pyo3::intern!(py, "result"));
+            match to_value(&result.unwrap_or_else(|_| py.None().into_bound(py))) {
+                Ok(result) => StepAnswer::Done { result },
+                Err(mut bad) => {
+                    let raised = bad.raised.take();
+                    let words = bad.describe("result");
+                    let message = format!("{} gave a result that is not JSON: {words}", place());
+                    return (StepAnswer::Unknown { message }, raised);
+                }
+            }
+        }
+        Some("FAILED") => {
+            let message = text_of(answer, "error_message");
+            let message = message.unwrap_or_else(|| format!("{} answered FAILED", place()));
+            let retryable = answer.getattr(pyo3::intern!(py, "retryable"));
+            let retryable = retryable.and_then(|may| may.is_truthy()).unwrap_or(true);
+            StepAnswer::Failed { message, retryable }
+        }
+        _ => {
+            let expected = "return an OperationResult whose status is \"SUCCESS\" or \"FAILED\"";
+            StepAnswer::Unknown { message: wrong(answer, &place(), expected) }
+        }
+    };
+    (answered, None)
 }
 
 pub(crate) fn ids_of(

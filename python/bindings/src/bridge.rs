@@ -230,7 +230,10 @@ impl Bridge {
 
     /// A store's method raised this.
     fn raised(&self, py: Python<'_>, token: u64, error: &Bound<'_, PyAny>) -> PyResult<()> {
-        self.tell(py, token, |call| call.raised(error))
+        self.tell(py, token, |call| {
+            call.raised(error);
+            Ok(())
+        })
     }
 
     /// The loop is gone: nothing is delivered any more, and the engines that called through it
@@ -262,12 +265,14 @@ impl Bridge {
     }
 
     /// Tells whoever waits for a call's answer; nobody does when the bridge was closed meanwhile.
-    fn tell(&self, py: Python<'_>, token: u64, tell: impl FnOnce(Started)) -> PyResult<()> {
+    fn tell(
+        &self,
+        py: Python<'_>,
+        token: u64,
+        tell: impl FnOnce(Started) -> PyResult<()>,
+    ) -> PyResult<()> {
         let call = self.expected().take(token);
-        let told = errors::guarded(py, || {
-            call.map(tell);
-            Ok(())
-        });
+        let told = errors::guarded(py, || call.map_or(Ok(()), tell));
         self.go_on(py, told)
     }
 

@@ -15,13 +15,15 @@ use unanimity::consensus::{Proposal, Standing};
 use unanimity::model::ids::CoordinationId;
 use unanimity::model::lock::Fence;
 use unanimity::model::outcome::{Acknowledgement, Decision, Vote};
+use unanimity::model::step::StepAnswer;
+use unanimity::model::stream::StreamEvent;
 use unanimity::model::value::Value;
-use unanimity::participants::{Attachment, ParticipantError, PrepareAsk};
+use unanimity::participants::{Attachment, ExecuteAsk, ParticipantError, PrepareAsk};
 use unanimity::reply::Reply;
 
-use crate::answers::{acknowledgement_of, ids_of, standing_of, vote_of};
+use crate::answers::{acknowledgement_of, ids_of, standing_of, step_answer_of, vote_of};
 use crate::convert::{Class, from_value};
-use crate::errors;
+use crate::{errors, streams};
 
 /// What travels with a request from its caller to its stores.
 pub(crate) struct Caller {
@@ -42,6 +44,8 @@ impl Caller {
 /// How the call's argument is made, on the loop's thread.
 pub(crate) enum Argument {
     Prepare(Box<PrepareAsk>),
+    Execute(Box<ExecuteAsk>),
+    Event(Arc<StreamEvent>),
     Id(CoordinationId),
     Nothing,
     Proposal {
@@ -66,6 +70,9 @@ pub(crate) type Told = Box<dyn FnOnce(Result<&Bound<'_, PyAny>, String>) + Send>
 pub(crate) enum Answers {
     Vote(Reply<Vote>),
     Acknowledgement(Reply<Acknowledgement>),
+    Step(Reply<StepAnswer>),
+    /// Whatever it returns says that it is done.
+    Applied(Reply<Acknowledgement>),
     List(Reply<Result<Vec<CoordinationId>, ParticipantError>>),
     Proposal(Reply<Proposal>),
     Standing(Reply<Standing>),
@@ -194,6 +201,8 @@ impl Argument {
     ) -> PyResult<Arguments<'py>> {
         let arguments = match self {
             Self::Prepare(ask) => (prepare_request(py, &ask, attachment)?,).into_pyobject(py)?,
+            Self::Execute(ask) => (operation_request(py, &ask)?,).into_pyobject(py)?,
+            Self::Event(event) => (streams::event(py, &event)?,).into_pyobject(py)?,
             Self::Id(id) => (id.as_str(),).into_pyobject(py)?,
             Self::Nothing => PyTuple::empty(py),
             Self::Proposal { id, decision, evidence } => {
@@ -234,6 +243,23 @@ fn prepare_request<'py>(
     CLASS.get(py)?.call1((id, operations, timeout, tokens(py, &ask.fences)?))
 }
 
+fn operation_request<'py>(py: Python<'py>, ask: &ExecuteAsk) -> PyResult<Bound<'py, PyAny>> {
+    static CLASS: Class = Class::new("unanimity._stores", "OperationRequest");
+    let operation = ask.operation();
+    let given = Caller::of(ask.attachment.as_ref());
+    let body = match given.and_then(|caller| caller.operations.get(ask.step)) {
+        Some(original) => original.clone_ref(py),
+        None => from_value(py, &operation.body)?,
+    };
+    // Made anew for each call: what one method does to it is not seen by the next.
+    let context = PyDict::new(py);
+    for (id, result) in ask.results() {
+        context.set_item(id, from_value(py, result)?)?;
+    }
+    let (id, timeout) = (ask.id().as_str(), ask.timeout.as_secs_f64());
+    CLASS.get(py)?.call1((id, operation.id.as_str(), body, ask.attempt, context, timeout))
+}
+
 /// By resource the highest token, with its lock's type.
 fn tokens<'py>(py: Python<'py>, fences: &[Fence]) -> PyResult<Bound<'py, PyDict>> {
     static TOKEN: Class = Class::new("unanimity._stores", "FencingToken");
@@ -253,11 +279,18 @@ impl Started {
         format!("{}: {}()", self.method.owner, self.method.name)
     }
 
-    pub(crate) fn returned(self, answer: &Bound<'_, PyAny>) {
+    /// Fails with what came while the answer was read and is for the program, such as Ctrl-C.
+    pub(crate) fn returned(self, answer: &Bound<'_, PyAny>) -> PyResult<()> {
         let place = || format!("{}: {}()", self.method.owner, self.method.name);
         match self.answers {
             Answers::Vote(reply) => reply.send(vote_of(answer, place)),
             Answers::Acknowledgement(reply) => reply.send(acknowledgement_of(answer, place)),
+            Answers::Step(reply) => {
+                let (answer, for_the_program) = step_answer_of(answer, place);
+                reply.send(answer);
+                return for_the_program.map_or(Ok(()), Err);
+            }
+            Answers::Applied(reply) => reply.send(Acknowledgement::Done),
             Answers::List(reply) => reply.send(ids_of(answer, &place())),
             Answers::Proposal(reply) => {
                 let taken = answer.is_truthy().unwrap_or(false);
@@ -267,6 +300,7 @@ impl Started {
             Answers::Told(told) => told(Ok(answer)),
             Answers::Nobody(_) => {}
         }
+        Ok(())
     }
 
     pub(crate) fn raised(self, error: &Bound<'_, PyAny>) {
@@ -280,6 +314,16 @@ impl Started {
         match self.answers {
             Answers::Vote(reply) => reply.send(Vote::Unknown { reason: message }),
             Answers::Acknowledgement(reply) => reply.send(Acknowledgement::Unknown { message }),
+            Answers::Step(reply) => reply.send(if is_permanent(error) {
+                StepAnswer::Failed { message, retryable: false }
+            } else {
+                StepAnswer::Unknown { message }
+            }),
+            Answers::Applied(reply) => reply.send(if is_permanent(error) {
+                Acknowledgement::Failed { message }
+            } else {
+                Acknowledgement::Unknown { message }
+            }),
             Answers::List(reply) => reply.send(Err(ParticipantError::new(message))),
             Answers::Proposal(reply) => reply.send(Proposal::NotTaken),
             Answers::Standing(reply) => reply.send(Standing::Unknown),
@@ -287,4 +331,10 @@ impl Started {
             Answers::Nobody(_) => tracing::warn!("{message}"),
         }
     }
+}
+
+/// Whether a store said by it that there was no effect, and that another try would not help.
+fn is_permanent(error: &Bound<'_, PyAny>) -> bool {
+    static CLASS: Class = Class::new("unanimity._exceptions", "Permanent");
+    CLASS.get(error.py()).and_then(|class| error.is_instance(class)).unwrap_or(false)
 }

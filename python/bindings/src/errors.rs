@@ -77,6 +77,10 @@ pub(crate) fn of_engine(py: Python<'_>, error: &EngineError) -> PyErr {
             let details = [("code", "request.cannot_resolve"), ("coordination_id", id.as_str())];
             exception(py, "InvalidRequest", &message, &details)
         }
+        EngineError::CannotProject { store, .. } => {
+            let details = [("code", "request.cannot_project"), ("store", store.as_str())];
+            exception(py, "InvalidRequest", &message, &details)
+        }
         EngineError::CannotRedrive { .. } => {
             let details = [("code", "request.cannot_redrive")];
             exception(py, "InvalidRequest", &message, &details)

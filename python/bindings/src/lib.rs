@@ -22,6 +22,7 @@ mod request;
 mod runtime;
 mod start;
 mod stores;
+mod streams;
 mod wake;
 
 use mimalloc::MiMalloc;
@@ -46,6 +47,7 @@ fn _engine(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<coordinator::Coordinator>()?;
     module.add_class::<reader::JournalReader>()?;
     events::register(module)?;
+    module.add_class::<streams::Streams>()?;
     locks::register(module)?;
     pictures::register(module)?;
     stores::register(module)?;

@@ -2,14 +2,20 @@
 //!
 //! Invariant: nothing is called here; a call waits in the bridge's queue for the loop's thread.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use pyo3::prelude::*;
 use unanimity::model::ids::{ClusterId, CoordinationId, StoreName};
+use unanimity::model::operation::Operation;
 use unanimity::model::outcome::{Acknowledgement, Vote};
 use unanimity::model::request::CoordinationType;
-use unanimity::participants::{Abilities, DeliveryAsk, Participant, ParticipantError, PrepareAsk};
+use unanimity::model::step::{StepAnswer, Work};
+use unanimity::model::value::Value;
+use unanimity::participants::{
+    Abilities, DeliveryAsk, EventAsk, ExecuteAsk, Participant, ParticipantError, PrepareAsk,
+};
 use unanimity::reply::Reply;
 
 use crate::bridge::{Item, Shared};
@@ -23,6 +29,13 @@ pub(crate) struct PythonStore {
     commit: Option<Arc<Method>>,
     abort: Option<Arc<Method>>,
     list_prepared: Option<Arc<Method>>,
+    execute: Option<Arc<Method>>,
+    compensate: Option<Arc<Method>>,
+    apply: Option<Arc<Method>>,
+    /// Types of operations that it undoes without being told how.
+    compensable: HashSet<String>,
+    /// Types that a `compensation` may have, `None` for any.
+    compensation_types: Option<HashSet<String>>,
 }
 
 impl PythonStore {
@@ -45,6 +58,11 @@ impl PythonStore {
             commit: method("commit", "commit_is_async", "commit_transaction")?,
             abort: method("abort", "abort_is_async", "abort_transaction")?,
             list_prepared: method("list_prepared", "list_is_async", "list_prepared_transactions")?,
+            execute: method("execute", "execute_is_async", "execute_operation")?,
+            compensate: method("compensate", "compensate_is_async", "compensate_operation")?,
+            apply: method("apply", "apply_is_async", "apply_event")?,
+            compensable: adapter.getattr("compensable")?.extract()?,
+            compensation_types: adapter.getattr("compensation_types")?.extract()?,
             name,
         })
     }
@@ -74,13 +92,34 @@ impl Participant for PythonStore {
         Abilities { lists_prepared: self.list_prepared.is_some(), single_writer: false }
     }
 
-    fn missing_for(&self, _kind: CoordinationType) -> Option<&'static str> {
-        let needed = [
+    fn missing_for(&self, kind: CoordinationType) -> Option<&'static str> {
+        let by_votes = [
             (&self.prepare, "prepare_transaction"),
             (&self.commit, "commit_transaction"),
             (&self.abort, "abort_transaction"),
         ];
-        needed.into_iter().find(|(method, _)| method.is_none()).map(|(_, name)| name)
+        let by_steps = [(&self.execute, "execute_operation")];
+        let by_events = [(&self.apply, "apply_event")];
+        let needed = match kind {
+            CoordinationType::TwoPhaseCommit => by_votes.as_slice(),
+            CoordinationType::EventSourcing => by_events.as_slice(),
+            _ => by_steps.as_slice(),
+        };
+        needed.iter().find(|(method, _)| method.is_none()).map(|(_, name)| *name)
+    }
+
+    fn can_compensate(&self, operation: &Operation) -> bool {
+        match operation.body.get("compensation") {
+            Some(Value::Null) => true,
+            None => self.compensate.is_some() && self.compensable.contains(&operation.kind),
+            Some(undoing) => {
+                let kind = undoing.get("type").and_then(Value::as_text);
+                let types = self.compensation_types.as_ref();
+                self.compensate.is_some()
+                    && matches!(undoing, Value::Map(_))
+                    && types.is_none_or(|types| kind.is_some_and(|kind| types.contains(kind)))
+            }
+        }
     }
 
     fn attach(&self, _cluster: &ClusterId, _name: &StoreName) -> Result<(), ParticipantError> {
@@ -107,6 +146,38 @@ impl Participant for PythonStore {
 
     fn abort(&self, ask: DeliveryAsk, reply: Reply<Acknowledgement>) {
         self.deliver(self.abort.as_ref(), ask, reply);
+    }
+
+    fn execute(&self, ask: ExecuteAsk, reply: Reply<StepAnswer>) {
+        let (method, name) = match ask.work {
+            Work::Execute => (&self.execute, "execute_operation"),
+            Work::Compensate => (&self.compensate, "compensate_operation"),
+        };
+        let Some(method) = method else {
+            let message = format!("store '{}' has no {name}()", self.name);
+            return reply.send(StepAnswer::Failed { message, retryable: false });
+        };
+        self.bridge.push(Item::Call(Call {
+            method: Arc::clone(method),
+            attachment: ask.attachment.clone(),
+            timeout: ask.timeout,
+            argument: Argument::Execute(Box::new(ask)),
+            answers: Answers::Step(reply),
+        }));
+    }
+
+    fn apply_event(&self, ask: EventAsk, reply: Reply<Acknowledgement>) {
+        let Some(method) = &self.apply else {
+            let message = format!("store '{}' has no apply_event()", self.name);
+            return reply.send(Acknowledgement::Failed { message });
+        };
+        self.bridge.push(Item::Call(Call {
+            method: Arc::clone(method),
+            attachment: None,
+            timeout: ask.timeout,
+            argument: Argument::Event(ask.event),
+            answers: Answers::Applied(reply),
+        }));
     }
 
     fn list_prepared(&self, reply: Reply<Result<Vec<CoordinationId>, ParticipantError>>) {

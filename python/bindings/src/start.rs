@@ -47,6 +47,7 @@ pub(crate) fn start_engine(
         consensus: parts.consensus.map(|consensus| Arc::new(consensus) as _),
         locks: Some(parts.locks),
         bus: parts.listeners.map(|listeners| Arc::new(listeners) as _),
+        event_bus: None,
         alerting: parts.alerting.map(|alerting| Arc::new(alerting) as _),
         options: parts.options,
         runtime,

@@ -3,7 +3,7 @@
 //! Not recovery: machines fold records themselves; this is for the tables, for answers, and for
 //! people. Invariant: the first decision stands, whatever comes later.
 
-use super::fold_steps;
+use super::{fold_steps, streams};
 use crate::journal::StoredCoordination;
 use crate::model::outcome::{Decision, TransactionState};
 use crate::model::record::{Reason, Record};
@@ -12,12 +12,17 @@ use crate::model::time::Timestamp;
 /// The coordination that a begin record makes; `None` for any other record.
 pub(super) fn begun(at: Timestamp, record: &Record) -> Option<StoredCoordination> {
     let Record::Begin { request, owner, epoch, locks } = record else { return None };
+    // Events stand with the begin that appends them: there is nothing left to decide.
+    let decision = streams::appends(request).then_some(Decision::Commit);
     Some(StoredCoordination {
         request: request.clone(),
         owner: owner.clone(),
         epoch: *epoch,
-        state: TransactionState::Preparing,
-        decision: None,
+        state: match decision {
+            Some(_) => TransactionState::Committing,
+            None => TransactionState::Preparing,
+        },
+        decision,
         reason: None,
         outcome: None,
         stores: Vec::new(),

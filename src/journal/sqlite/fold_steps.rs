@@ -1,7 +1,8 @@
 //! What the records of a coordination by steps say of its operations. Pure.
 //!
 //! Not the saga's machine, which folds the same records for itself. Invariants: a record of a step
-//! that the request does not have changes nothing; a coordination by votes has no steps.
+//! that the request does not have changes nothing; a coordination by votes, or of events, has
+//! no steps.
 
 use crate::journal::StoredCoordination;
 use crate::model::outcome::{Decision, TransactionState};
@@ -12,7 +13,9 @@ use crate::model::time::Timestamp;
 
 /// The operations of a coordination that has just begun.
 pub(super) fn begun(request: &CoordinationRequest) -> Vec<StepSummary> {
-    if request.kind == CoordinationType::TwoPhaseCommit {
+    let by_steps =
+        !matches!(request.kind, CoordinationType::TwoPhaseCommit | CoordinationType::EventSourcing);
+    if !by_steps {
         return Vec::new();
     }
     let pending = |operation: &crate::model::operation::Operation| StepSummary {

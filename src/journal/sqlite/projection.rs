@@ -10,10 +10,11 @@ use std::sync::Arc;
 
 use rusqlite::{Connection, Transaction, TransactionBehavior, params};
 
-use super::held;
 use super::log::{self, Entry};
+use super::streams::Appended;
 use super::trouble::{Outcome, Trouble};
 use super::view::View;
+use super::{event_table, held};
 use crate::journal::StoredCoordination;
 use crate::model::operation::Operation;
 use crate::model::outcome::OutcomeKind;
@@ -51,6 +52,7 @@ const UPSERT_OPERATION: &str = "
 /// What is to be brought into the tables at once.
 pub(super) struct Portion {
     watermark: i64,
+    events: Vec<Arc<Appended>>,
     coordinations: Vec<Part>,
 }
 
@@ -96,7 +98,8 @@ impl Portion {
                 open: open.collect(),
             })
         });
-        Some(Self { watermark, coordinations: parts.collect() })
+        let events = view.streams().up_to(watermark);
+        Some(Self { watermark, events, coordinations: parts.collect() })
     }
 
     /// Up to where the tables will be complete.
@@ -113,6 +116,9 @@ impl Portion {
         }
         for part in &self.coordinations {
             part.write(&transaction, before)?;
+        }
+        for appended in self.events.iter().filter(|appended| appended.log_position > before) {
+            event_table::insert(&transaction, appended)?;
         }
         log::set_watermark(&transaction, self.watermark)?;
         transaction.commit()?;

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{self, Sender};
 use std::thread::{self, JoinHandle};
 
-use rusqlite::Connection;
+use rusqlite::{Connection, TransactionBehavior};
 
 use super::options::JournalOptions;
 use super::projection::Portion;
@@ -24,12 +24,17 @@ use crate::model::time::Timestamp;
 
 const NICENESS: i32 = 10;
 
+/// A change, with its own answer.
+pub(super) type Change = Box<dyn FnOnce(&mut Tables) + Send>;
+
 /// What there is to do.
 pub(super) enum Task {
     /// Bring these into the tables; with `is_durable`, onto the disk before it is told.
     Project { portion: Portion, is_durable: bool },
     /// Remove up to so many coordinations that ended before the time.
     Remove { cutoff: Timestamp, portion: usize },
+    /// Change rows that the log does not tell of. Answers by itself.
+    Change(Change),
     /// Make something ready that has nothing to do with the tables.
     Spare(SpareJob),
 }
@@ -72,11 +77,18 @@ impl Tables {
                 Some(Note::Projected { done, is_durable })
             }
             Task::Remove { cutoff, portion } => Some(Note::Removed(self.attempt(|tables| {
-                let transaction = tables.connection.transaction()?;
+                // It reads first; as a reader it would be refused when another process writes in
+                // between, whatever its patience.
+                let behavior = TransactionBehavior::Immediate;
+                let transaction = tables.connection.transaction_with_behavior(behavior)?;
                 let removed = query::remove_ended(&transaction, cutoff, portion)?;
                 transaction.commit()?;
                 Ok(removed)
             }))),
+            Task::Change(change) => {
+                change(self);
+                None
+            }
             Task::Spare(job) => {
                 job();
                 None
@@ -97,7 +109,12 @@ impl Tables {
         wal.sync().map_err(|error| Trouble::Sync(error.to_string()))
     }
 
-    fn attempt<T>(&mut self, work: impl FnOnce(&mut Self) -> Outcome<T>) -> Outcome<T> {
+    pub(super) fn connection_mut(&mut self) -> &mut Connection {
+        &mut self.connection
+    }
+
+    /// Does some work, on a new connection if the old one cannot be trusted.
+    pub(super) fn attempt<T>(&mut self, work: impl FnOnce(&mut Self) -> Outcome<T>) -> Outcome<T> {
         if !self.is_connected {
             self.reconnect()?;
         }

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use rusqlite::Connection;
 
 use super::linger::Linger;
+use super::serve_streams::StreamAsk;
 use super::trouble::Outcome;
 use crate::journal::{
     Answer, AnswerSink, Append, Durability, HistoryFilter, JournalError, JournalStatus,
@@ -48,6 +49,7 @@ pub(super) enum Ask {
     Status(Reply<Result<JournalStatus, JournalError>>),
     Adopt(Vec<StoreName>, Reply<Result<Vec<OpenCoordination>, JournalError>>),
     Retain(Duration, Reply<Result<u64, JournalError>>),
+    Streams(StreamAsk),
 }
 
 impl Ask {
@@ -60,6 +62,7 @@ impl Ask {
             Self::Status(reply) => reply.send(Err(error)),
             Self::Adopt(_, reply) => reply.send(Err(error)),
             Self::Retain(_, reply) => reply.send(Err(error)),
+            Self::Streams(ask) => ask.fail(error),
         }
     }
 }
@@ -128,6 +131,12 @@ impl Queue {
             && !answers.is_empty()
         {
             sink.answered(answers);
+        }
+    }
+
+    pub(super) fn events_appended(&self, through: u64) {
+        if let Some(sink) = self.sink.get() {
+            sink.events_appended(through);
         }
     }
 

@@ -6,7 +6,6 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use super::instance::Life;
 use super::projection::Portion;
 use super::projector::Task;
 use super::queue::{Ask, Job, Note};
@@ -14,6 +13,7 @@ use super::trouble::Outcome;
 use super::writer::Writer;
 use super::{log, query, table};
 use crate::crash;
+use crate::db::instance::Life;
 use crate::db::migration::SCHEMA_KNOWN;
 use crate::db::segments::Batch;
 use crate::journal::{
@@ -68,6 +68,7 @@ impl Writer {
                 let adopted = self.adopt(&stores).map_err(|trouble| trouble.at(&self.path));
                 reply.send(adopted);
             }
+            Ask::Streams(ask) => self.serve_streams(ask),
             Ask::History(..) | Ask::Status(_) | Ask::Retain(..) => match self.look() {
                 Ok(()) => self.reads.push_back((self.view.tail(), ask)),
                 Err(trouble) => ask.fail(trouble.at(&self.path)),
@@ -108,7 +109,7 @@ impl Writer {
         }));
     }
 
-    fn read(&self, job: Job) {
+    pub(super) fn read(&self, job: Job) {
         if let Some(tables) = self.projector.reading() {
             self.reader.run(tables, job);
         }
@@ -233,7 +234,9 @@ impl Writer {
                 self.sweeps.push_back(Sweep { cutoff: now() - age, removed: 0, reply });
             }
             // These never wait for the tables.
-            Ask::Find(..) | Ask::UnknownOf(..) | Ask::Adopt(..) => self.serve(ask),
+            Ask::Find(..) | Ask::UnknownOf(..) | Ask::Adopt(..) | Ask::Streams(_) => {
+                self.serve(ask);
+            }
         }
     }
 
@@ -286,8 +289,9 @@ impl Writer {
         let mut orphans: Vec<(i64, CoordinationId, u32)> = Vec::new();
         for (id, standing) in self.view.open() {
             let owner = &standing.stored.owner;
-            let needed = &standing.stored.request.stores;
-            if owner == self.instances.own() || !needed.iter().all(|store| stores.contains(store)) {
+            let request = &standing.stored.request;
+            let has_all = request.stores.iter().all(|store| stores.contains(store));
+            if owner == self.instances.own() || request.needs_stores_here() && !has_all {
                 continue;
             }
             let life = owners.entry(owner.clone()).or_insert_with(|| self.instances.probe(owner));

@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use rusqlite::Connection;
 
-use super::instance::Instances;
 use super::log;
 use super::projector::Tables;
 use super::trouble::{Outcome, Trouble};
 use super::view::View;
 use super::writer::Writer;
+use crate::db::instance::Instances;
 use crate::db::segments::{LogError, SegmentLog};
 
 /// How often the tables may run ahead of a reading of everything before it is given up.

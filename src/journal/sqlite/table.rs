@@ -15,7 +15,7 @@ use crate::model::ids::{CoordinationId, InstanceId};
 use crate::model::operation::Operation;
 use crate::model::outcome::{Decision, TransactionState};
 use crate::model::record::Reason;
-use crate::model::request::{ConsistencyLevel, CoordinationRequest, CoordinationType};
+use crate::model::request::{ConsistencyLevel, CoordinationRequest, CoordinationType, root_of};
 use crate::model::time::Timestamp;
 use crate::model::value::Value;
 
@@ -105,13 +105,15 @@ fn read_request(row: &Row<'_>, id: &str) -> Outcome<CoordinationRequest> {
         .collect::<Result<_, _>>()
         .map_err(|error| wrong("operations", &error))?;
     let timeout_us: i64 = row.get(5)?;
+    let metadata: Value = json("metadata", &text(row, 7)?)?;
     Ok(CoordinationRequest {
         kind: known("coordination_type", &text(row, 1)?, CoordinationType::parse)?,
         stores: json("participating_stores", &text(row, 2)?)?,
         operations,
         timeout: Duration::from_micros(u64::try_from(timeout_us).unwrap_or(0)),
         consistency: known("consistency_level", &text(row, 6)?, ConsistencyLevel::parse)?,
-        metadata: json("metadata", &text(row, 7)?)?,
+        root: root_of(&metadata),
+        metadata,
         id,
     })
 }
@@ -132,11 +134,11 @@ fn known<T>(column: &str, name: &str, parse: impl Fn(&str) -> Option<T>) -> Outc
     parse(name).ok_or_else(|| wrong(column, &format!("{name:?} is unknown")))
 }
 
-fn json<T: DeserializeOwned>(column: &str, text: &str) -> Outcome<T> {
+pub(super) fn json<T: DeserializeOwned>(column: &str, text: &str) -> Outcome<T> {
     serde_json::from_str(text).map_err(|error| wrong(column, &error))
 }
 
-fn timestamp(column: &str, text: &str) -> Outcome<Timestamp> {
+pub(super) fn timestamp(column: &str, text: &str) -> Outcome<Timestamp> {
     parse_rfc3339(text).ok_or_else(|| wrong(column, &format!("{text:?} is no time of ours")))
 }
 

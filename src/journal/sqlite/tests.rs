@@ -22,6 +22,9 @@ mod damage;
 mod kill;
 mod random;
 mod rules;
+mod streams;
+mod streams_processes;
+mod streams_random;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 

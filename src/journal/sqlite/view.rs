@@ -12,9 +12,10 @@ use std::sync::Arc;
 use rusqlite::Connection;
 
 use super::log::Entry;
-use super::trouble::Outcome;
+use super::streams::{self, Placement, Streams};
+use super::trouble::{Outcome, Trouble};
 use super::{fold, log, table};
-use crate::journal::StoredCoordination;
+use crate::journal::{Answer, Append, StoredCoordination};
 use crate::model::ids::CoordinationId;
 use crate::model::record::Record;
 use crate::model::time::Timestamp;
@@ -68,6 +69,7 @@ pub(super) struct View {
     watermark: i64,
     /// The greatest id that the tables may hold beside those that are here.
     newest: Option<CoordinationId>,
+    streams: Streams,
 }
 
 impl View {
@@ -83,12 +85,18 @@ impl View {
     fn load_inside(connection: &Connection) -> Outcome<Self> {
         let watermark = log::watermark(connection)?;
         let newest = table::newest_id(connection)?;
-        let mut view = Self { watermark, newest, ..Self::default() };
+        let streams = Streams::load(connection, watermark)?;
+        let mut view = Self { watermark, newest, streams, ..Self::default() };
         for entry in log::kept(connection)? {
             view.take(connection, entry)?;
         }
         view.tail = view.tail.max(watermark);
         Ok(view)
+    }
+
+    /// The events that are ahead of the tables.
+    pub(super) fn streams(&self) -> &Streams {
+        &self.streams
     }
 
     pub(super) fn get(&self, id: &CoordinationId) -> Option<&Standing> {
@@ -137,8 +145,54 @@ impl View {
         {
             self.recall(stored);
         }
+        if !self.streams.has_counted(entry.position)
+            && let Record::Begin { request, .. } = &entry.record
+            && streams::appends(request)
+        {
+            // It stands, so its writer has seen that it fits: here as there.
+            match self.streams.fit(connection, entry.position, request)? {
+                Placement::Fits(versions) => {
+                    self.streams.add(entry.position, entry.at, request, versions)?;
+                }
+                Placement::Mismatch { stream, expected, actual } => {
+                    return Err(Trouble::Row(format!(
+                        "record {} expects version {expected} of stream '{stream}', which has \
+                         {actual} there",
+                        entry.position
+                    )));
+                }
+            }
+        }
         self.keep(entry.position, &entry.id, entry.epoch, entry.at, &entry.record);
         Ok(())
+    }
+
+    /// Takes in a record that is being written behind all others, with the versions of the events
+    /// that it appends. Gives the answer to its writer.
+    pub(super) fn accept(
+        &mut self,
+        append: &Append,
+        versions: Option<Vec<u64>>,
+    ) -> Outcome<Answer> {
+        let (position, record) = (self.tail + 1, &append.record);
+        self.keep(position, &append.id, append.epoch, append.at, record);
+        if let (Some(versions), Record::Begin { request, .. }) = (versions, record) {
+            self.streams.add(position, append.at, request, versions)?;
+            return Ok(Answer::Appended { through: self.streams.last() });
+        }
+        Ok(Answer::Recorded)
+    }
+
+    /// The answer for a record that an earlier try has written.
+    pub(super) fn answer_again(&self, append: &Append) -> Answer {
+        match &append.record {
+            Record::Begin { request, .. } if streams::appends(request) => {
+                // What is in the tables already stands before whatever is the last.
+                let through = self.streams.last_of(&append.id).unwrap_or(self.streams.last());
+                Answer::Appended { through }
+            }
+            _ => Answer::Recorded,
+        }
     }
 
     /// Brings back a finished coordination from the tables, because records are added to it.
@@ -181,6 +235,7 @@ impl View {
     /// The tables are complete up to `watermark`: what is finished there need not be held here.
     pub(super) fn projected(&mut self, watermark: i64) {
         self.watermark = self.watermark.max(watermark);
+        self.streams.projected(watermark);
         while let Some((position, _)) = self.unprojected.front()
             && *position <= watermark
             && let Some((position, id)) = self.unprojected.pop_front()

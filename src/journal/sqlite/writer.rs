@@ -9,7 +9,6 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::instance::Instances;
 use super::judge::{self, Verdict};
 use super::options::JournalOptions;
 use super::projector::{Projector, Task};
@@ -20,6 +19,7 @@ use super::trouble::{Outcome, Trouble};
 use super::view::View;
 use super::{log, sight};
 use crate::crash;
+use crate::db::instance::Instances;
 use crate::db::segments::{Batch, SegmentLog};
 use crate::journal::{Answer, Durability, JournalError};
 use crate::model::record::Record;
@@ -58,6 +58,10 @@ pub(super) struct Writer {
     frames: Batch,
     backoff: Option<Backoff>,
     worked_at: Instant,
+    /// The last event of which the listener has heard.
+    told_events: u64,
+    /// The last event that is known to be on the disk.
+    synced_events: u64,
 }
 
 /// What a writer is made of.
@@ -75,6 +79,8 @@ pub(super) struct Parts {
 impl Writer {
     pub(super) fn new(parts: Parts) -> Self {
         Self {
+            told_events: parts.view.streams().last(),
+            synced_events: 0,
             view: parts.view,
             log: parts.log,
             queue: parts.queue,
@@ -110,6 +116,7 @@ impl Writer {
             for ask in work.asks {
                 self.serve(ask);
             }
+            self.tell_events();
             self.background(!has_records);
             let is_idle = self.reads.is_empty() && self.sweeps.is_empty();
             if work.is_last && !is_idle && self.upkeep.is_busy() {
@@ -117,6 +124,15 @@ impl Writer {
             } else if work.is_last && is_idle && (self.batch.is_empty() || self.backoff.is_some()) {
                 return self.finish();
             }
+        }
+    }
+
+    /// Tells of events that came, once they can be read.
+    fn tell_events(&mut self) {
+        let last = self.view.streams().last();
+        if last > self.told_events && self.is_trusted {
+            self.told_events = last;
+            self.queue.events_appended(last);
         }
     }
 
@@ -260,7 +276,15 @@ impl Writer {
             let trouble = Trouble::Log(error);
             self.queue.shut(trouble.at(&self.path));
             trouble
-        })
+        })?;
+        self.synced_events = self.view.streams().last();
+        Ok(())
+    }
+
+    /// Sees that every event that is known is on the disk: another process may not have come to
+    /// its own sync yet.
+    pub(super) fn sync_events(&mut self) -> Outcome<()> {
+        if self.view.streams().last() > self.synced_events { self.sync() } else { Ok(()) }
     }
 
     /// Judges what is new in the batch, and puts what is to be written into `frames`. Answers for
@@ -284,16 +308,14 @@ impl Writer {
             pending.refused = matches!(verdict, Verdict::Refuse(_));
             let answer = match verdict {
                 Verdict::Refuse(answer) => answer,
-                Verdict::Stands => Answer::Recorded,
-                Verdict::Keep => {
+                Verdict::Stands => self.view.answer_again(append),
+                Verdict::Keep(versions) => {
                     let position = self.view.tail() + 1;
                     if self.log.is_some() {
                         self.frames.push(position, |bytes| log::encode(append, bytes))?;
                     }
-                    let (id, record) = (&append.id, &append.record);
-                    self.view.keep(position, id, append.epoch, append.at, record);
-                    note_kind(record.kind(), kinds);
-                    Answer::Recorded
+                    note_kind(append.record.kind(), kinds);
+                    self.view.accept(append, versions)?
                 }
             };
             match append.durability {

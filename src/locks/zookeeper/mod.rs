@@ -24,6 +24,7 @@ mod turn;
 mod wish;
 
 use std::sync::{Arc, mpsc};
+use std::task::{Context, Waker};
 use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
@@ -39,18 +40,22 @@ pub use self::options::{ZooKeeperCredentials, ZooKeeperOptions};
 use self::session::{Trouble, told};
 use self::shared::Shared;
 use self::wish::Wish;
-use super::many::{Many, OneByOne};
+use super::at_once::{AtOnce, Habits};
+use super::many::OneByOne;
 use super::{LockAsk, LockEar, LockManager, WaitForGraph, WaitId};
 
 /// How long a question about others' locks waits for the server.
 const QUESTION_MAX: Duration = Duration::from_secs(30);
 const CLOSE_MAX: Duration = Duration::from_secs(3);
+/// A node costs the servers two writes, so where several locks are in demand they are not tried for
+/// at once each time.
+const HABITS: Habits = Habits { waits_for_server: true, pause: 15 };
 
 /// A lock manager over `ZooKeeper`.
 pub struct ZooKeeperLockManager {
     shared: Arc<Shared>,
     door: Arc<Door>,
-    many: Many,
+    at_once: Arc<AtOnce>,
 }
 
 impl ZooKeeperLockManager {
@@ -58,7 +63,8 @@ impl ZooKeeperLockManager {
     pub fn new(options: ZooKeeperOptions, handle: Handle) -> Result<Self, LockError> {
         let server = Arc::new(Server::parse(options)?);
         let shared = Shared::new(server, handle)?;
-        Ok(Self { door: Arc::new(Door(shared.clone())), shared, many: Many::default() })
+        let at_once = Arc::new(AtOnce::new(HABITS));
+        Ok(Self { door: Arc::new(Door(shared.clone())), shared, at_once })
     }
 
     /// Opens a session now, if there is none; says why where none can be opened in that time.
@@ -89,6 +95,17 @@ impl ZooKeeperLockManager {
 }
 
 impl Shared {
+    /// Carries out a wish. What it can ask the server now leaves before this returns, so that those
+    /// who ask one after the other stand in the queue in that order, once there is a session. The
+    /// rest is a task's, whose first poll registers for what this one saw pending.
+    fn begin(&self, wish: impl Future<Output = ()> + Send + 'static) {
+        let _runtime = self.handle.enter();
+        let mut wish = Box::pin(wish);
+        if wish.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending() {
+            self.handle.spawn(wish);
+        }
+    }
+
     async fn census(
         &self,
         resource: Option<&ResourceId>,
@@ -124,7 +141,7 @@ impl OneByOne for Door {
             return wait;
         };
         let shared = self.0.clone();
-        self.0.handle.spawn(async move {
+        self.0.begin(async move {
             let answer = Wish::new(shared.clone(), wait, ask).run(end).await;
             if answer.is_err() {
                 shared.table.leave(wait);
@@ -179,11 +196,11 @@ impl LockManager for ZooKeeperLockManager {
         asks: Vec<LockAsk>,
         reply: Reply<Result<Vec<Grant>, LockError>>,
     ) -> WaitId {
-        self.many.acquire(self.door.clone(), asks, reply)
+        self.at_once.acquire(self.door.clone(), asks, reply)
     }
 
     fn cancel(&self, wait: WaitId) {
-        if !self.many.cancel(wait) {
+        if !self.at_once.cancel(wait) {
             self.door.cancel_one(wait);
         }
     }

@@ -79,6 +79,11 @@ impl Stake {
         self.node.as_ref().map(|node| node.path.clone()).unwrap_or_default()
     }
 
+    /// The path of a child of the container.
+    pub(super) fn at(&self, child: &str) -> String {
+        format!("{}/{child}", self.container)
+    }
+
     /// Where the node stands in the queue as last read.
     pub(super) fn index(&mut self) -> Result<usize, Stop> {
         let child = self.node.as_ref().map(|node| node.child.as_str());
@@ -204,7 +209,7 @@ impl Stake {
                     let found = queue.tagged(&self.tag).map(|place| place.child.clone());
                     return Ok(match found {
                         Some(child) => {
-                            self.stands_at(format!("{}/{child}", self.container), 0);
+                            self.stands_at(self.at(&child), 0);
                             true
                         }
                         None => false,
@@ -223,7 +228,7 @@ impl Stake {
         self.queue = Queue::of(children);
     }
 
-    async fn list(&mut self, session: &Session) -> Result<(), Stop> {
+    pub(super) async fn list(&mut self, session: &Session) -> Result<(), Stop> {
         loop {
             match session.client.list_children(&self.container).await {
                 Ok(children) => {
@@ -242,12 +247,11 @@ impl Stake {
         to: &Overtaking,
     ) -> Result<(), Stop> {
         let prefix = self.prefix(Some(to.before));
-        let standing = |child: &str| format!("{}/{child}", self.container);
         let options = CreateMode::EphemeralSequential.with_acls(self.server.acls());
         let mut writer = session.client.new_multi_writer();
         let added = writer
-            .add_check_version(&standing(&to.first), -1)
-            .and_then(|()| writer.add_check_version(&standing(&to.guard), -1))
+            .add_check_version(&self.at(&to.first), -1)
+            .and_then(|()| writer.add_check_version(&self.at(&to.guard), -1))
             .and_then(|()| writer.add_create(&prefix, &self.data, &options))
             .and_then(|()| writer.add_delete(&self.path(), None));
         added.map_err(stop)?;
@@ -286,7 +290,7 @@ impl Stake {
         };
         let mut names = Vec::new();
         for blocker in self.queue.blockers(index).into_iter().take(most) {
-            let path = format!("{}/{}", self.container, self.queue.places()[blocker].child);
+            let path = self.at(&self.queue.places()[blocker].child);
             if let Ok((data, _)) = session.client.get_data(&path).await
                 && let Some(details) = Details::from_bytes(&data)
             {

@@ -1,8 +1,12 @@
 //! A node's turn: whether it is granted, whom it watches until then, and with which token.
 //!
-//! Not the node itself (`stake`). **Round trips**: the node and the list of the queue are asked for
-//! in one flight, so a free resource is granted after one; so are the list and the token's write
-//! after somebody's leaving.
+//! Not the node itself (`stake`). **Events**: a wait is ended by the leaving of those whom the
+//! queue names (`to_watch`). An event is said once, and nobody repeats it as all else is repeated;
+//! so the queue is also read after each session timeout without one, which is how long a dead
+//! holder may keep others waiting anyway.
+//!
+//! **Round trips**: the node and the list of the queue are asked for in one flight, so a free
+//! resource is granted after one; so are the list and the token's write after somebody's leaving.
 //!
 //! **Tokens.** A token is the number of a transaction on the own node at which the grant is
 //! certain: of its creation, where the list shows that the container did not change since; else of
@@ -13,7 +17,7 @@
 //! Invariant: an error never counts as granted.
 
 use std::pin::Pin;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use tokio::time::sleep;
 use zookeeper_client::{Error, OneshotWatcher, WatchedEvent};
@@ -21,10 +25,6 @@ use zookeeper_client::{Error, OneshotWatcher, WatchedEvent};
 use super::node::token_of;
 use super::session::Session;
 use super::stake::{Stake, Stop, stop_unless_passing};
-
-/// A list is read again after that long even if no watch fired: now and then the driver misses one
-/// that is set right after an upgrade moved ahead.
-const LOOK_AGAIN: Duration = Duration::from_millis(500);
 
 /// A grant by the server.
 pub(super) struct Granted {
@@ -70,11 +70,10 @@ impl Stake {
             } else if !is_patient {
                 self.is_blocked.send_replace(true);
                 return Err(Stop::Busy);
-            } else if let Some(watcher) = self.watch(session, index, &mut own).await? {
-                tokio::select! {
-                    _ = watcher.changed() => {}
-                    () = gone(&mut own) => {}
-                    () = sleep(LOOK_AGAIN) => {}
+            } else {
+                let watchers = self.watch(session, index, &mut own).await?;
+                if let Some(watchers) = watchers {
+                    self.rest(session, watchers, &mut own).await?;
                 }
             }
             if let Some(token) = self.look(session).await? {
@@ -83,30 +82,72 @@ impl Stake {
         }
     }
 
-    /// Watches the nearest blocker, and once the own node. A child's watch on a node without
-    /// children fires when the node goes, and not when its data changes.
+    /// Watches those whose leaving may be the grant, and once the own node; `None` where one of
+    /// them has left. A child's watch on a node without children fires when the node goes, and not
+    /// when its data changes.
     async fn watch(
         &self,
         session: &Session,
         index: usize,
         own: &mut Option<Watch>,
-    ) -> Result<Option<OneshotWatcher>, Stop> {
+    ) -> Result<Option<Vec<OneshotWatcher>>, Stop> {
         let client = &session.client;
-        let Some(blocker) = self.queue.nearest_blocker(index) else { return Ok(None) };
+        let paths: Vec<String> =
+            self.queue.to_watch(index).iter().map(|child| self.at(child)).collect();
+        if paths.is_empty() {
+            return Ok(None);
+        }
         self.is_blocked.send_replace(true);
-        let (blocker, path) = (format!("{}/{blocker}", self.container), self.path());
-        let watching = client.list_and_watch_children(&blocker);
+        let watching: Vec<_> =
+            paths.iter().map(|path| client.list_and_watch_children(path)).collect();
         if own.is_none() {
-            match client.list_and_watch_children(&path).await {
+            match client.list_and_watch_children(&self.path()).await {
                 Ok((_, watcher)) => *own = Some(Box::pin(watcher.changed())),
                 Err(error) => stop_unless_passing(error)?,
             }
         }
-        match watching.await {
-            Ok((_, watcher)) => Ok(Some(watcher)),
-            Err(Error::NoNode) => Ok(None),
-            Err(error) => stop_unless_passing(error).map(|()| None),
+        let mut watchers = Vec::with_capacity(watching.len());
+        for watching in watching {
+            match watching.await {
+                Ok((_, watcher)) => watchers.push(watcher),
+                Err(Error::NoNode) => return Ok(None),
+                Err(error) => return stop_unless_passing(error).map(|()| None),
+            }
         }
+        Ok(Some(watchers))
+    }
+
+    /// Waits until one of those that are watched leaves, or the queue is seen to have changed so
+    /// that others are to be watched.
+    async fn rest(
+        &mut self,
+        session: &Session,
+        watchers: Vec<OneshotWatcher>,
+        own: &mut Option<Watch>,
+    ) -> Result<(), Stop> {
+        let mut watchers = watchers.into_iter();
+        let (one, other) = (watchers.next(), watchers.next());
+        let (one, other) = (changed(one), changed(other));
+        tokio::pin!(one, other);
+        let watched = self.watched()?;
+        loop {
+            tokio::select! {
+                () = &mut one => return Ok(()),
+                () = &mut other => return Ok(()),
+                () = gone(own) => return Ok(()),
+                () = sleep(session.client.session_timeout()) => {
+                    self.list(session).await?;
+                    if self.watched()? != watched {
+                        return Ok(());
+                    }
+                }
+            }
+        }
+    }
+
+    fn watched(&mut self) -> Result<Vec<String>, Stop> {
+        let index = self.index()?;
+        Ok(self.queue.to_watch(index).into_iter().map(str::to_owned).collect())
     }
 
     fn granted(&self, token: i64, own: Option<Watch>) -> Granted {
@@ -156,6 +197,13 @@ impl Stake {
                 Err(error) => stop_unless_passing(error)?,
             }
         }
+    }
+}
+
+async fn changed(watcher: Option<OneshotWatcher>) {
+    match watcher {
+        Some(watcher) => drop(watcher.changed().await),
+        None => std::future::pending().await,
     }
 }
 

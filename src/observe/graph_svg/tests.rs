@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use super::layout::{Layout, Spot};
 use super::*;
+use crate::observe::layout::Spot;
 
 fn picture(edges: &[(usize, usize)]) -> Picture {
     let mut waits: BTreeMap<String, Vec<String>> = BTreeMap::new();
@@ -35,8 +35,8 @@ fn boxes_never_overlap_and_stay_on_the_page_whatever_the_graph() {
         let edges = random_edges(seed, nodes, nodes + nodes / 2);
         let picture = picture(&edges);
         let sizes: Vec<(f64, f64)> =
-            picture.nodes.iter().map(|node| Texts::of(node).size()).collect();
-        let layout = Layout::of(&picture, &sizes);
+            picture.nodes.iter().map(|node| text_box(node).size()).collect();
+        let layout = Layout::of(&picture.shape(), &sizes);
         for (index, spot) in layout.spots.iter().enumerate() {
             let on_page = spot.x >= -0.01
                 && spot.y >= -0.01

@@ -85,7 +85,7 @@ async fn read(
     Ok(Rows { columns, rows })
 }
 
-fn values_of(row: &Row, named: &Statement) -> Result<Vec<Value>, String> {
+pub(super) fn values_of(row: &Row, named: &Statement) -> Result<Vec<Value>, String> {
     let values = named.columns().iter().enumerate().map(|(index, column)| {
         let read: Option<Read> = row.try_get(index).map_err(|error| {
             let (name, of) = (column.name(), column.type_().name());

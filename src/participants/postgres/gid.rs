@@ -18,6 +18,7 @@ const PLAIN_MAX: usize = 190;
 /// Under which journal and name a store was attached.
 #[derive(Debug)]
 pub(super) struct Scope {
+    pub(super) cluster: ClusterId,
     pub(super) store: StoreName,
     /// What every plain gid of it begins with.
     pub(super) plain: String,
@@ -35,9 +36,10 @@ pub(super) struct Gid {
 
 impl Scope {
     pub(super) fn new(cluster: &ClusterId, store: &StoreName) -> Self {
-        let (cluster, name) = (escape(cluster.as_str()), escape(store.as_str()));
-        let both = format!("{cluster}:{name}");
+        let (journal, name) = (escape(cluster.as_str()), escape(store.as_str()));
+        let both = format!("{journal}:{name}");
         Self {
+            cluster: cluster.clone(),
             store: store.clone(),
             plain: format!("unanimity:{both}:"),
             hashed: format!("unanimity#{}#", hash(&both, 16)),

@@ -11,6 +11,7 @@ use tokio_postgres::{Client, Error, SimpleQueryMessage};
 use super::fencing;
 use super::gid::Gid;
 use super::statement::literal;
+use super::step;
 use super::values::text_array;
 use crate::db::postgres::describe;
 
@@ -45,7 +46,8 @@ pub(super) async fn set_up(client: &Client) -> Result<(), String> {
     let facts = "SELECT current_setting('max_prepared_transactions'), pg_is_in_recovery(), \
                  to_regclass('unanimity_prepared') IS NOT NULL \
                  AND to_regclass('unanimity_gids') IS NOT NULL \
-                 AND to_regclass('unanimity_fencing_tokens') IS NOT NULL";
+                 AND to_regclass('unanimity_fencing_tokens') IS NOT NULL \
+                 AND to_regclass('unanimity_barrier') IS NOT NULL";
     let facts = first_row(client, facts).await.map_err(|error| describe(&error))?;
     let [prepared_max, is_standby, is_there] = &facts[..] else {
         return Err("it did not say what it can do; is it PostgreSQL?".to_owned());
@@ -60,19 +62,21 @@ pub(super) async fn set_up(client: &Client) -> Result<(), String> {
         return Err("it is a standby, which only reads; name the primary in the dsn".to_owned());
     }
     if is_there.as_deref() != Some("t") {
-        let create = format!("BEGIN;{CREATE}{}COMMIT", fencing::CREATE);
+        let create = format!("BEGIN;{CREATE}{}{}COMMIT", fencing::CREATE, step::CREATE);
         client.batch_execute(&create).await.map_err(|error| not_created(&error))?;
     }
     // Fences are of use for as long as a prepare may be on its way; a day is generous.
     let old = "DELETE FROM unanimity_prepared \
                WHERE fenced AND prepared_at < now() - interval '1 day'";
-    client.batch_execute(old).await.map_err(|error| describe(&error))
+    client.batch_execute(old).await.map_err(|error| describe(&error))?;
+    step::purge(client).await.map_err(|error| describe(&error))
 }
 
 fn not_created(error: &Error) -> String {
     format!(
-        "its tables unanimity_prepared, unanimity_gids and unanimity_fencing_tokens cannot be \
-         created: {}; grant CREATE on the first schema of the search_path to the dsn's user",
+        "its tables unanimity_prepared, unanimity_gids, unanimity_fencing_tokens and \
+         unanimity_barrier cannot be created: {}; grant CREATE on the first schema of the \
+         search_path to the dsn's user",
         describe(error)
     )
 }

@@ -1,8 +1,9 @@
 //! A PostgreSQL database as a participant, by PREPARE TRANSACTION.
 //!
 //! Read it from here down: `voting` answers prepares with `prepare` (one flight of requests) or
-//! `fetch` (reads); `delivery` commits and aborts; `marker` and `gid` remember. Below them `pool`,
-//! `session` are the connections, `values` and `statement` what travels on them.
+//! `fetch` (reads); `delivery` commits and aborts; `step` does one operation at once; `marker` and
+//! `gid` remember. Below them `pool`, `session` are the connections, `values` and `statement` what
+//! travels on them.
 //! Not a query builder and not a journal. Invariants: nothing blocks the asking thread; whatever
 //! this process does, PostgreSQL holds what was voted for until it is told the decision.
 
@@ -12,15 +13,18 @@ mod fetch;
 mod forget;
 mod gid;
 mod marker;
+mod outbox;
 mod pool;
 mod prepare;
 mod running;
 mod session;
 mod statement;
+mod step;
 mod values;
 mod voting;
 mod work;
 
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -29,16 +33,22 @@ use tokio::time::timeout;
 
 use crate::db::postgres::Server;
 use crate::model::ids::{ClusterId, CoordinationId, StoreName};
+use crate::model::operation::Operation;
 use crate::model::outcome::{Acknowledgement, Vote};
+use crate::model::request::CoordinationType;
+use crate::model::step::StepAnswer;
 use crate::model::value::Value;
 use crate::reply::Reply;
 
 use self::forget::Forgetter;
 use self::gid::{Gid, Scope};
+pub use self::outbox::Outbox;
 use self::pool::{Lease, Pool, Purpose};
 use self::running::Running;
 
-use super::{Abilities, DeliveryAsk, Participant, ParticipantError, PrepareAsk, Rows};
+use super::{
+    Abilities, DeliveryAsk, ExecuteAsk, Participant, ParticipantError, PrepareAsk, Rows, barrier,
+};
 
 const ATTACH_TIMEOUT: Duration = Duration::from_secs(30);
 const LIST_TIMEOUT: Duration = Duration::from_secs(30);
@@ -56,6 +66,8 @@ struct Inner {
     scope: Mutex<Option<Arc<Scope>>>,
     running: Arc<Running>,
     forgetter: Forgetter,
+    /// Since the rows of the barrier were purged.
+    steps: AtomicU32,
 }
 
 impl PostgresStore {
@@ -83,6 +95,7 @@ impl PostgresStore {
             scope: Mutex::new(None),
             running: Arc::default(),
             forgetter: Forgetter::default(),
+            steps: AtomicU32::new(0),
         };
         Ok(Self { inner: Arc::new(inner), handle })
     }
@@ -158,6 +171,29 @@ impl Inner {
         })
     }
 
+    async fn step(self: &Arc<Self>, ask: &ExecuteAsk) -> StepAnswer {
+        match self.scope() {
+            Some(scope) => step::step(self, &scope, ask).await,
+            None => {
+                let name = &self.name;
+                barrier::try_again(format!("the PostgreSQL store '{name}' was not attached"))
+            }
+        }
+    }
+
+    /// Rows too many are harmless, so this may fail.
+    async fn purge_now_and_then(&self) {
+        let steps = self.steps.fetch_add(1, Ordering::Relaxed) + 1;
+        if !steps.is_multiple_of(barrier::PURGE_EVERY) {
+            return;
+        }
+        if let Ok(mut lease) = self.pool.lease(Purpose::Work).await
+            && step::purge(&lease.session().client).await.is_ok()
+        {
+            lease.clean();
+        }
+    }
+
     async fn abort(&self, ask: &DeliveryAsk) -> Acknowledgement {
         if let Some(ended) = self.running.stop(&ask.id)
             && timeout(ask.timeout, ended).await.is_err()
@@ -175,6 +211,14 @@ impl Inner {
 impl Participant for PostgresStore {
     fn abilities(&self) -> Abilities {
         Abilities { lists_prepared: true, single_writer: false }
+    }
+
+    fn missing_for(&self, kind: CoordinationType) -> Option<&'static str> {
+        barrier::missing_for(kind)
+    }
+
+    fn can_compensate(&self, operation: &Operation) -> bool {
+        barrier::can_compensate(operation, &["execute"], "statement")
     }
 
     /// Blocks; not to be called from a thread of the runtime.
@@ -206,6 +250,14 @@ impl Participant for PostgresStore {
     fn abort(&self, ask: DeliveryAsk, reply: Reply<Acknowledgement>) {
         let inner = self.inner.clone();
         self.handle.spawn(async move { reply.send(inner.abort(&ask).await) });
+    }
+
+    fn execute(&self, ask: ExecuteAsk, reply: Reply<StepAnswer>) {
+        let inner = self.inner.clone();
+        self.handle.spawn(async move {
+            reply.send(inner.step(&ask).await);
+            inner.purge_now_and_then().await;
+        });
     }
 
     fn list_prepared(&self, reply: Reply<Result<Vec<CoordinationId>, ParticipantError>>) {

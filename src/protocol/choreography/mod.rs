@@ -3,11 +3,12 @@
 //! # Theory of operation
 //!
 //! The saga is a routing slip (Hohpe and Woolf, "Enterprise Integration Patterns", 2003) that
-//! travels over a durable event bus from store to store. At each stop exactly one process that has the store takes it, records its operation as a
-//! coordination of its own journal, does it, and sends the slip on; when one fails the slip goes
-//! back, and each stop undoes its part. The last stop tells the end. This machine is not on that
-//! way: it records the beginning, sends the slip off, and records the end that it hears. So the
-//! process that began it may die, and the saga ends all the same.
+//! travels over a durable event bus from store to store. At each stop exactly one process that has
+//! the store takes it, records its operation as a coordination of its own journal, does it, and
+//! sends the slip on; when one fails the slip goes back, and each stop undoes its part. The last
+//! stop tells the end. This machine is not on that way: it records the beginning, sends the slip
+//! off, and records the end that it hears. So the process that began it may die, and the saga ends
+//! all the same.
 //!
 //! A message may be lost with the process that took it, or the end may be told while nobody
 //! listens. The slip is therefore sent again, under a new number, after a takeover and whenever no
@@ -20,6 +21,8 @@
 //! - The end is recorded once; the first that is heard stands.
 //! - A caller whose time is over is told that it is not known yet: nobody can call the slip back.
 
+#[cfg(test)]
+mod machine_test;
 mod route;
 mod rules;
 mod words;

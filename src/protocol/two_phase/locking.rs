@@ -1,32 +1,17 @@
-//! The locks of a coordination: taken before everything else, taken again after a crash.
+//! The rows of the table that have to do with locks.
 //!
-//! Not which locks (`lock_plan`) and not who gets them (a lock manager). Invariants: a new
-//! coordination waits no longer than its prepare deadline, and what ends while it waits leaves no
-//! record; a resumed one waits for ever, and nothing is asked of any store before it has them.
+//! Not how locks are asked for and waited for (`protocol::locking`). Invariant: nothing is asked of
+//! any store before the locks are held.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use crate::model::outcome::{Decision, TransactionState};
 use crate::model::record::Reason;
 use crate::model::time::Timestamp;
 
+use crate::protocol::locking::Locking;
+
 use super::{Effect, Rule, State, TwoPhase};
-
-/// The longest by which a lock manager is to be earlier than the machine's own deadline: it can
-/// say who stands in the way, the machine cannot.
-const MANAGER_HEAD_START: Duration = Duration::from_millis(100);
-
-/// How far the locks are.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Locking {
-    /// Built from records: it may hold things prepared, so it neither gives up nor gives way.
-    resumed: bool,
-    pub(super) ended_unbegun: bool,
-    /// They were refused to a resumed one; asked for again then.
-    again_at: Option<Timestamp>,
-    attempts: u32,
-}
 
 impl TwoPhase {
     pub(super) fn start(&mut self, now: Timestamp) -> Vec<Effect> {
@@ -35,9 +20,7 @@ impl TwoPhase {
             return self.begin(now, Vec::new());
         }
         self.take(Rule::Lock);
-        let left = self.prepare_until.since(now);
-        let timeout = left.saturating_sub((left / 10).min(MANAGER_HEAD_START));
-        vec![Effect::Acquire { locks: Arc::clone(&self.plan.locks), timeout: Some(timeout) }]
+        vec![Locking::acquire(&self.plan.locks, self.prepare_until.since(now))]
     }
 
     pub(super) fn resume(&mut self, now: Timestamp) -> Vec<Effect> {
@@ -50,8 +33,7 @@ impl TwoPhase {
     }
 
     fn acquire_for_ever(&mut self) -> Vec<Effect> {
-        self.locking.again_at = None;
-        vec![Effect::Acquire { locks: Arc::clone(&self.plan.locks), timeout: None }]
+        vec![self.locking.acquire_for_ever(&self.plan.locks)]
     }
 
     pub(super) fn locked(&mut self, now: Timestamp, tokens: Vec<u64>) -> Vec<Effect> {
@@ -80,8 +62,7 @@ impl TwoPhase {
             return self.end_unbegun(reason);
         }
         self.take(Rule::LockRefusedAgain);
-        self.locking.again_at = Some(now + self.plan.backoff.delay(self.locking.attempts));
-        self.locking.attempts += 1;
+        self.locking.refused(now, &self.plan.backoff);
         Vec::new()
     }
 
@@ -90,9 +71,8 @@ impl TwoPhase {
             self.take(Rule::Ignored);
             return Vec::new();
         }
-        let message = format!("a lock was lost before the decision: {message}");
-        let reason = Reason::new("transaction.aborted.lock_lost", message);
-        self.decide_abort(now, reason, (Rule::LockLost, Rule::LockLostPropose))
+        let rules = (Rule::LockLost, Rule::LockLostPropose);
+        self.decide_abort(now, Locking::lost_reason(message), rules)
     }
 
     /// Somebody wants it aborted while it waits.
@@ -113,22 +93,15 @@ impl TwoPhase {
             return self.acquire_for_ever();
         }
         self.take(Rule::LockTimedOut);
-        let names: Vec<String> =
-            self.plan.locks.iter().map(|lock| format!("'{}'", lock.resource)).collect();
-        let message = format!(
-            "timed out: the lock manager did not answer within {:?} whether it grants {}; nothing \
-             was asked of any store",
-            self.prepare_until.since(self.began_at),
-            names.join(", ")
-        );
+        let locks = Arc::clone(&self.plan.locks);
+        let waited = self.prepare_until.since(self.began_at);
         let mut effects = vec![Effect::Release];
-        let reason = Reason::new("transaction.aborted.lock_timeout", message);
-        effects.append(&mut self.end_unbegun(reason));
+        effects.append(&mut self.end_unbegun(Locking::timeout_reason(&locks, waited)));
         effects
     }
 
     pub(super) fn locking_deadline(&self) -> Option<Timestamp> {
-        if self.locking.resumed { self.locking.again_at } else { Some(self.prepare_until) }
+        self.locking.deadline(self.prepare_until)
     }
 
     /// It holds no locks and has recorded nothing: all that is left is to say so.

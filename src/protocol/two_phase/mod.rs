@@ -52,8 +52,8 @@ use crate::model::request::CoordinationRequest;
 use crate::model::time::Timestamp;
 
 use super::lock_plan::LockWish;
+use super::locking::Locking;
 use super::{Ask, Effect, Input, Machine, ProtocolError, Standing, View};
-use locking::Locking;
 use party::Party;
 
 /// The machine.
@@ -196,7 +196,12 @@ impl Machine for TwoPhase {
             Input::AbortRequested { reason } => self.abort_requested(now, reason),
             Input::Resolved { decision, reason } => self.resolved(now, decision, &reason)?,
             Input::TimeReached => self.time_reached(now),
-            Input::StepAnswered { .. } | Input::Redriven { .. } | Input::RouteEnded(_) => {
+            Input::StepAnswered { .. }
+            | Input::TurnCame { .. }
+            | Input::Redriven { .. }
+            | Input::VersionRefused { .. }
+            | Input::Projected { .. }
+            | Input::RouteEnded(_) => {
                 return Err(self.impossible(input.name()));
             }
         };

@@ -272,9 +272,11 @@ impl TwoPhaseStage {
                 let store = &self.parties[*party].store;
                 format!("ask {store} {}, of use for {timeout:?}", ask.as_str())
             }
-            Effect::Execute { .. } | Effect::Walk { .. } => {
-                unreachable!("two-phase commit has no steps")
-            }
+            Effect::Execute { .. }
+            | Effect::Walk { .. }
+            | Effect::EnterTurns { .. }
+            | Effect::LeaveTurn { .. }
+            | Effect::AwaitProjections => unreachable!("two-phase commit has no steps"),
             Effect::Answer(outcome) => format!("answer {}", shown_outcome(outcome)),
             Effect::Finish(outcome) => format!("finish {}", shown_outcome(outcome)),
             Effect::Publish(event) => format!("publish {}", event.name()),
@@ -298,7 +300,7 @@ impl Stage for TwoPhaseStage {
     }
 }
 
-fn shown_durability(durability: Durability) -> &'static str {
+pub(super) fn shown_durability(durability: Durability) -> &'static str {
     match durability {
         Durability::Lazy => "lazy",
         Durability::Accepted => "accepted",
@@ -306,7 +308,7 @@ fn shown_durability(durability: Durability) -> &'static str {
     }
 }
 
-fn shown_record(record: &Record) -> String {
+pub(super) fn shown_record(record: &Record) -> String {
     match record {
         Record::Begin { owner, epoch, locks, .. } if locks.is_empty() => {
             format!("begin by {owner}, epoch {epoch}")
@@ -332,7 +334,7 @@ fn shown_record(record: &Record) -> String {
     }
 }
 
-fn shown_outcome(outcome: &Outcome) -> String {
+pub(super) fn shown_outcome(outcome: &Outcome) -> String {
     let mut line = format!("{:?}, {}", outcome.kind, outcome.state.as_str()).to_lowercase();
     if let Some(code) = &outcome.code {
         let _ = write!(line, ", {code}");
@@ -361,7 +363,7 @@ fn operation(words: &str) -> Value {
     Value::Map(fields)
 }
 
-fn words_of(rest: &[&str]) -> String {
+pub(super) fn words_of(rest: &[&str]) -> String {
     rest.first().copied().unwrap_or_default().to_owned()
 }
 
@@ -385,11 +387,11 @@ fn answer_of(words: &[&str]) -> Acknowledgement {
     }
 }
 
-fn decision_of(word: &str) -> Decision {
+pub(super) fn decision_of(word: &str) -> Decision {
     Decision::parse(word).unwrap_or_else(|| panic!("{word} is neither commit nor abort"))
 }
 
-fn standing(word: &str, rest: &[&str]) -> Standing {
+pub(super) fn standing(word: &str, rest: &[&str]) -> Standing {
     let names = rest.iter().filter(|name| **name != "read_only");
     let read_only = names.map(|name| StoreName::new(name).expect("a short name")).collect();
     match word {
@@ -408,7 +410,7 @@ pub(super) fn duration(text: &str) -> Duration {
 }
 
 /// Words, with what is between double quotes as one.
-fn split(command: &str) -> Vec<String> {
+pub(super) fn split(command: &str) -> Vec<String> {
     let mut words = Vec::new();
     for (index, part) in command.split('"').enumerate() {
         if index % 2 == 1 {

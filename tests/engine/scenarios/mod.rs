@@ -3,24 +3,32 @@
 //! `UPDATE_SCENARIOS=1` rewrites the expected output; read the difference before you commit it.
 //! Not the way to test drivers or stores: only rules, and only by what leaves the machine.
 
+mod events_stage;
 mod language;
 mod lock_stage;
+mod step_stage;
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use events_stage::EventsStage;
 use language::{Stage, TwoPhaseStage};
 use lock_stage::LockStage;
+use step_stage::StepStage;
 
 /// The folders of scenarios, and how many there are in each at least.
-const FOLDERS: [(&str, usize); 2] = [("two_phase", 25), ("lock_table", 20)];
+const FOLDERS: [(&str, usize); 5] =
+    [("two_phase", 25), ("lock_table", 20), ("event_sourcing", 14), ("saga", 25), ("eventual", 10)];
 
 fn stage(folder: &str) -> Box<dyn Stage> {
     match folder {
         "two_phase" => Box::new(TwoPhaseStage::new()),
+        "event_sourcing" => Box::new(EventsStage::new()),
         "lock_table" => Box::new(LockStage::new()),
+        "saga" => Box::new(StepStage::saga()),
+        "eventual" => Box::new(StepStage::eventual()),
         _ => panic!("nobody plays the scenarios of {folder}"),
     }
 }

@@ -206,9 +206,11 @@ impl World {
                 self.schedule(delay, Happening::Read { from: of.clone() });
             }
             Effect::Ask { party, ask, timeout } => self.ask(of, party, ask, timeout),
-            Effect::Execute { .. } | Effect::Walk { .. } => {
-                unreachable!("two-phase commit has no steps")
-            }
+            Effect::Execute { .. }
+            | Effect::Walk { .. }
+            | Effect::EnterTurns { .. }
+            | Effect::LeaveTurn { .. }
+            | Effect::AwaitProjections => unreachable!("two-phase commit has no steps"),
             Effect::Answer(outcome) | Effect::Finish(outcome) => self.tell(of, &outcome),
             Effect::Publish(_) | Effect::Alert { .. } => {}
             Effect::Close => self.close(of),

@@ -1,4 +1,5 @@
-//! A proxy before a ZooKeeper server that knows its frames: it cuts, stalls, and loses replies.
+//! A proxy before a ZooKeeper server that knows its frames: it cuts, stalls, and loses replies and
+//! events.
 //!
 //! Not a model of slow networks. Invariant: a reply is lost only after the server has sent it, so
 //! the server has done what was asked.
@@ -19,13 +20,23 @@ pub(crate) const SET_DATA: i32 = 5;
 /// The server's number of a delete.
 pub(crate) const DELETE: i32 = 2;
 
+/// The server's number of a list of children; its last byte tells whether they are watched.
+const GET_CHILDREN: i32 = 8;
+/// What stands in place of a request's number where the server tells of an event.
+const EVENT: i32 = -1;
+
 #[derive(Default)]
 struct Faults {
     is_stalled: AtomicBool,
+    holds_replies: AtomicBool,
     is_refusing: AtomicBool,
     /// The operation of which the next reply is lost; 0 for none.
     lose_reply_of: AtomicI32,
     lost: AtomicU32,
+    /// How many of the next events are lost.
+    lose_events: AtomicU32,
+    /// How many answers said that something is watched from now on.
+    watches: AtomicU32,
     streams: Mutex<Vec<TcpStream>>,
 }
 
@@ -65,6 +76,11 @@ impl KeeperProxy {
         self.faults.is_stalled.store(is_stalled, Ordering::SeqCst);
     }
 
+    /// Holds back what the server says; `false` lets it go on.
+    pub(crate) fn hold_replies(&self, holds_replies: bool) {
+        self.faults.holds_replies.store(holds_replies, Ordering::SeqCst);
+    }
+
     /// Closes all connections, and new ones at once; `false` lets new ones through.
     pub(crate) fn refuse(&self, is_refusing: bool) {
         self.faults.is_refusing.store(is_refusing, Ordering::SeqCst);
@@ -78,7 +94,17 @@ impl KeeperProxy {
         self.faults.lose_reply_of.store(operation, Ordering::SeqCst);
     }
 
-    /// How many replies were lost.
+    /// Keeps the next events to itself, so many of them, and carries all else.
+    pub(crate) fn lose_events(&self, count: u32) {
+        self.faults.lose_events.store(count, Ordering::SeqCst);
+    }
+
+    /// How many times something was watched, as far as answers told.
+    pub(crate) fn watches(&self) -> u32 {
+        self.faults.watches.load(Ordering::SeqCst)
+    }
+
+    /// How many replies and events were lost.
     pub(crate) fn lost(&self) -> u32 {
         self.faults.lost.load(Ordering::SeqCst)
     }
@@ -91,10 +117,19 @@ impl Faults {
         }
     }
 
+    fn loses_event(&self) -> bool {
+        let less = |left: u32| left.checked_sub(1);
+        self.lose_events.fetch_update(Ordering::SeqCst, Ordering::SeqCst, less).is_ok()
+    }
+
     fn wait_while_stalled(&self) {
-        while self.is_stalled.load(Ordering::SeqCst) {
-            thread::sleep(Duration::from_millis(1));
-        }
+        wait_while(&self.is_stalled);
+    }
+}
+
+fn wait_while(flag: &AtomicBool) {
+    while flag.load(Ordering::SeqCst) {
+        thread::sleep(Duration::from_millis(1));
     }
 }
 
@@ -105,7 +140,9 @@ fn connect(faults: &Arc<Faults>, client: TcpStream, server: TcpStream) {
     // Which reply is to be lost; no request has this number.
     let doomed = Arc::new(AtomicI32::new(i32::MIN));
     let (mut from, mut to) = (client.try_clone().unwrap(), server.try_clone().unwrap());
-    let (shared, mark) = (faults.clone(), doomed.clone());
+    // The requests to watch whose answers are due.
+    let asked = Arc::new(Mutex::new(Vec::new()));
+    let (shared, mark, watching) = (faults.clone(), doomed.clone(), asked.clone());
     thread::spawn(move || {
         let mut is_first = true;
         while let Some(frame) = read_frame(&mut from) {
@@ -113,6 +150,9 @@ fn connect(faults: &Arc<Faults>, client: TcpStream, server: TcpStream) {
             if !is_first && wanted != 0 && number(&frame, 8) == wanted {
                 mark.store(number(&frame, 4), Ordering::SeqCst);
                 shared.lose_reply_of.store(0, Ordering::SeqCst);
+            }
+            if !is_first && number(&frame, 8) == GET_CHILDREN && frame.last() == Some(&1) {
+                watching.lock().unwrap().push(number(&frame, 4));
             }
             is_first = false;
             shared.wait_while_stalled();
@@ -130,10 +170,19 @@ fn connect(faults: &Arc<Faults>, client: TcpStream, server: TcpStream) {
                 shared.lost.fetch_add(1, Ordering::SeqCst);
                 break;
             }
+            if !is_first && number(&frame, 4) == EVENT && shared.loses_event() {
+                shared.lost.fetch_add(1, Ordering::SeqCst);
+                continue;
+            }
             is_first = false;
             shared.wait_while_stalled();
+            wait_while(&shared.holds_replies);
             if to.write_all(&frame).is_err() {
                 break;
+            }
+            if asked.lock().unwrap().extract_if(.., |it| *it == number(&frame, 4)).next().is_some()
+            {
+                shared.watches.fetch_add(1, Ordering::SeqCst);
             }
         }
         let _ = (to.shutdown(Shutdown::Both), from.shutdown(Shutdown::Both));

@@ -21,8 +21,10 @@ if [ "$verb" = keep ]; then kill "-$signal" $pid; wait $pid; exit 0; fi
 kill -KILL $pid; wait $pid; rm -rf "$folder"
 "#;
 
-/// A tick; a session's timeout is between 2 and 20 of them.
+/// A tick; a session's timeout is at least 2 of them.
 const TICK_MS: u32 = 200;
+/// The longest timeout of a session, for tests in which none may end.
+pub(crate) const SESSION_MAX: Duration = Duration::from_secs(60);
 
 /// One server.
 pub(crate) struct ZooKeeperServer {
@@ -58,9 +60,10 @@ impl ZooKeeperServer {
         }
         let settings = format!(
             "tickTime={TICK_MS}\ninitLimit=50\nsyncLimit=10\ndataDir={}\nclientPort={port}\n\
-             clientPortAddress=127.0.0.1\nadmin.enableServer=false\nmaxClientCnxns=0\n\
-             4lw.commands.whitelist=srvr\n{}\n",
+             maxSessionTimeout={}\nclientPortAddress=127.0.0.1\nadmin.enableServer=false\n\
+             maxClientCnxns=0\n4lw.commands.whitelist=srvr\n{}\n",
             folder.join("data").display(),
+            SESSION_MAX.as_millis(),
             members.join("\n")
         );
         fs::write(folder.join("zoo.cfg"), settings).unwrap();

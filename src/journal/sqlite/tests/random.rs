@@ -13,14 +13,20 @@ const STEPS: u64 = 150;
 const NAMES: u64 = 60;
 
 /// A small generator of our own: the same numbers from the same seed, for ever.
-struct Dice(u64);
+pub(super) struct Dice(pub(super) u64);
 
 impl Dice {
-    fn roll(&mut self, sides: u64) -> u64 {
+    pub(super) fn roll(&mut self, sides: u64) -> u64 {
         self.0 =
             self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (self.0 >> 33) % sides
     }
+}
+
+/// Where random runs begin: as `UNANIMITY_SEED` says, or anywhere.
+pub(super) fn base_seed() -> u64 {
+    let base = std::env::var("UNANIMITY_SEED").ok().and_then(|text| text.parse().ok());
+    base.unwrap_or_else(|| u64::try_from(serve::now().0).unwrap())
 }
 
 type Told = (CoordinationId, Record, Answer);
@@ -98,8 +104,7 @@ fn check(told: &[Told], desk: &Desk) {
 
 #[test]
 fn whatever_threads_and_processes_append_the_first_stands_and_all_are_told() {
-    let base = std::env::var("UNANIMITY_SEED").ok().and_then(|text| text.parse().ok());
-    let base = base.unwrap_or_else(|| u64::try_from(serve::now().0).unwrap());
+    let base = base_seed();
     for seed in base..base + 4 {
         println!("seed {seed}");
         let (_folder, path) = folder();

@@ -1,20 +1,36 @@
-//! Where boxes and ways of the wait-for graph go. Numbers only, no text and no SVG.
+//! Where boxes of a graph and the ways between them go. Numbers only, no text and no SVG.
 //!
 //! Nodes become blocks: a ring for those in one circle, a single box for each other. Blocks stand
-//! in columns by the longest way to whoever waits for nobody. Invariant: blocks never overlap, so
-//! boxes never do.
+//! in columns by the longest way from one to which no edge leads. Invariant: blocks never overlap,
+//! so boxes never do.
 
 use std::collections::BTreeMap;
 use std::f64::consts::PI;
 use std::fmt::Write as _;
-
-use crate::observe::graph::Picture;
 
 const COLUMN_GAP: f64 = 90.0;
 const ROW_GAP: f64 = 22.0;
 const RING_GAP: f64 = 46.0;
 const LANE_HEIGHT: f64 = 8.0;
 const SWEEPS: usize = 4;
+
+/// What is laid out: nodes by number, and edges between them. Every circle lies in a ring.
+pub(super) struct Shape<'a> {
+    /// For each node, the ring that it stands in, if in any.
+    pub(super) rings: Vec<Option<usize>>,
+    /// From, to.
+    pub(super) edges: &'a [(usize, usize)],
+}
+
+impl Shape<'_> {
+    fn is_in_ring(&self, (from, to): (usize, usize)) -> bool {
+        self.rings[from].is_some() && self.rings[from] == self.rings[to]
+    }
+
+    fn successors(&self, node: usize) -> impl Iterator<Item = usize> + '_ {
+        self.edges.iter().filter(move |(from, _)| *from == node).map(|(_, to)| *to)
+    }
+}
 
 /// A point in pixels.
 pub(super) type Point = (f64, f64);
@@ -67,10 +83,10 @@ struct Block {
 }
 
 impl Layout {
-    pub(super) fn of(picture: &Picture, sizes: &[(f64, f64)]) -> Self {
-        let (mut blocks, block_of) = blocks(picture, sizes);
-        put_into_columns(picture, &block_of, &mut blocks);
-        let lanes = add_lanes(picture, &block_of, &mut blocks);
+    pub(super) fn of(shape: &Shape<'_>, sizes: &[(f64, f64)]) -> Self {
+        let (mut blocks, block_of) = blocks(shape, sizes);
+        put_into_columns(shape, &block_of, &mut blocks);
+        let lanes = add_lanes(shape, &block_of, &mut blocks);
         let columns = ordered_columns(&blocks);
         let (width, height) = place(&mut blocks, &columns);
         let mut spots = vec![Spot::default(); sizes.len()];
@@ -85,31 +101,31 @@ impl Layout {
         };
         let way = |(edge, lanes): (&(usize, usize), &Vec<usize>)| {
             let middle: Vec<Point> = lanes.iter().flat_map(lane_points).collect();
-            way_between(&spots[edge.0], &spots[edge.1], &middle, picture.is_in_circle(*edge))
+            way_between(&spots[edge.0], &spots[edge.1], &middle, shape.is_in_ring(*edge))
         };
-        let ways = picture.edges.iter().zip(&lanes).map(way).collect();
+        let ways = shape.edges.iter().zip(&lanes).map(way).collect();
         Self { spots, ways, width, height }
     }
 }
 
-fn blocks(picture: &Picture, sizes: &[(f64, f64)]) -> (Vec<Block>, Vec<usize>) {
+fn blocks(shape: &Shape<'_>, sizes: &[(f64, f64)]) -> (Vec<Block>, Vec<usize>) {
     let mut members: Vec<Vec<usize>> = Vec::new();
     let mut ring_block: BTreeMap<usize, usize> = BTreeMap::new();
-    let mut block_of = vec![0; picture.nodes.len()];
-    for (index, node) in picture.nodes.iter().enumerate() {
-        let known = node.circle.and_then(|circle| ring_block.get(&circle).copied());
+    let mut block_of = vec![0; shape.rings.len()];
+    for (index, ring) in shape.rings.iter().enumerate() {
+        let known = ring.and_then(|ring| ring_block.get(&ring).copied());
         let block = known.unwrap_or(members.len());
         if known.is_none() {
             members.push(Vec::new());
         }
-        if let Some(circle) = node.circle {
-            ring_block.insert(circle, block);
+        if let Some(ring) = ring {
+            ring_block.insert(*ring, block);
         }
         members[block].push(index);
         block_of[index] = block;
     }
     let block = |nodes: Vec<usize>| {
-        let nodes = in_waiting_order(picture, nodes);
+        let nodes = in_waiting_order(shape, nodes);
         let size = ring_size(&nodes, sizes);
         Block { nodes, column: 0, size, at: (0.0, 0.0), neighbours: Vec::new() }
     };
@@ -117,13 +133,13 @@ fn blocks(picture: &Picture, sizes: &[(f64, f64)]) -> (Vec<Block>, Vec<usize>) {
 }
 
 /// Whoever is waited for comes next in the ring, where that can be.
-fn in_waiting_order(picture: &Picture, mut nodes: Vec<usize>) -> Vec<usize> {
+fn in_waiting_order(shape: &Shape<'_>, mut nodes: Vec<usize>) -> Vec<usize> {
     let mut ordered = Vec::with_capacity(nodes.len());
     let mut next = nodes.first().copied();
     while let Some(node) = next {
         nodes.retain(|other| *other != node);
         ordered.push(node);
-        let waited_for = picture.successors(node).find(|to| nodes.contains(to));
+        let waited_for = shape.successors(node).find(|to| nodes.contains(to));
         next = waited_for.or(nodes.first().copied());
     }
     ordered
@@ -176,11 +192,11 @@ fn ring_size(nodes: &[usize], sizes: &[(f64, f64)]) -> (f64, f64) {
     (right - left, bottom - top)
 }
 
-fn put_into_columns(picture: &Picture, block_of: &[usize], blocks: &mut [Block]) {
+fn put_into_columns(shape: &Shape<'_>, block_of: &[usize], blocks: &mut [Block]) {
     // Between blocks there are no circles, so the longest way is found in so many rounds.
     for _ in 0..blocks.len() {
         let mut is_settled = true;
-        for (from, to) in &picture.edges {
+        for (from, to) in shape.edges {
             let (from, to) = (block_of[*from], block_of[*to]);
             if from != to && blocks[to].column <= blocks[from].column {
                 blocks[to].column = blocks[from].column + 1;
@@ -194,9 +210,9 @@ fn put_into_columns(picture: &Picture, block_of: &[usize], blocks: &mut [Block])
 }
 
 /// Gives an edge that passes columns a lane in each, and notes who is connected.
-fn add_lanes(picture: &Picture, block_of: &[usize], blocks: &mut Vec<Block>) -> Vec<Vec<usize>> {
-    let mut all = Vec::with_capacity(picture.edges.len());
-    for (from, to) in &picture.edges {
+fn add_lanes(shape: &Shape<'_>, block_of: &[usize], blocks: &mut Vec<Block>) -> Vec<Vec<usize>> {
+    let mut all = Vec::with_capacity(shape.edges.len());
+    for (from, to) in shape.edges {
         let (from, to) = (block_of[*from], block_of[*to]);
         let mut lanes = Vec::new();
         let mut before = from;

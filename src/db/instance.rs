@@ -1,8 +1,8 @@
-//! Who has the journal open: one locked file per live process, in a folder beside the journal.
+//! Who has a file open: one locked file per live process, in a folder beside it.
 //!
-//! Not ownership of coordinations: that is in the log. Invariants: a file whose lock can be taken
-//! belonged to a process that is dead; a file has its final name only while it is locked, so
-//! that nobody can take a lock between its making and its locking.
+//! Not ownership of what is in it: that stands in it. Invariants: a lock file whose lock can be
+//! taken belonged to a process that is dead; it has its final name only while it is locked, so that
+//! nobody can take a lock between its making and its locking.
 
 use std::fs::{self, File, TryLockError};
 use std::io;
@@ -16,7 +16,7 @@ use crate::model::ids::{ClusterId, InstanceId};
 static HELD: Mutex<Vec<(InstanceId, File)>> = Mutex::new(Vec::new());
 
 /// Lets go of the lock files that a forked child inherited. Never blocks.
-pub(super) fn forget_locks_in_child() -> bool {
+pub fn forget_locks_in_child() -> bool {
     let Ok(mut held) = HELD.try_lock() else { return false };
     held.clear();
     true
@@ -41,7 +41,7 @@ fn random_hex(prefix: &[u8]) -> io::Result<String> {
 }
 
 /// A new id of a process's hold; later ones sort later.
-pub(super) fn mint_instance_id() -> io::Result<InstanceId> {
+pub fn mint_instance_id() -> io::Result<InstanceId> {
     let millis = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
     let bytes = u64::try_from(millis).unwrap_or(u64::MAX).to_be_bytes();
     let text = random_hex(&bytes[2..])?;
@@ -49,19 +49,19 @@ pub(super) fn mint_instance_id() -> io::Result<InstanceId> {
 }
 
 /// A new id of a journal.
-pub(super) fn mint_cluster_id() -> io::Result<ClusterId> {
+pub fn mint_cluster_id() -> io::Result<ClusterId> {
     ClusterId::new(&random_hex(&[])?).map_err(io::Error::other)
 }
 
 /// The folder of lock files, and this process's file in it.
-pub(super) struct Instances {
+pub struct Instances {
     folder: Option<PathBuf>,
     own: InstanceId,
 }
 
 /// What [`Instances::probe`] found.
 #[derive(Debug)]
-pub(super) enum Life {
+pub enum Life {
     /// Its process lives.
     Alive,
     /// Its process is dead. The lock keeps others from finding the same while it is held.
@@ -69,11 +69,11 @@ pub(super) enum Life {
 }
 
 impl Instances {
-    /// Makes and locks this process's file; `journal` is `None` for a journal in memory.
-    pub(super) fn join(journal: Option<&Path>) -> io::Result<Self> {
+    /// Makes and locks this process's lock file beside `file`; `None` for what is in memory.
+    pub fn join(file: Option<&Path>) -> io::Result<Self> {
         let own = mint_instance_id()?;
-        let Some(journal) = journal else { return Ok(Self { folder: None, own }) };
-        let mut name = journal.as_os_str().to_owned();
+        let Some(shared) = file else { return Ok(Self { folder: None, own }) };
+        let mut name = shared.as_os_str().to_owned();
         name.push("-instances");
         let folder = PathBuf::from(name);
         fs::create_dir_all(&folder)?;
@@ -85,12 +85,13 @@ impl Instances {
         Ok(Self { folder: Some(folder), own })
     }
 
-    pub(super) fn own(&self) -> &InstanceId {
+    /// This process's hold.
+    pub fn own(&self) -> &InstanceId {
         &self.own
     }
 
     /// Whether the process of this instance lives.
-    pub(super) fn probe(&self, id: &InstanceId) -> Life {
+    pub fn probe(&self, id: &InstanceId) -> Life {
         let Some(folder) = &self.folder else { return Life::Alive };
         match File::open(folder.join(id.as_str())) {
             Ok(file) => match file.try_lock() {
@@ -104,7 +105,7 @@ impl Instances {
     }
 
     /// Removes the file of a dead instance.
-    pub(super) fn bury(&self, id: &InstanceId) {
+    pub fn bury(&self, id: &InstanceId) {
         if let Some(folder) = &self.folder
             && *id != self.own
         {
@@ -114,7 +115,7 @@ impl Instances {
     }
 
     /// The other instances that have a file.
-    pub(super) fn others(&self) -> Vec<InstanceId> {
+    pub fn others(&self) -> Vec<InstanceId> {
         let Some(entries) = self.folder.as_ref().and_then(|folder| fs::read_dir(folder).ok())
         else {
             return Vec::new();
@@ -126,13 +127,13 @@ impl Instances {
     }
 
     /// All instances whose process lives, this one first.
-    pub(super) fn alive(&self) -> Vec<InstanceId> {
+    pub fn alive(&self) -> Vec<InstanceId> {
         let others = self.others().into_iter().filter(|id| matches!(self.probe(id), Life::Alive));
         std::iter::once(self.own.clone()).chain(others).collect()
     }
 
     /// Gives the lock up: from here on others may adopt what this instance owns.
-    pub(super) fn leave(&self) {
+    pub fn leave(&self) {
         if self.folder.is_some() {
             self.remove_own();
             let_go(&self.own);
