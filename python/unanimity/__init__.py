@@ -62,7 +62,12 @@ from ._types import (
 )
 
 if TYPE_CHECKING:
-    from ._event_buses import InProcessEventBus, NatsEventBus
+    from ._event_buses import (
+        InProcessEventBus,
+        JournalEventBus,
+        NatsEventBus,
+        PostgresEventBus,
+    )
     from ._lock_managers import LocalLockManager, PostgresLockManager, ZooKeeperLockManager
     from ._participant import Participant, ParticipantOperation
     from ._records import CoordinationRecord, History, RecoveryReport, StoreRecord, TimelineEntry
@@ -121,6 +126,8 @@ __all__ = [
     "IConsensusService",
     "IEventBus",
     "InProcessEventBus",
+    "JournalEventBus",
+    "PostgresEventBus",
     "NatsEventBus",
     "Subscription",
     "ParkedEvent",
@@ -154,6 +161,8 @@ _LATE = {
     "CoordinationService": "_service",
     "ICoordinationService": "_service",
     "InProcessEventBus": "_event_buses",
+    "JournalEventBus": "_event_buses",
+    "PostgresEventBus": "_event_buses",
     "NatsEventBus": "_event_buses",
     "LocalLockManager": "_lock_managers",
     "PostgresLockManager": "_lock_managers",

@@ -8,18 +8,19 @@ with that loop; a password is in no message.
 from __future__ import annotations
 
 import asyncio
+import os
 from abc import abstractmethod
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any, TypeVar
 
 from . import _engine
-from ._arguments import checked_text
+from ._arguments import checked_journal, checked_text
 from ._bridge import bridge_for_running_loop
 from ._events import EventHandler, IEventBus, ParkedEvent, Subscription
 from ._exceptions import ConfigError, EventBusError
 
-__all__ = ["InProcessEventBus", "NatsEventBus"]
+__all__ = ["InProcessEventBus", "JournalEventBus", "NatsEventBus", "PostgresEventBus"]
 
 _Answer = TypeVar("_Answer")
 _Self = TypeVar("_Self", bound="NativeEventBus")
@@ -175,6 +176,48 @@ class InProcessEventBus(NativeEventBus):
 
     def _open(self) -> _engine.EventBus:
         return _engine.EventBus.in_process(self._queue_size)
+
+
+class JournalEventBus(NativeEventBus):
+    """Events in a file beside the journal, for the processes of one machine: no server is needed.
+
+    `journal` is the journal's path as the service has it; the file is its name with "-bus" behind
+    it. An event is on the disk when it is published. It stays for an hour after every group has
+    handled it, and counts once under its id as long as it stays. When a process dies, another of
+    its groups goes on at once.
+    """
+
+    def __init__(self, journal: str | os.PathLike[str] = "unanimity.db") -> None:
+        """Check the arguments; nothing is opened before the first use."""
+        super().__init__()
+        self._journal = checked_journal(journal)
+        if self._journal == "memory:":
+            raise ConfigError('journal is "memory:"; give a path, or use InProcessEventBus()')
+
+    def _open(self) -> _engine.EventBus:
+        return _engine.EventBus.journal(self._journal)
+
+
+class PostgresEventBus(NativeEventBus):
+    """Events in a PostgreSQL database, for every process that uses it.
+
+    `dsn` is a URL or a list of key=value; the tables are made when they are missing. An event is on
+    the server's disk when it is published. It stays for an hour after every group has handled it,
+    and counts once under its id as long as it stays. Whoever asks or publishes while the server is
+    away waits for it up to `patience_seconds`.
+    """
+
+    def __init__(self, dsn: str, *, patience_seconds: float = 10.0) -> None:
+        """Check the arguments; nothing is opened before the first use."""
+        super().__init__()
+        if not isinstance(dsn, str) or not dsn:
+            # Not shown: it may hold a password.
+            raise ConfigError('dsn is no str, or empty; give "postgresql://user@host/database"')
+        self._dsn = dsn
+        self._patience = _seconds(patience_seconds, "patience_seconds")
+
+    def _open(self) -> _engine.EventBus:
+        return _engine.EventBus.postgres(self._dsn, self._patience)
 
 
 class NatsEventBus(NativeEventBus):

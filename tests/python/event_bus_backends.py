@@ -15,11 +15,18 @@ import pytest
 
 import unanimity
 from nats_server import NatsServer, find_nats
+from postgres_cluster import PostgresCluster, find_postgres
 from unanimity import IEventBus
 
-KINDS = ["in_process", "nats"]
+KINDS = ["in_process", "journal", "postgres", "nats"]
 # Those that several processes share, and that remember what a group has handled.
-SHARED = ["nats"]
+SHARED = ["journal", "postgres", "nats"]
+CLASSES = {
+    "in_process": "InProcessEventBus",
+    "journal": "JournalEventBus",
+    "postgres": "PostgresEventBus",
+    "nats": "NatsEventBus",
+}
 PATIENCE = 60.0
 
 _names = (f"T{os.getpid()}_{number}" for number in itertools.count())
@@ -27,9 +34,15 @@ _names = (f"T{os.getpid()}_{number}" for number in itertools.count())
 
 def bus_source(kind: str, request: pytest.FixtureRequest, **options: Any) -> str:
     """How a program makes a bus of that kind; all that it makes are one bus, and a fresh one."""
-    if kind == "in_process":
-        arguments: list[str] = []
-    else:
+    arguments: list[str] = []
+    if kind == "journal":
+        arguments = [repr(str(request.getfixturevalue("tmp_path") / "journal.db"))]
+    elif kind == "postgres":
+        if find_postgres("initdb") is None:
+            pytest.skip("PostgreSQL is not installed")
+        cluster: PostgresCluster = request.getfixturevalue("postgres")
+        arguments = [repr(cluster.dsn(cluster.create_database()))]
+    elif kind == "nats":
         if find_nats() is None:
             pytest.skip("nats-server is not installed")
         server: NatsServer = request.getfixturevalue("nats")
@@ -37,8 +50,7 @@ def bus_source(kind: str, request: pytest.FixtureRequest, **options: Any) -> str
         options.setdefault("redelivery_seconds", 1.0)
         arguments = [repr(server.url)]
     arguments += [f"{name}={value!r}" for name, value in options.items()]
-    name = {"in_process": "InProcessEventBus", "nats": "NatsEventBus"}[kind]
-    return f"unanimity.{name}({', '.join(arguments)})"
+    return f"unanimity.{CLASSES[kind]}({', '.join(arguments)})"
 
 
 def make_bus(source: str) -> Any:

@@ -9,10 +9,13 @@ import asyncio
 import threading
 from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta, timezone
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from boundary.programs import DEVELOPMENT
+from boundary.programs import run as run_program
 from event_bus_backends import KINDS, PATIENCE, Inbox, bus_source, event, make_bus
 from ledger import Ledger
 from ledger import request as make_request
@@ -322,7 +325,7 @@ def test_a_subscription_that_cannot_be_is_refused(run: Run) -> None:
     run(scenario)
 
 
-def test_a_service_tells_its_events_on_it(run: Run, tmp_path: Any) -> None:
+def test_a_service_tells_its_events_on_it(run: Run, tmp_path: Path) -> None:
     async def scenario(bus: Any) -> None:
         inbox = Inbox()
         types: list[str] = []
@@ -397,3 +400,60 @@ def test_a_bus_may_be_used_from_several_loops_and_a_handler_runs_on_its_own() ->
     asyncio.run(publish())
     assert told == [("1", "listener")]
     assert over.is_set()
+
+
+FORGETFUL = """
+import unanimity
+
+async def main():
+    bus = BUS
+    begun = asyncio.Event()
+
+    async def handler(event):
+        begun.set()
+        await asyncio.Event().wait()
+
+    await bus.subscribe("*", handler)
+    await bus.subscribe("*", handler, group="workers")
+    await bus.publish_event({"type": "TOLD"})
+    await begun.wait()
+
+asyncio.run(main())
+print("over")
+"""
+
+
+def test_a_program_may_end_with_an_open_bus_and_a_handler_under_way(
+    kind: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    source = FORGETFUL.replace("BUS", bus_source(kind, request))
+    assert run_program(source, tmp_path, DEVELOPMENT) == (0, "over\n", "")
+
+
+FORKED = """
+import unanimity
+
+async def publish(bus):
+    await bus.publish_event({"type": "TOLD"})
+
+bus = BUS
+asyncio.run(publish(bus))
+child = os.fork()
+if child:
+    os._exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+try:
+    asyncio.run(publish(bus))
+except ServiceElsewhere as error:
+    print(error, flush=True)
+    os._exit(0 if str(os.getpid()) in str(error) else 2)
+os._exit(1)
+"""
+
+
+def test_a_bus_that_a_forked_child_inherited_is_refused(
+    kind: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    source = FORKED.replace("BUS", bus_source(kind, request))
+    code, output, complaints = run_program(source, tmp_path)
+    assert (code, complaints) == (0, "")
+    assert "this event bus belongs to process" in output

@@ -97,7 +97,9 @@ impl Shared {
             let mut known = self.subscriptions.lock().unwrap_or_else(PoisonError::into_inner);
             std::mem::take(&mut *known)
         };
-        known.iter().for_each(|subscribed| subscribed.end());
+        for subscribed in known {
+            subscribed.end();
+        }
     }
 
     pub(crate) fn complete(&self, future: Py<PyAny>, make: Make) {

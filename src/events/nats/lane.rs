@@ -24,27 +24,22 @@ const BATCH: usize = 256;
 /// How many of them the server leaves with a subscription of its own before it waits for an answer.
 const ALL_PENDING_MAX: i64 = 1_000;
 /// How long the server keeps what a subscription of its own has not asked for, if its process died.
-const FORGOTTEN_AFTER: Duration = Duration::from_secs(120);
+const FORGOTTEN_AFTER: Duration = Duration::from_secs(600);
 const PAUSE: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(2);
 
 /// A consumer to pull from.
 pub(super) struct Pull {
     lane: Lane,
+    config: Config,
     consumer: PullConsumer,
 }
 
-/// Makes the consumer of a lane, or finds it.
-pub(super) async fn open(
-    link: Arc<Link>,
-    names: Names,
-    place: Arc<Place>,
-    lane: Lane,
-    redelivery: Duration,
-) -> Result<Pull, EventBusError> {
+/// What a lane is on the server.
+pub(super) fn config(names: &Names, place: &Place, lane: Lane, redelivery: Duration) -> Config {
     let (group, wish) = (place.group.as_str(), place.wish.as_deref());
     let name = consumer(lane, group, wish);
-    let config = Config {
+    Config {
         durable_name: Some(name),
         description: Some(format!("{group}: {} ({lane:?})", wish.unwrap_or("*"))),
         deliver_policy: DeliverPolicy::New,
@@ -56,14 +51,22 @@ pub(super) async fn open(
         max_ack_pending: if lane == Lane::All { ALL_PENDING_MAX } else { 1 },
         inactive_threshold: if place.is_own { FORGOTTEN_AFTER } else { Duration::ZERO },
         ..Config::default()
-    };
-    let consumer = link.events.create_consumer(config).await;
+    }
+}
+
+/// Makes the consumer of a lane, or finds it.
+pub(super) async fn open(
+    link: Arc<Link>,
+    lane: Lane,
+    config: Config,
+) -> Result<Pull, EventBusError> {
+    let consumer = link.events.create_consumer(config.clone()).await;
     let consumer = consumer.map_err(|error| link.trouble("cannot subscribe", &error))?;
-    Ok(Pull { lane, consumer })
+    Ok(Pull { lane, config, consumer })
 }
 
 /// Pulls until the subscription stops.
-pub(super) async fn run(member: Arc<Member>, pull: Pull) {
+pub(super) async fn run(member: Arc<Member>, mut pull: Pull) {
     let mut stopped = member.stopped.subscribe();
     let mut connected = member.link.connected.clone();
     let mut pause = PAUSE;
@@ -79,11 +82,23 @@ pub(super) async fn run(member: Arc<Member>, pull: Pull) {
             pause = PAUSE;
             continue;
         };
-        tracing::debug!("no events for {:?}: {error}", member.place.group);
+        if pause == PAUSE {
+            tracing::warn!("no events for {:?} for the time being: {error}", member.place.group);
+        }
         tokio::select! {
             _ = stopped.wait_for(|stopped| *stopped) => return,
             _ = connected.changed() => {}
             () = tokio::time::sleep(pause) => pause = (pause * 2).min(PAUSE_MAX),
+        }
+        // The server forgets who was away for long: then it is asked anew, from then on.
+        let (link, config) = (Arc::clone(&member.link), pull.config.clone());
+        tokio::select! {
+            _ = stopped.wait_for(|stopped| *stopped) => return,
+            opened = open(link, pull.lane, config) => {
+                if let Ok(opened) = opened {
+                    pull = opened;
+                }
+            }
         }
     }
 }

@@ -1,16 +1,16 @@
 //! A subscription: what it pulls from the server, what it holds, and what it says of that.
 //!
-//! A group's partitions have one consumer each, and the server hands out one event of a partition at
-//! a time (`max_ack_pending` is 1): that keeps the order of streams over all processes of the group.
-//! A subscription of its own has one consumer for all, and its relay keeps the order. Pulling is in
-//! `lane`.
+//! A group's partitions have one consumer each, and the server hands out one event of a partition
+//! at a time (`max_ack_pending` is 1): that keeps the order of streams over all processes of the
+//! group. A subscription of its own has one consumer for all, and its relay keeps the order.
+//! Pulling is in `lane`.
 //!
 //! Invariants: what is held is told to be in progress, so that the server gives it to nobody else;
 //! an event is acknowledged when it is handled or parked; what is given back at the end is there
 //! for others at once.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_nats::jetstream::AckKind;
@@ -21,7 +21,7 @@ use tokio::time::Instant;
 
 use super::super::relay::{Next, Offer, Relay, Settle};
 use super::super::{BusEvent, EventBusError};
-use super::link::Link;
+use super::link::{ANSWER_WAIT, Link};
 use super::names::Lane;
 use super::parked::{self, Record};
 use super::{Inner, lane};
@@ -56,8 +56,8 @@ pub(super) struct Member {
     pub(super) link: Arc<Link>,
     inner: Arc<Inner>,
     attempts_max: u32,
-    /// Set once, before anything is pulled.
-    relay: OnceLock<Relay<Ticket>>,
+    /// There from before anything is pulled until the end: the relay holds the member, too.
+    relay: Mutex<Option<Relay<Ticket>>>,
     held: Mutex<HashMap<u64, Arc<Acker>>>,
     words: Mutex<Option<mpsc::UnboundedSender<Word>>>,
     /// Says that something is held no more.
@@ -104,7 +104,7 @@ impl Member {
             link: Arc::clone(link),
             inner: Arc::clone(inner),
             attempts_max,
-            relay: OnceLock::new(),
+            relay: Mutex::default(),
             held: Mutex::default(),
             words: Mutex::new(Some(sender)),
             room: Notify::new(),
@@ -117,7 +117,7 @@ impl Member {
 
     /// Begins to pull.
     pub(super) fn begin(self: &Arc<Self>, relay: Relay<Ticket>, lanes: Vec<lane::Pull>) {
-        let _ = self.relay.set(relay);
+        *lock(&self.relay) = Some(relay);
         for pull in lanes {
             self.spawn(lane::run(Arc::clone(self), pull));
         }
@@ -129,7 +129,11 @@ impl Member {
     }
 
     pub(super) fn room(&self) -> usize {
-        self.relay.get().map_or(0, Relay::room)
+        self.relay().map_or(0, |relay| relay.room())
+    }
+
+    fn relay(&self) -> Option<Relay<Ticket>> {
+        lock(&self.relay).clone()
     }
 
     fn held(&self) -> MutexGuard<'_, HashMap<u64, Arc<Acker>>> {
@@ -150,7 +154,7 @@ impl Member {
             let record = self.record(&offer.event, offer.attempts, words.to_owned());
             return self.say(Word::Park(sequence, record, None));
         }
-        let offered = self.relay.get().map(|relay| relay.offer(offer));
+        let offered = self.relay().map(|relay| relay.offer(offer));
         if !matches!(offered, Some(Ok(()))) {
             self.say(Word::Back(sequence, None));
         }
@@ -169,12 +173,14 @@ impl Member {
 
     async fn answer(&self, sequence: u64, kind: AckKind) {
         let acker = self.held().remove(&sequence);
-        if let Some(acker) = acker
-            && let Err(error) = acker.ack_with(kind).await
-        {
-            tracing::debug!("an acknowledgement is lost, the event comes again: {error}");
-        }
         self.room.notify_one();
+        let Some(acker) = acker else { return };
+        // Lost, the event comes again.
+        match tokio::time::timeout(ANSWER_WAIT, acker.ack_with(kind)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::debug!("an acknowledgement is lost: {error}"),
+            Err(_) => tracing::debug!("an acknowledgement is lost: the server does not read it"),
+        }
     }
 
     /// Parks for as long as it takes, or leaves it to whoever is given the event next.
@@ -204,7 +210,7 @@ impl Member {
             return;
         }
         let member = Arc::clone(self);
-        if let Some(relay) = self.relay.get() {
+        if let Some(relay) = self.relay() {
             relay.stop(move |rest| {
                 for offer in rest {
                     member.say(Word::Back(offer.ticket.sequence, None));
@@ -217,7 +223,7 @@ impl Member {
     pub(super) async fn end(self: &Arc<Self>) {
         self.stop();
         let (sender, quiet) = oneshot::channel::<()>();
-        if let Some(relay) = self.relay.get() {
+        if let Some(relay) = lock(&self.relay).take() {
             // Told behind the one who gives back the rest.
             relay.stop(move |_| drop(sender));
         }

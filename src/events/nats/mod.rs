@@ -1,11 +1,11 @@
 //! A bus on NATS with its JetStream: durable, ordered, shared by processes and machines.
 //!
-//! All events are in one stream of the server, each in one of a fixed number of partitions, chosen by
-//! the hash of its own stream. A group has, for each type that it subscribes to, one consumer for
-//! each partition, of which the server hands out one event at a time, to whichever process asks: so
-//! each event is with one process, and streams keep their order, while partitions go side by side.
-//! Parked events are in a second stream; what is redriven has a consumer of its own and stands
-//! outside of the order.
+//! All events are in one stream of the server, each in one of a fixed number of partitions, chosen
+//! by the hash of its own stream. A group has, for each type that it subscribes to, one consumer
+//! for each partition, of which the server hands out one event at a time, to whichever process
+//! asks: so each event is with one process, and streams keep their order, while partitions go side
+//! by side. Parked events are in a second stream; what is redriven has a consumer of its own and
+//! stands outside of the order.
 //!
 //! What a user must know: the server keeps an event for `retention`, and its id for
 //! `duplicate_window`; order holds within one type of a group (subscribe to all types where it must
@@ -230,14 +230,8 @@ impl Inner {
     ) -> Result<Vec<lane::Pull>, EventBusError> {
         let mut opening = JoinSet::new();
         for lane in self.names.lanes(place.is_own) {
-            let (link, place) = (Arc::clone(link), Arc::clone(place));
-            opening.spawn(lane::open(
-                link,
-                self.names.clone(),
-                place,
-                lane,
-                self.options.redelivery,
-            ));
+            let config = lane::config(&self.names, place, lane, self.options.redelivery);
+            opening.spawn(lane::open(Arc::clone(link), lane, config));
         }
         let mut lanes = Vec::new();
         while let Some(opened) = opening.join_next().await {
@@ -253,13 +247,18 @@ impl Inner {
         if !place.is_own {
             return;
         }
-        for lane in self.names.lanes(true) {
-            let name = names::consumer(lane, &place.group, place.wish.as_deref());
-            if let Err(error) = link.events.delete_consumer(&name).await {
-                tracing::debug!("the server forgets a subscription later by itself: {error}");
+        let forget = async {
+            for lane in self.names.lanes(true) {
+                let name = names::consumer(lane, &place.group, place.wish.as_deref());
+                if let Err(error) = link.events.delete_consumer(&name).await {
+                    tracing::debug!("the server forgets a subscription by itself: {error}");
+                }
             }
+            parked::forget(link, &self.names, &place.group).await;
+        };
+        if tokio::time::timeout(ANSWER_WAIT, forget).await.is_err() {
+            tracing::debug!("the server is away, and forgets a subscription by itself later");
         }
-        parked::forget(link, &self.names, &place.group).await;
     }
 
     fn until(&self) -> Instant {

@@ -14,9 +14,12 @@ use super::super::{BusEvent, EventBusError, ParkedEvent};
 use super::link::Link;
 use super::names::{Names, decode, encode, entry, message_id};
 use super::now;
-use super::publish::Outgoing;
+use super::publish::{HEADERS, Outgoing};
 use crate::model::time::Timestamp;
 use crate::model::value::Value;
+
+/// How much of a handler's words is kept: with the event they must fit into one message.
+const MESSAGE_CHARACTERS_MAX: usize = 2_000;
 
 /// What was parked, and for which wish of its group.
 pub(super) struct Record {
@@ -65,6 +68,7 @@ pub(super) async fn park(
         // It may be parked again after it was redriven.
         id: format!("{}:{}", message_id(&event.id), record.parked.parked_at.0),
         payload: record.to_value().to_json().into(),
+        spare: HEADERS,
     };
     let sent = message.send(link).await;
     message.acknowledged(link, sent, until).await
@@ -78,6 +82,7 @@ pub(super) fn record(
     message: String,
 ) -> Record {
     let (event, group) = (event.clone(), group.to_owned());
+    let message = message.chars().take(MESSAGE_CHARACTERS_MAX).collect();
     let parked = ParkedEvent { event, group, attempts, message, parked_at: now() };
     Record { parked, wish: wish.map(str::to_owned) }
 }
@@ -131,6 +136,7 @@ pub(super) async fn redrive(
         subject: names.redriven(group, record.wish.as_deref()),
         id: format!("redriven:{}:{}", message_id(event_id), found.sequence),
         payload: encode(&record.parked.event).to_json().into(),
+        spare: HEADERS,
     };
     let sent = message.send(link).await;
     message.acknowledged(link, sent, until).await?;

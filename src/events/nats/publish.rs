@@ -21,6 +21,10 @@ use crate::reply::Reply;
 
 /// How many events may wait to be sent.
 pub(super) const QUEUE_MAX: usize = 65_536;
+/// Room for the headers of a message.
+pub(super) const HEADERS: usize = 4_096;
+/// Room for what is said of an event when it is parked.
+const PARKING: usize = 32_768;
 const PAUSE: Duration = Duration::from_millis(100);
 
 pub(super) type Publication = (BusEvent, Reply<Result<(), EventBusError>>);
@@ -42,6 +46,7 @@ pub(super) async fn run(inner: Arc<Inner>, mut queue: mpsc::Receiver<Publication
             subject: inner.names.subject(&event),
             id: message_id(&event.id),
             payload: encode(&event).to_json().into(),
+            spare: HEADERS + PARKING,
         };
         // Sent here, so that events leave in their order; acknowledged whenever.
         let sent = message.send(&link).await;
@@ -56,18 +61,20 @@ pub(super) struct Outgoing {
     pub(super) subject: String,
     pub(super) id: String,
     pub(super) payload: Bytes,
+    /// How much of what the server takes at most is left free.
+    pub(super) spare: usize,
 }
 
 type Sent = Result<async_nats::jetstream::context::PublishAckFuture, EventBusError>;
 
 impl Outgoing {
     pub(super) async fn send(&self, link: &Link) -> Sent {
-        let most = link.client.server_info().max_payload;
-        if self.payload.len() + 1024 > most {
+        let most = link.client.server_info().max_payload.saturating_sub(self.spare);
+        if self.payload.len() > most {
             let length = self.payload.len();
             return Err(link.refused(format!(
-                "the event has {length} bytes, and the server takes {most} for a message with its \
-                 headers; publish where the data is instead of the data"
+                "the event has {length} bytes, and the server takes {most}; publish where the data \
+                 is instead of the data"
             )));
         }
         let message = PublishMessage::build().message_id(&self.id).payload(self.payload.clone());

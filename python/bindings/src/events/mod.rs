@@ -7,13 +7,16 @@
 mod parts;
 mod subscription;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use pyo3::prelude::*;
 use unanimity::events::in_process::InProcessEventBus;
+use unanimity::events::journal::JournalEventBus;
 use unanimity::events::nats::{NatsEventBus, NatsOptions};
+use unanimity::events::postgres::{PostgresBusOptions, PostgresEventBus};
 use unanimity::events::{self, EventBusError, ParkedEvent, SubscriptionId};
 use unanimity::reply::{Lost, Reply};
 
@@ -40,6 +43,26 @@ impl EventBus {
     fn in_process(queue_max: usize) -> PyResult<Self> {
         let bus = InProcessEventBus::new(queue_max, runtime::handle(None)?);
         Ok(Self::new(Arc::new(bus)))
+    }
+
+    /// A bus in the file beside a journal's, which is made where it is missing.
+    #[staticmethod]
+    fn journal(py: Python<'_>, journal: PathBuf) -> PyResult<Self> {
+        let runtime = runtime::handle(None)?;
+        // A few reads and at most one commit, once; whoever holds the file may take longer.
+        let opened =
+            py.detach(|| JournalEventBus::open(&JournalEventBus::beside(&journal), runtime));
+        let bus = opened.map_err(|error| errors::of_event_bus(py, &error))?;
+        Ok(Self::new(Arc::new(bus)))
+    }
+
+    /// A bus in a PostgreSQL database; `patience`, in seconds, is for a server that is away.
+    #[staticmethod]
+    fn postgres(py: Python<'_>, dsn: &str, patience: f64) -> PyResult<Self> {
+        let patience = parts::time(py, patience)?;
+        let options = PostgresBusOptions { patience, ..PostgresBusOptions::default() };
+        let bus = PostgresEventBus::open(dsn, options, runtime::handle(None)?);
+        Ok(Self::new(Arc::new(bus.map_err(|error| parts::misfit(py, &error))?)))
     }
 
     /// A bus on a NATS server. `place`: url and stream; `counts`: partitions and replicas; `times`,
@@ -84,14 +107,13 @@ impl EventBus {
     /// out at once, seconds that one may take.
     fn subscribe(
         &self,
-        py: Python<'_>,
         bridge: &Bound<'_, Bridge>,
         future: Py<PyAny>,
         wish: (Option<String>, Option<String>),
         handler: &Bound<'_, PyAny>,
         bounds: (u32, usize, f64),
     ) -> PyResult<()> {
-        self.check_process(py)?;
+        self.check_process(handler.py())?;
         let home = Arc::clone(&bridge.get().shared);
         let ask = parts::subscribe_ask(&home, wish, handler, bounds)?;
         let (bus, closed) = (Arc::clone(&self.bus), Arc::clone(&self.closed));

@@ -37,8 +37,8 @@ pub(super) fn time(py: Python<'_>, seconds: f64) -> PyResult<Duration> {
         .map_err(|error| errors::exception(py, "ConfigError", &error.to_string(), &[]))
 }
 
-/// An event from its dict. Read are "type" (required), "event_id" (else one is minted) and
-/// "stream" (else "coordination_id", else the type).
+/// An event from its dict. Read are `type` (required), `event_id` (else one is minted) and
+/// `stream` (else `coordination_id`, else the type).
 pub(super) fn event(given: &Bound<'_, PyAny>) -> PyResult<BusEvent> {
     let py = given.py();
     if given.cast::<PyDict>().is_err() {
