@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::*;
+use crate::support::random::Random;
 
 /// Each claim for each bus; a server of PostgreSQL takes long to make, so there one test makes the
 /// claims of one subject, each in a database of its own, and prints which.
@@ -26,6 +27,7 @@ for_each_bus! {
         a_stream_that_waits_holds_up_no_other
         members_of_a_group_in_two_processes_share_and_keep_the_order
         members_for_different_types_keep_the_order_of_a_stream
+        members_that_come_and_go_lose_nothing_double_nothing_and_keep_the_order
     }
     groups {
         an_event_that_is_published_while_nobody_is_there_waits_for_its_group
@@ -321,4 +323,79 @@ fn publishing_never_waits_for_a_slow_subscriber(house: &House) {
     let (delivery, reply) = held(&out);
     assert_eq!(delivery.event.id, "s/0");
     reply.send(Handled::Done);
+}
+
+/// Processes with their members that come and go at random.
+struct Crowd {
+    place: String,
+    processes: Vec<Process>,
+    members: Vec<(usize, SubscriptionId)>,
+    handler: Arc<Told>,
+}
+
+impl Crowd {
+    fn subscribe(&mut self, at: usize) {
+        let attempts_max = 1_000;
+        let ask = subscription(Some("g"), self.handler.clone());
+        let id = self.processes[at].subscribe(SubscribeAsk { attempts_max, ..ask });
+        self.members.push((at, id));
+    }
+
+    fn act(&mut self, random: &mut Random) {
+        let at = random.below(self.processes.len());
+        match random.below(4) {
+            0 | 1 if self.members.len() < 8 => self.subscribe(at),
+            2 if !self.members.is_empty() => {
+                let (at, id) = self.members.swap_remove(random.below(self.members.len()));
+                assert!(self.processes[at].unsubscribe(id));
+            }
+            3 if random.chance(30) => {
+                self.processes[at].bus.close();
+                self.processes[at] = Process::at(&self.place);
+                self.members.retain(|(process, _)| *process != at);
+            }
+            _ => {}
+        }
+    }
+}
+
+fn members_that_come_and_go_lose_nothing_double_nothing_and_keep_the_order(house: &House) {
+    let seed = u64::from(std::process::id());
+    println!("seed {seed}");
+    let mut random = Random::new(seed);
+    let (sender, done) = channel();
+    let sender = Mutex::new(sender);
+    // Some fail at their first try.
+    let (handler, _heard) = ruled(move |delivery| {
+        if delivery.attempt == 1 && delivery.event.id.ends_with('7') {
+            return failed("not yet");
+        }
+        let _ = sender.lock().unwrap().send(delivery.event.id.clone());
+        Handled::Done
+    });
+    let processes = (0..3).map(|_| house.process()).collect();
+    let mut crowd = Crowd { place: house.place(), processes, members: Vec::new(), handler };
+    crowd.subscribe(0);
+    let mut counts = [0; 8];
+    for _ in 0..80 {
+        let events: Vec<BusEvent> = (0..random.below(20))
+            .map(|_| {
+                let stream = random.below(counts.len());
+                counts[stream] += 1;
+                event(&format!("s{stream}"), counts[stream] - 1)
+            })
+            .collect();
+        crowd.processes[random.below(3)].publish_all(events);
+        crowd.act(&mut random);
+    }
+    crowd.subscribe(1);
+    let total: usize = counts.iter().sum();
+    let ids: Vec<String> =
+        (0..total).map(|_| done.recv_timeout(PATIENCE).expect("an event comes")).collect();
+    assert!(done.recv_timeout(A_WHILE).is_err(), "each once");
+    let streams = by_stream(ids);
+    for (stream, count) in counts.iter().enumerate() {
+        let wanted: Vec<usize> = (0..*count).collect();
+        assert_eq!(streams.get(&format!("s{stream}")).unwrap_or(&Vec::new()), &wanted);
+    }
 }
