@@ -11,11 +11,14 @@ from contextvars import Context
 from typing import Any, Generic, TypeVar, final
 
 from ._locks import ActiveLock, Deadlock, LockAcquisitionResult, LockInfo
+from ._stores import Event
 from ._types import CoordinationRequest, CoordinationResult, LockType
 
 __all__ = [
     "Bridge",
     "Coordinator",
+    "EventBus",
+    "EventSubscription",
     "FileStore",
     "JournalReader",
     "LockManager",
@@ -23,6 +26,7 @@ __all__ = [
     "MemoryStore",
     "PostgresStore",
     "SqliteStore",
+    "Streams",
     "after_fork_in_child",
     "after_fork_in_parent",
     "before_fork",
@@ -193,6 +197,36 @@ def draw_steps(
 def wait_circles(waits: Mapping[str, Sequence[str]]) -> list[list[str]]: ...
 
 @final
+class EventBus:
+    @staticmethod
+    def in_process(queue_max: int) -> EventBus: ...
+    # url and stream; partitions and replicas; publishing, redelivery, events, ids in seconds
+    @staticmethod
+    def nats(
+        place: tuple[str, str],
+        counts: tuple[int, int],
+        times: tuple[float, float, float, float],
+    ) -> EventBus: ...
+    def publish(self, bridge: Bridge, future: Future[None], event: Mapping[str, Any]) -> None: ...
+    # type and group; tries, how many at once, seconds
+    def subscribe(
+        self,
+        bridge: Bridge,
+        future: Future[EventSubscription],
+        wish: tuple[str | None, str | None],
+        handler: Callable[[dict[str, Any]], Any],
+        bounds: tuple[int, int, float],
+    ) -> None: ...
+    # What ParkedEvent.from_engine takes.
+    def parked(self, bridge: Bridge, future: Future[list[tuple[Any, ...]]], limit: int) -> None: ...
+    def redrive(self, bridge: Bridge, future: Future[bool], event_id: str, group: str) -> None: ...
+    def close(self, bridge: Bridge, future: Future[bool]) -> None: ...
+
+@final
+class EventSubscription:
+    def unsubscribe(self, bridge: Bridge, future: Future[bool]) -> None: ...
+
+@final
 class Coordinator:
     def __new__(
         cls,
@@ -227,6 +261,7 @@ class Coordinator:
         reason: str,
         future: Future[CoordinationResult],
     ) -> None: ...
+    def streams(self) -> Streams: ...
     def dead_letters(self, future: Future[list[dict[str, Any]]]) -> None: ...
     def redrive(
         self, operation_id: str, coordination_id: str | None, future: Future[bool]
@@ -236,6 +271,26 @@ class Coordinator:
     def history(self, filter: dict[str, Any], future: Future[list[dict[str, Any]]]) -> None: ...
     def describe(self, id: str, future: Future[dict[str, Any] | None]) -> None: ...
     def journal_status(self, future: Future[dict[str, Any]]) -> None: ...
+
+@final
+class Streams:
+    def read(
+        self, stream: str, from_version: int, limit: int, future: Future[list[Event]]
+    ) -> None: ...
+    def next_events(
+        self, after: int, limit: int, patience: float, future: Future[list[Event]]
+    ) -> None: ...
+    def version(self, stream: str, future: Future[int]) -> None: ...
+    def save_snapshot(
+        self, stream: str, version: int, state: object, taken_at: int, future: Future[bool]
+    ) -> None: ...
+    # Version, state, and when it was taken.
+    def load_snapshot(self, stream: str, future: Future[tuple[int, Any, int] | None]) -> None: ...
+    # Store, position, the position of the event it is parked at, and the last trouble.
+    def projections(
+        self, future: Future[list[tuple[str, int, int | None, str | None]]]
+    ) -> None: ...
+    def rebuild(self, store: str, future: Future[int]) -> None: ...
 
 @final
 class JournalReader:

@@ -34,6 +34,7 @@ from ._metrics import IAlertingService, IMetricsCollector
 from ._records import CoordinationRecord, History, RecoveryReport, history_filter
 from ._steps import DeadLetter
 from ._stores import IStorageStore
+from ._streams import EventStreams
 from ._transaction import Transaction
 from ._types import (
     CoordinationContext,
@@ -66,7 +67,7 @@ class ICoordinationService(ABC):
         """List the ids of coordinations that are under way."""
 
 
-class CoordinationService(ICoordinationService):
+class CoordinationService(EventStreams, ICoordinationService):
     """Changes several stores as one. First use starts it; `async with` also closes it.
 
     `stores` maps the names that requests use to stores: those of `unanimity.stores`, or any

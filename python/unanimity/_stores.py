@@ -191,7 +191,12 @@ class IStorageStore(ABC):
 
     @_missing
     async def apply_event(self, event: Event) -> None:
-        """Project one event."""
+        """Bring one event into the store; events come one at a time, in their global order.
+
+        What is raised is tried again, and parks the projection in the end; `Permanent` parks it at
+        once. An event may come again, after a crash, and all of them do when the projection is
+        rebuilt: keep `event.global_position` with the change, or make changes that bear it.
+        """
         raise self._lacks("apply_event")
 
     @_missing
@@ -222,6 +227,7 @@ class PythonStore:
     close: Callable[..., Any] | None
     execute: Callable[..., Any] | None
     compensate: Callable[..., Any] | None
+    apply: Callable[..., Any] | None
     prepare_is_async: bool
     commit_is_async: bool
     abort_is_async: bool
@@ -229,6 +235,7 @@ class PythonStore:
     close_is_async: bool
     execute_is_async: bool
     compensate_is_async: bool
+    apply_is_async: bool
     compensable: set[str]
     compensation_types: set[str] | None
     list_is_exclusive: bool
@@ -243,6 +250,7 @@ class PythonStore:
         close = own_method(store, "close")
         execute = own_method(store, "execute_operation")
         compensate = own_method(store, "compensate_operation")
+        apply = own_method(store, "apply_event")
         return cls(
             name,
             store,
@@ -253,6 +261,7 @@ class PythonStore:
             close,
             execute,
             compensate,
+            apply,
             prepare_is_async=is_async(prepare),
             commit_is_async=is_async(commit),
             abort_is_async=is_async(abort),
@@ -260,6 +269,7 @@ class PythonStore:
             close_is_async=is_async(close),
             execute_is_async=is_async(execute),
             compensate_is_async=is_async(compensate),
+            apply_is_async=is_async(apply),
             compensable=_types_in(store, "compensable_operations") or set(),
             compensation_types=_types_in(store, "compensation_types"),
             list_is_exclusive=getattr(store, "prepared_list_is_exclusive", False) is True,

@@ -8,9 +8,9 @@ use std::collections::{HashMap, VecDeque};
 use crate::journal::{Answer, Append};
 use crate::model::ids::CoordinationId;
 use crate::model::lock::Grant;
-use crate::model::outcome::{CoordinationResult, Decision, Outcome, OutcomeKind, TransactionState};
+use crate::model::outcome::{Decision, Outcome, OutcomeKind, TransactionState};
 use crate::model::record::{Durability, Record};
-use crate::model::request::{CoordinationRequest, CoordinationType};
+use crate::model::request::CoordinationType;
 use crate::model::time::Timestamp;
 use crate::protocol::key_order::KeyOrder;
 use crate::protocol::{Effect, Input};
@@ -389,22 +389,5 @@ pub(super) fn unwritten_outcome() -> Outcome {
         message: Some(message.to_owned()),
         operations_completed: 0,
         operations_failed: 0,
-    }
-}
-
-impl Core {
-    pub(super) fn result_of(
-        &self,
-        request: &CoordinationRequest,
-        outcome: Outcome,
-        began_at: Timestamp,
-    ) -> CoordinationResult {
-        let duration = self.clock.now().since(began_at).as_millis();
-        CoordinationResult {
-            id: request.id.clone(),
-            outcome,
-            duration_ms: u64::try_from(duration).unwrap_or(u64::MAX),
-            stores: request.stores.clone(),
-        }
     }
 }

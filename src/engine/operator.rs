@@ -19,6 +19,7 @@ use crate::reply::{Lost, Reply};
 
 use super::dead_letters::{choose, dead_letters};
 use super::error::EngineError;
+use super::projections::is_projection;
 
 /// How long the journal may take to write an operator's record.
 const WRITE_WAIT: Duration = Duration::from_secs(30);
@@ -69,6 +70,11 @@ pub fn redrive(
     dead_letters(&**journal, Reply::new(move |found| drop(sender.send(found))));
     let letters = letters.recv().unwrap_or(Err(EngineError::Closed))?;
     let Some(letter) = choose(letters, operation_id, coordination)? else { return Ok(false) };
+    if let Some(streams) = journal.streams().filter(|_| is_projection(&letter)) {
+        // Whoever runs it notices, also a live process.
+        let restarted = ask(|reply| streams.restart_projection(letter.store, None, reply))?;
+        return Ok(restarted.is_some());
+    }
     let stored = find(journal, &letter.coordination)?;
     let status: JournalStatus = ask(|reply| journal.status(reply))?;
     if status.instances_alive.contains(&stored.owner) {

@@ -6,6 +6,8 @@ use std::sync::Arc;
 use crate::journal::{HistoryFilter, JournalError, JournalStatus, StoredCoordination};
 use crate::model::ids::CoordinationId;
 use crate::model::outcome::{CoordinationResult, Decision, Outcome, OutcomeKind, TransactionState};
+use crate::model::request::CoordinationRequest;
+use crate::model::time::Timestamp;
 use crate::protocol::Input;
 use crate::reply::Reply;
 
@@ -49,6 +51,23 @@ fn open_outcome(stored: &StoredCoordination) -> Outcome {
 pub(super) fn found_result(stored: &StoredCoordination) -> CoordinationResult {
     let outcome = stored.outcome.clone().unwrap_or_else(|| open_outcome(stored));
     stored_result(stored, outcome)
+}
+
+impl Core {
+    pub(super) fn result_of(
+        &self,
+        request: &CoordinationRequest,
+        outcome: Outcome,
+        began_at: Timestamp,
+    ) -> CoordinationResult {
+        let duration = self.clock.now().since(began_at).as_millis();
+        CoordinationResult {
+            id: request.id.clone(),
+            outcome,
+            duration_ms: u64::try_from(duration).unwrap_or(u64::MAX),
+            stores: request.stores.clone(),
+        }
+    }
 }
 
 impl Entry {

@@ -4,8 +4,10 @@
 
 #![allow(missing_docs)]
 
+mod choreography;
 mod coverage;
 mod events_durable;
+mod events_nats;
 mod events_projected;
 mod fencing;
 mod fencing_stopped;
@@ -16,6 +18,7 @@ mod locks_zookeeper;
 mod locks_zookeeper_faults;
 mod locks_zookeeper_rate;
 mod postgres;
+mod postgres_outbox;
 mod postgres_rate;
 mod postgres_steps;
 mod protocols_page;

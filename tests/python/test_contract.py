@@ -176,6 +176,8 @@ SIGNATURES = {
         "(self, *, state=None, coordination_type=None, store=None, since=None, limit=100)"
     ),
     "CoordinationService.describe": "(self, coordination_id)",
+    "CoordinationService.read_stream": "(self, stream_id, from_version=0, limit=1000)",
+    "CoordinationService.rebuild_projection": "(self, store_name)",
     "CoordinationService.resolve": "(self, coordination_id, outcome, reason)",
     "Transaction.add": "(self, store, type, **fields)",
     "Participant.__init__": "(self, name)",

@@ -16,13 +16,14 @@ use unanimity::model::ids::CoordinationId;
 use unanimity::model::lock::Fence;
 use unanimity::model::outcome::{Acknowledgement, Decision, Vote};
 use unanimity::model::step::StepAnswer;
+use unanimity::model::stream::StreamEvent;
 use unanimity::model::value::Value;
 use unanimity::participants::{Attachment, ExecuteAsk, ParticipantError, PrepareAsk};
 use unanimity::reply::Reply;
 
 use crate::answers::{acknowledgement_of, ids_of, standing_of, step_answer_of, vote_of};
 use crate::convert::{Class, from_value};
-use crate::errors;
+use crate::{errors, streams};
 
 /// What travels with a request from its caller to its stores.
 pub(crate) struct Caller {
@@ -44,6 +45,7 @@ impl Caller {
 pub(crate) enum Argument {
     Prepare(Box<PrepareAsk>),
     Execute(Box<ExecuteAsk>),
+    Event(Arc<StreamEvent>),
     Id(CoordinationId),
     Nothing,
     Proposal {
@@ -69,6 +71,8 @@ pub(crate) enum Answers {
     Vote(Reply<Vote>),
     Acknowledgement(Reply<Acknowledgement>),
     Step(Reply<StepAnswer>),
+    /// Whatever it returns says that it is done.
+    Applied(Reply<Acknowledgement>),
     List(Reply<Result<Vec<CoordinationId>, ParticipantError>>),
     Proposal(Reply<Proposal>),
     Standing(Reply<Standing>),
@@ -198,6 +202,7 @@ impl Argument {
         let arguments = match self {
             Self::Prepare(ask) => (prepare_request(py, &ask, attachment)?,).into_pyobject(py)?,
             Self::Execute(ask) => (operation_request(py, &ask)?,).into_pyobject(py)?,
+            Self::Event(event) => (streams::event(py, &event)?,).into_pyobject(py)?,
             Self::Id(id) => (id.as_str(),).into_pyobject(py)?,
             Self::Nothing => PyTuple::empty(py),
             Self::Proposal { id, decision, evidence } => {
@@ -285,6 +290,7 @@ impl Started {
                 reply.send(answer);
                 return for_the_program.map_or(Ok(()), Err);
             }
+            Answers::Applied(reply) => reply.send(Acknowledgement::Done),
             Answers::List(reply) => reply.send(ids_of(answer, &place())),
             Answers::Proposal(reply) => {
                 let taken = answer.is_truthy().unwrap_or(false);
@@ -312,6 +318,11 @@ impl Started {
                 StepAnswer::Failed { message, retryable: false }
             } else {
                 StepAnswer::Unknown { message }
+            }),
+            Answers::Applied(reply) => reply.send(if is_permanent(error) {
+                Acknowledgement::Failed { message }
+            } else {
+                Acknowledgement::Unknown { message }
             }),
             Answers::List(reply) => reply.send(Err(ParticipantError::new(message))),
             Answers::Proposal(reply) => reply.send(Proposal::NotTaken),

@@ -24,6 +24,7 @@ use crate::ports::{PythonAlerting, PythonConsensus, PythonListeners};
 use crate::request::{Unreadable, request_parts};
 use crate::runtime::Engine;
 use crate::start::{self, Parts};
+use crate::streams::Streams;
 use crate::{errors, locks, records, runtime};
 
 /// A coordinator that belongs to one event loop.
@@ -36,7 +37,7 @@ pub(crate) struct Coordinator {
 }
 
 /// A reply that completes a future with what `make` makes of the answer.
-fn answer_to<T, F>(
+pub(crate) fn answer_to<T, F>(
     bridge: &Arc<Shared>,
     future: Py<PyAny>,
     make: F,
@@ -200,6 +201,11 @@ impl Coordinator {
         let waiter = result_to(&self.bridge, future, None);
         self.engine(py)?.resolve(id, decision, reason, waiter);
         Ok(())
+    }
+
+    /// What the journal tells of events.
+    fn streams(&self) -> Streams {
+        Streams::new(&self.bridge, &self.engine)
     }
 
     fn dead_letters(&self, py: Python<'_>, future: Py<PyAny>) -> PyResult<()> {

@@ -10,6 +10,7 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyModule};
 use unanimity::engine::EngineError;
+use unanimity::events::EventBusError;
 use unanimity::journal::JournalError;
 use unanimity::participants::ParticipantError;
 
@@ -76,6 +77,10 @@ pub(crate) fn of_engine(py: Python<'_>, error: &EngineError) -> PyErr {
             let details = [("code", "request.cannot_resolve"), ("coordination_id", id.as_str())];
             exception(py, "InvalidRequest", &message, &details)
         }
+        EngineError::CannotProject { store, .. } => {
+            let details = [("code", "request.cannot_project"), ("store", store.as_str())];
+            exception(py, "InvalidRequest", &message, &details)
+        }
         EngineError::CannotRedrive { .. } => {
             let details = [("code", "request.cannot_redrive")];
             exception(py, "InvalidRequest", &message, &details)
@@ -94,6 +99,15 @@ pub(crate) fn of_journal(py: Python<'_>, error: &JournalError) -> PyErr {
         _ => "journal.unavailable",
     };
     exception(py, "JournalError", &error.to_string(), &[("code", code)])
+}
+
+pub(crate) fn of_event_bus(py: Python<'_>, error: &EventBusError) -> PyErr {
+    let code = match error {
+        EventBusError::Refused { .. } => "events.refused",
+        EventBusError::Closed => "events.closed",
+        _ => "events.unavailable",
+    };
+    exception(py, "EventBusError", &error.to_string(), &[("code", code)])
 }
 
 pub(crate) fn of_store(py: Python<'_>, store: &str, error: &ParticipantError) -> PyErr {

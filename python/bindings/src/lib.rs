@@ -10,6 +10,7 @@ mod call;
 mod convert;
 mod coordinator;
 mod errors;
+mod events;
 mod locks;
 mod logging;
 mod pictures;
@@ -21,6 +22,7 @@ mod request;
 mod runtime;
 mod start;
 mod stores;
+mod streams;
 mod wake;
 
 use mimalloc::MiMalloc;
@@ -44,6 +46,8 @@ fn _engine(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<bridge::Bridge>()?;
     module.add_class::<coordinator::Coordinator>()?;
     module.add_class::<reader::JournalReader>()?;
+    events::register(module)?;
+    module.add_class::<streams::Streams>()?;
     locks::register(module)?;
     pictures::register(module)?;
     stores::register(module)?;

@@ -14,7 +14,7 @@ use unanimity::model::request::CoordinationType;
 use unanimity::model::step::{StepAnswer, Work};
 use unanimity::model::value::Value;
 use unanimity::participants::{
-    Abilities, DeliveryAsk, ExecuteAsk, Participant, ParticipantError, PrepareAsk,
+    Abilities, DeliveryAsk, EventAsk, ExecuteAsk, Participant, ParticipantError, PrepareAsk,
 };
 use unanimity::reply::Reply;
 
@@ -31,6 +31,7 @@ pub(crate) struct PythonStore {
     list_prepared: Option<Arc<Method>>,
     execute: Option<Arc<Method>>,
     compensate: Option<Arc<Method>>,
+    apply: Option<Arc<Method>>,
     /// Types of operations that it undoes without being told how.
     compensable: HashSet<String>,
     /// Types that a `compensation` may have, `None` for any.
@@ -59,6 +60,7 @@ impl PythonStore {
             list_prepared: method("list_prepared", "list_is_async", "list_prepared_transactions")?,
             execute: method("execute", "execute_is_async", "execute_operation")?,
             compensate: method("compensate", "compensate_is_async", "compensate_operation")?,
+            apply: method("apply", "apply_is_async", "apply_event")?,
             compensable: adapter.getattr("compensable")?.extract()?,
             compensation_types: adapter.getattr("compensation_types")?.extract()?,
             name,
@@ -97,9 +99,10 @@ impl Participant for PythonStore {
             (&self.abort, "abort_transaction"),
         ];
         let by_steps = [(&self.execute, "execute_operation")];
+        let by_events = [(&self.apply, "apply_event")];
         let needed = match kind {
             CoordinationType::TwoPhaseCommit => by_votes.as_slice(),
-            CoordinationType::EventSourcing => return Some("apply_event"),
+            CoordinationType::EventSourcing => by_events.as_slice(),
             _ => by_steps.as_slice(),
         };
         needed.iter().find(|(method, _)| method.is_none()).map(|(_, name)| *name)
@@ -160,6 +163,20 @@ impl Participant for PythonStore {
             timeout: ask.timeout,
             argument: Argument::Execute(Box::new(ask)),
             answers: Answers::Step(reply),
+        }));
+    }
+
+    fn apply_event(&self, ask: EventAsk, reply: Reply<Acknowledgement>) {
+        let Some(method) = &self.apply else {
+            let message = format!("store '{}' has no apply_event()", self.name);
+            return reply.send(Acknowledgement::Failed { message });
+        };
+        self.bridge.push(Item::Call(Call {
+            method: Arc::clone(method),
+            attachment: None,
+            timeout: ask.timeout,
+            argument: Argument::Event(ask.event),
+            answers: Answers::Applied(reply),
         }));
     }
 

@@ -103,7 +103,7 @@ impl Coordinator {
             Ok(streams) => ask(
                 streams,
                 Reply::new(move |told: Result<T, JournalError>| {
-                    reply.send(told.map_err(EngineError::from));
+                    reply.send(told.map_err(of_journal));
                 }),
             ),
             Err(error) => reply.send(Err(error)),
@@ -111,19 +111,28 @@ impl Coordinator {
     }
 }
 
+/// A journal that is closed was closed with the service.
+fn of_journal(error: JournalError) -> EngineError {
+    match error {
+        JournalError::Closed => EngineError::Closed,
+        error => error.into(),
+    }
+}
+
 impl Core {
     async fn read_all(&self, after: u64, limit: usize) -> Result<Vec<StreamEvent>, EngineError> {
         let streams = self.streams()?;
-        Ok(told(|reply| streams.read_all(after, limit, reply)).await?)
+        told(|reply| streams.read_all(after, limit, reply)).await.map_err(of_journal)
     }
 
     async fn rebuild(&self, store: StoreName) -> Result<u64, EngineError> {
         let streams = self.streams()?;
         let refused =
             |reason: String| EngineError::CannotProject { store: store.to_string(), reason };
-        let through = told(|reply| streams.last_position(reply)).await?;
+        let through = told(|reply| streams.last_position(reply)).await.map_err(of_journal)?;
         let asked = store.clone();
-        let begun = told(|reply| streams.restart_projection(asked, Some(0), reply)).await?;
+        let begun = told(|reply| streams.restart_projection(asked, Some(0), reply)).await;
+        let begun = begun.map_err(of_journal)?;
         let Some(begun) = begun else {
             let reason = "no process has ever run one for a store of this name; give the store the \
                           method apply_event(), and start a service that has it";
@@ -134,7 +143,7 @@ impl Core {
             let moved = self.signals.moved.notified();
             tokio::pin!(moved);
             moved.as_mut().enable();
-            let rows = told(|reply| streams.projections(reply)).await?;
+            let rows = told(|reply| streams.projections(reply)).await.map_err(of_journal)?;
             let Some(row) = rows.into_iter().find(|row| row.store == store) else {
                 return Err(refused("its row is gone".to_owned()));
             };

@@ -14,7 +14,7 @@ mod handle;
 mod parked;
 mod run;
 
-pub(super) use parked::with_projections;
+pub(super) use parked::{is_projection, with_projections};
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;

@@ -37,6 +37,11 @@ fn letter_of(projection: Projection) -> Option<DeadLetter> {
     })
 }
 
+/// Whether a letter is that of a projection, and of no operation.
+pub(in crate::engine) fn is_projection(letter: &DeadLetter) -> bool {
+    letter.operation_id.strip_prefix(PREFIX) == Some(letter.store.as_str())
+}
+
 /// Gives a reply for the letters of steps, which adds those of parked projections.
 pub(in crate::engine) fn with_projections(
     journal: &dyn Journal,

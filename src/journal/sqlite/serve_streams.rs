@@ -51,7 +51,7 @@ impl StreamAsk {
 
 impl Writer {
     pub(super) fn serve_streams(&mut self, ask: StreamAsk) {
-        if let Err(trouble) = self.look().and_then(|()| self.sync()) {
+        if let Err(trouble) = self.look().and_then(|()| self.sync_events()) {
             return ask.fail(trouble.at(&self.path));
         }
         match ask {

@@ -60,6 +60,8 @@ pub(super) struct Writer {
     worked_at: Instant,
     /// The last event of which the listener has heard.
     told_events: u64,
+    /// The last event that is known to be on the disk.
+    synced_events: u64,
 }
 
 /// What a writer is made of.
@@ -78,6 +80,7 @@ impl Writer {
     pub(super) fn new(parts: Parts) -> Self {
         Self {
             told_events: parts.view.streams().last(),
+            synced_events: 0,
             view: parts.view,
             log: parts.log,
             queue: parts.queue,
@@ -273,7 +276,15 @@ impl Writer {
             let trouble = Trouble::Log(error);
             self.queue.shut(trouble.at(&self.path));
             trouble
-        })
+        })?;
+        self.synced_events = self.view.streams().last();
+        Ok(())
+    }
+
+    /// Sees that every event that is known is on the disk: another process may not have come to
+    /// its own sync yet.
+    pub(super) fn sync_events(&mut self) -> Outcome<()> {
+        if self.view.streams().last() > self.synced_events { self.sync() } else { Ok(()) }
     }
 
     /// Judges what is new in the batch, and puts what is to be written into `frames`. Answers for

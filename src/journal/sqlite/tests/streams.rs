@@ -324,6 +324,26 @@ fn a_restarted_projection_is_noticed_by_its_generation() {
 }
 
 #[test]
+fn a_row_that_was_changed_by_hand_is_told_and_not_believed() {
+    for (change, words) in [
+        ("UPDATE events SET data = '{' WHERE global_position = 2", "the row '2' of events: data"),
+        ("UPDATE events SET recorded_at = 'now' WHERE version = 2", "recorded_at"),
+        ("UPDATE events SET stream_id = '' WHERE global_position = 2", "stream_id"),
+    ] {
+        let (_folder, path) = folder();
+        Desk::open(&path).append_events("c1", &[("a", None), ("a", None)]);
+        let other = rusqlite::Connection::open(&path).unwrap();
+        assert_eq!(other.execute(change, []), Ok(1), "{change}");
+        drop(other);
+        let desk = Desk::open(&path);
+        let error = wait(|reply| desk.journal.read_all(0, 10, reply)).unwrap_err();
+        assert!(matches!(error, JournalError::Damaged { .. }), "{error:?}");
+        assert!(error.to_string().contains(words), "{error}");
+        assert_eq!(desk.all(0, 1).len(), 1, "what is whole is told");
+    }
+}
+
+#[test]
 fn questions_to_a_closed_journal_are_answered_so() {
     in_both(|desk| {
         desk.journal.close();
