@@ -9,11 +9,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ._consensus import IConsensusService
-from ._events import IEventBus
+from ._events import IEventBus, ParkedEvent, Subscription
 from ._exceptions import (
     ConfigError,
     ConsensusError,
     DeadlockDetected,
+    EventBusError,
     InternalError,
     InvalidRequest,
     JournalError,
@@ -61,6 +62,7 @@ from ._types import (
 )
 
 if TYPE_CHECKING:
+    from ._event_buses import InProcessEventBus, NatsEventBus
     from ._lock_managers import LocalLockManager, PostgresLockManager, ZooKeeperLockManager
     from ._participant import Participant, ParticipantOperation
     from ._records import CoordinationRecord, History, RecoveryReport, StoreRecord, TimelineEntry
@@ -118,6 +120,10 @@ __all__ = [
     "ZooKeeperLockManager",
     "IConsensusService",
     "IEventBus",
+    "InProcessEventBus",
+    "NatsEventBus",
+    "Subscription",
+    "ParkedEvent",
     "IMetricsCollector",
     "IAlertingService",
     # exceptions
@@ -136,6 +142,7 @@ __all__ = [
     "ConsensusError",
     "NotLeader",
     "NoQuorum",
+    "EventBusError",
     "TransactionError",
     "TransactionAborted",
     "TransactionFailed",
@@ -146,6 +153,8 @@ __all__ = [
 _LATE = {
     "CoordinationService": "_service",
     "ICoordinationService": "_service",
+    "InProcessEventBus": "_event_buses",
+    "NatsEventBus": "_event_buses",
     "LocalLockManager": "_lock_managers",
     "PostgresLockManager": "_lock_managers",
     "ZooKeeperLockManager": "_lock_managers",

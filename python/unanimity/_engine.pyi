@@ -17,6 +17,8 @@ from ._types import CoordinationRequest, CoordinationResult, LockType
 __all__ = [
     "Bridge",
     "Coordinator",
+    "EventBus",
+    "EventSubscription",
     "FileStore",
     "JournalReader",
     "LockManager",
@@ -193,6 +195,36 @@ def draw_steps(
     edges: Sequence[tuple[int, int]],
 ) -> str: ...
 def wait_circles(waits: Mapping[str, Sequence[str]]) -> list[list[str]]: ...
+
+@final
+class EventBus:
+    @staticmethod
+    def in_process(queue_max: int) -> EventBus: ...
+    # url and stream; partitions and replicas; publishing, redelivery, events, ids in seconds
+    @staticmethod
+    def nats(
+        place: tuple[str, str],
+        counts: tuple[int, int],
+        times: tuple[float, float, float, float],
+    ) -> EventBus: ...
+    def publish(self, bridge: Bridge, future: Future[None], event: Mapping[str, Any]) -> None: ...
+    # type and group; tries, how many at once, seconds
+    def subscribe(
+        self,
+        bridge: Bridge,
+        future: Future[EventSubscription],
+        wish: tuple[str | None, str | None],
+        handler: Callable[[dict[str, Any]], Any],
+        bounds: tuple[int, int, float],
+    ) -> None: ...
+    # What ParkedEvent.from_engine takes.
+    def parked(self, bridge: Bridge, future: Future[list[tuple[Any, ...]]], limit: int) -> None: ...
+    def redrive(self, bridge: Bridge, future: Future[bool], event_id: str, group: str) -> None: ...
+    def close(self, bridge: Bridge, future: Future[bool]) -> None: ...
+
+@final
+class EventSubscription:
+    def unsubscribe(self, bridge: Bridge, future: Future[bool]) -> None: ...
 
 @final
 class Coordinator:

@@ -10,6 +10,7 @@
     ├── Permanent                         raised by a store's own operation: do not try it again
     ├── LockError ── LockTimeout, DeadlockDetected, LockLost
     ├── ConsensusError ── NotLeader, NoQuorum
+    ├── EventBusError                     an event bus cannot be used, or refuses what was asked
     ├── TransactionError (.result) ── TransactionAborted, TransactionFailed, TransactionInDoubt
     └── InternalError                     a mistake of this package; please report it
 
@@ -146,6 +147,12 @@ class NoQuorum(ConsensusError):
 
     default_code = "consensus.no_quorum"
     default_retryable = True
+
+
+class EventBusError(UnanimityError):
+    """An event bus cannot be used now, refuses what was asked, or is closed; `code` says which."""
+
+    default_code = "events.unavailable"
 
 
 class TransactionError(UnanimityError):

@@ -108,16 +108,22 @@ class Saga:
         *,
         id: str | None = None,
         after: Iterable[SagaStep | str] | None = None,
+        compensation: Mapping[str, Any] | EllipsisType | None = ...,
         max_retries: int | None = None,
         timeout_seconds: float | None = None,
     ) -> SagaStep:
-        """Add the step behind which there is no way back. It needs no compensation."""
+        """Add the step behind which there is no way back. It needs no compensation.
+
+        Where nobody knows whether it was done, and its tries are spent, it is undone if that can
+        be, and waits for an operator if it cannot.
+        """
         step = self.step(
             store,
             type,
             fields,
             id=id,
             after=after,
+            compensation=compensation,
             max_retries=max_retries,
             timeout_seconds=timeout_seconds,
         )

@@ -1,8 +1,8 @@
 //! Who has a file open: one locked file per live process, in a folder beside it.
 //!
-//! Not ownership of what is in the file: that stands in the file. Invariants: a file whose lock can be taken
-//! belonged to a process that is dead; a file has its final name only while it is locked, so
-//! that nobody can take a lock between its making and its locking.
+//! Not ownership of what is in it: that stands in it. Invariants: a lock file whose lock can be
+//! taken belonged to a process that is dead; it has its final name only while it is locked, so that
+//! nobody can take a lock between its making and its locking.
 
 use std::fs::{self, File, TryLockError};
 use std::io;

@@ -27,8 +27,10 @@
 
 mod check;
 mod claims;
+pub mod in_process;
 pub mod journal;
 mod member;
+pub mod nats;
 pub mod postgres;
 pub mod relay;
 

@@ -17,6 +17,7 @@
 //! 6. **Never block**: every method returns at once and answers through its [`Reply`], from any
 //!    thread, also before it returns.
 
+mod at_once;
 pub mod local;
 pub mod many;
 pub mod postgres;

@@ -140,13 +140,8 @@ impl LockId {
                 break;
             }
         }
-        let (resource, mode, digits) = (resource.as_str(), mode.as_str(), &digits[first..]);
-        let mut text = String::with_capacity(resource.len() + mode.len() + digits.len() + 2);
-        for part in [resource, ":", mode, ":"] {
-            text.push_str(part);
-        }
-        text.extend(digits.iter().copied().map(char::from));
-        Self(text.into())
+        let digits = std::str::from_utf8(&digits[first..]).unwrap_or_default();
+        Self([resource.as_str(), ":", mode.as_str(), ":", digits].concat().into())
     }
 
     /// An id that was given out before, as its parts; `None` when it cannot be one.

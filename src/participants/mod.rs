@@ -47,6 +47,7 @@ mod files_step;
 mod key_value;
 pub mod memory;
 mod memory_step;
+pub mod outbox;
 pub mod postgres;
 mod result_reference;
 pub mod sqlite;

@@ -71,3 +71,76 @@ impl<T: Copy + Eq> KeyOrder<T> {
         self.queues.is_empty()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(name: &str) -> TurnKey {
+        TurnKey { store: StoreName::new("s").unwrap(), key: Some(name.to_owned()) }
+    }
+
+    /// What must be true, in the simplest words: of all that entered a key and did not leave it,
+    /// the one that entered first has its turn.
+    #[derive(Clone, Default)]
+    struct Oracle(Vec<(usize, u8)>);
+
+    impl Oracle {
+        fn turn(&self, key: usize) -> Option<u8> {
+            self.0.iter().find(|(entered, _)| *entered == key).map(|(_, ticket)| *ticket)
+        }
+    }
+
+    fn every_history(
+        order: &KeyOrder<u8>,
+        oracle: &Oracle,
+        keys: &[TurnKey],
+        left: usize,
+    ) -> usize {
+        if left == 0 {
+            return 1;
+        }
+        let mut histories = 0;
+        for (at, key) in keys.iter().enumerate() {
+            for ticket in 0..3 {
+                let (mut order, mut oracle) = (order.clone(), oracle.clone());
+                match oracle.0.iter().position(|entry| *entry == (at, ticket)) {
+                    None => {
+                        oracle.0.push((at, ticket));
+                        let has_turn = order.enter(key, ticket);
+                        assert_eq!(has_turn, oracle.turn(at) == Some(ticket));
+                    }
+                    Some(entry) => {
+                        let before = oracle.turn(at);
+                        oracle.0.remove(entry);
+                        let next = order.leave(key, ticket);
+                        assert_eq!(next, oracle.turn(at).filter(|_| before == Some(ticket)));
+                    }
+                }
+                let waited_for = (0..keys.len()).filter(|key| oracle.turn(*key).is_some()).count();
+                assert_eq!((order.len(), order.is_empty()), (waited_for, waited_for == 0));
+                histories += every_history(&order, &oracle, keys, left - 1);
+            }
+        }
+        histories
+    }
+
+    #[test]
+    fn in_every_history_the_first_that_stands_there_has_its_turn_and_empty_keys_are_forgotten() {
+        let keys = [key("k"), key("j")];
+        let histories = every_history(&KeyOrder::default(), &Oracle::default(), &keys, 6);
+        assert_eq!(histories, 46_656);
+    }
+
+    #[test]
+    fn who_is_not_there_changes_nothing_by_leaving() {
+        let mut order = KeyOrder::default();
+        assert_eq!(order.leave(&key("k"), 1), None);
+        assert!(order.enter(&key("k"), 1));
+        assert!(!order.enter(&key("k"), 2));
+        assert_eq!(order.leave(&key("k"), 3), None);
+        assert_eq!(order.leave(&key("k"), 2), None, "the turn was another's, and stays so");
+        assert_eq!(order.leave(&key("k"), 1), None);
+        assert!(order.is_empty());
+    }
+}

@@ -58,6 +58,7 @@ pub mod lock_table;
 mod locking;
 pub mod retry;
 pub mod saga;
+mod step_records;
 mod track;
 pub mod two_phase;
 

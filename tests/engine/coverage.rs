@@ -4,7 +4,7 @@
 
 use std::collections::BTreeSet;
 
-use unanimity::protocol::{event_sourcing, lock_table, saga, two_phase};
+use unanimity::protocol::{choreography, event_sourcing, eventual, lock_table, saga, two_phase};
 
 use crate::{scenarios, simulation};
 
@@ -20,6 +20,13 @@ fn every_row_of_two_phase_commit_is_taken() {
 fn every_row_of_a_saga_is_taken() {
     let taken = scenarios::play_all("saga");
     let missed = missed(saga::TRANSITIONS.iter().map(|row| row.rule), |it| it as u8, &taken);
+    assert!(missed.is_empty(), "never taken: {missed:?}");
+}
+
+#[test]
+fn every_row_of_eventual_consistency_is_taken() {
+    let taken = scenarios::play_all("eventual");
+    let missed = missed(eventual::TRANSITIONS.iter().map(|row| row.rule), |it| it as u8, &taken);
     assert!(missed.is_empty(), "never taken: {missed:?}");
 }
 
@@ -49,11 +56,13 @@ fn missed<R: Copy>(
 
 #[test]
 fn the_bits_of_the_rules_taken_suffice() {
-    let numbers: [Vec<usize>; 4] = [
+    let numbers: [Vec<usize>; 6] = [
         event_sourcing::TRANSITIONS.iter().map(|row| row.rule as usize).collect(),
+        choreography::TRANSITIONS.iter().map(|row| row.rule as usize).collect(),
         two_phase::TRANSITIONS.iter().map(|row| row.rule as usize).collect(),
         lock_table::TRANSITIONS.iter().map(|row| row.rule as usize).collect(),
         saga::TRANSITIONS.iter().map(|row| row.rule as usize).collect(),
+        eventual::TRANSITIONS.iter().map(|row| row.rule as usize).collect(),
     ];
     for numbers in numbers {
         assert!(numbers.len() <= 64, "{} rows", numbers.len());

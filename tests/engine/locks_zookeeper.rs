@@ -249,6 +249,31 @@ fn a_release_by_another_is_false_and_many_are_taken_all_or_none() {
 }
 
 #[test]
+fn wishes_for_the_same_locks_in_any_order_never_wait_for_each_other() {
+    let server = ZooKeeperServer::start();
+    let callers = [Caller::at(&server.address()), Caller::at(&server.address())];
+    let orders = [["a", "b", "c"], ["c", "b", "a"], ["b", "a", "c"], ["b", "c", "a"]];
+    std::thread::scope(|scope| {
+        for (number, order) in orders.into_iter().enumerate() {
+            let caller = &callers[number % callers.len()];
+            scope.spawn(move || {
+                for round in 0..25 {
+                    let name = format!("{number}/{round}");
+                    let asks = order.map(|resource| wish(resource, Exclusive, &name));
+                    let granted = asked(|reply| {
+                        caller.manager.acquire_many(asks.into(), reply);
+                    });
+                    assert_eq!(granted.map(|grants| grants.len()), Ok(3));
+                    assert_eq!(caller.release_all(&name), Ok(3));
+                }
+            });
+        }
+    });
+    assert!(callers.iter().all(|caller| caller.manager.deadlocks().is_empty()));
+    assert_eq!(nodes(&server.address(), ROOT), Vec::<String>::new());
+}
+
+#[test]
 fn a_lease_ends_by_itself_unless_it_is_renewed() {
     let server = ZooKeeperServer::start();
     let (one, two) = (Caller::at(&server.address()), Caller::at(&server.address()));

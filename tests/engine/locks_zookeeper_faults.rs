@@ -4,15 +4,17 @@
 
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
+use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
 use unanimity::locks::LockMode::{Exclusive, Shared};
 use unanimity::locks::zookeeper::ZooKeeperOptions;
 use unanimity::locks::{LockAsk, LockError, LockId, LockManager};
+use unanimity::reply::Reply;
 
 use crate::locks_zookeeper::{ROOT, nodes};
 use crate::support::keeper_proxy::{CREATE, DELETE, KeeperProxy, MULTI, SET_DATA};
-use crate::support::lock_caller::{Caller, eventually, wish, wish_now};
+use crate::support::lock_caller::{ANSWER_MAX, Caller, eventually, wish, wish_now};
 use crate::support::zookeeper::{SESSION_MAX, ZooKeeperServer};
 
 /// The session timeout of [`Caller::at`].
@@ -169,6 +171,25 @@ fn a_node_whose_reply_was_lost_is_found_again_and_a_lost_release_is_repeated() {
     assert_eq!(proxy.lost(), 8);
     assert_eq!(unlucky.release_all("a"), Ok(2));
     assert!(writer.wait().unwrap().fencing_token > upgraded.fencing_token);
+}
+
+#[test]
+fn several_locks_are_all_asked_for_before_the_first_is_answered() {
+    let server = ZooKeeperServer::start();
+    let proxy = KeeperProxy::before(server.port);
+    let caller = Caller::at(&proxy.address());
+    let warm = caller.take(wish("warm", Shared, "a")).unwrap();
+    assert_eq!(caller.release(&warm.lock_id, "a"), Ok(true));
+    proxy.hold_replies(true);
+    let (sender, answers) = channel();
+    let asks = ["d", "b", "c", "a"].map(|name| wish(name, Exclusive, "a"));
+    caller.manager.acquire_many(asks.into(), Reply::new(move |it| drop(sender.send(it))));
+    eventually("all stand", || (nodes(&server.address(), ROOT).len() == 4).then_some(()));
+    proxy.hold_replies(false);
+    let granted: Vec<_> = answers.recv_timeout(ANSWER_MAX).unwrap().unwrap();
+    let names: Vec<&str> = granted.iter().map(|grant| grant.resource.as_str()).collect();
+    assert_eq!(names, ["d", "b", "c", "a"]);
+    assert_eq!(caller.release_all("a"), Ok(4));
 }
 
 #[test]

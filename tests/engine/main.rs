@@ -7,6 +7,7 @@
 mod choreography;
 mod coverage;
 mod events_durable;
+mod events_nats;
 mod events_projected;
 mod fencing;
 mod fencing_stopped;
@@ -17,6 +18,7 @@ mod locks_zookeeper;
 mod locks_zookeeper_faults;
 mod locks_zookeeper_rate;
 mod postgres;
+mod postgres_outbox;
 mod postgres_rate;
 mod postgres_steps;
 mod protocols_page;

@@ -8,8 +8,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use unanimity::model::lock::LockMode;
-use unanimity::protocol::two_phase::{TRANSITIONS, Transition};
-use unanimity::protocol::{event_sourcing, lock_table};
+use unanimity::protocol::{choreography, event_sourcing, eventual, lock_table, saga, two_phase};
 
 const HEAD: &str = "\
 # Protocols
@@ -38,10 +37,46 @@ the machine waits until those have come as far as the events of its request. It 
 isolates writers of a stream is the version that they expect. Every row is taken by a scenario in
 `tests/scenarios/event_sourcing`.
 
-### Transitions of appended events
+### States
 
-| rule | from | input | when | to | does |
-| --- | --- | --- | --- | --- | --- |
+";
+
+const CHOREOGRAPHY: &str = "
+## Choreographed sagas
+
+The saga is a routing slip that travels over a durable event bus. At each stop the process that has
+the store does its part as an orchestrated saga of one step, and undoes it, when the slip comes back,
+as an eventual coordination; both are recorded in its own journal. This table is the part of whoever
+began it: it records the beginning, sends the slip off, and records the end that it hears. Every row
+is taken by the tests next to the machine.
+
+### States
+
+";
+
+const SAGA: &str = "
+## Orchestrated sagas
+
+Steps are done in the order of what they depend on, and undone in reverse order when one of them
+cannot be done; once the pivot is done, a saga only goes forward. The intent of every try is on disk
+before its participant is asked, what it did before anything that depends on it, and the decision to
+turn round before the first compensation. One input may take several rows, one after the other; rows
+whose input is `any` are taken as soon as they hold. Every row is taken by a scenario in
+`tests/scenarios/saga`.
+
+### States
+
+";
+
+const EVENTUAL: &str = "
+## Eventual consistency
+
+The begin is the acceptance, and the acceptance is the decision; then every operation is delivered by
+itself, those on one key in their order, and in the order in which their coordinations were accepted.
+Every row is taken by a scenario in `tests/scenarios/eventual`.
+
+### States
+
 ";
 
 const LOCKS: &str = "
@@ -65,15 +100,16 @@ one requester.
 ";
 
 fn page() -> String {
-    let mut page = two_phase();
+    let mut page = HEAD.to_owned();
+    chapter(&mut page, &two_phase_rows());
+    page.push_str(SAGA);
+    chapter(&mut page, &saga_rows());
+    page.push_str(CHOREOGRAPHY);
+    chapter(&mut page, &choreography_rows());
+    page.push_str(EVENTUAL);
+    chapter(&mut page, &eventual_rows());
     page.push_str(EVENTS);
-    for row in event_sourcing::TRANSITIONS {
-        let from: Vec<&str> = row.from.iter().map(|state| state.as_str()).collect();
-        let to = row.to.map_or("same", |state| state.as_str());
-        let event_sourcing::Transition { rule, on, when, does, .. } = row;
-        let _ =
-            writeln!(page, "| {rule:?} | {} | {on} | {when} | {to} | {does} |", from.join(", "));
-    }
+    chapter(&mut page, &event_sourcing_rows());
     page.push_str(LOCKS);
     for row in lock_table::effective_matrix().expect("its names are short") {
         let held: Vec<&str> = row.held.iter().map(|mode| letters(*mode)).collect();
@@ -117,40 +153,62 @@ fn the_matrix_that_the_table_has_is_grays() {
     assert_eq!(shown, ["+++-", "++--", "+-+-", "+---", "----"]);
 }
 
-fn two_phase() -> String {
-    let mut page = HEAD.to_owned();
-    page.push_str(&diagram());
-    page.push_str("\n### Transitions\n\n| rule | from | input | when | to | does |\n");
-    page.push_str("| --- | --- | --- | --- | --- | --- |\n");
-    for row in TRANSITIONS {
-        let _ = writeln!(
-            page,
-            "| {:?} | {} | {} | {} | {} | {} |",
-            row.rule,
-            from(row),
-            row.on,
-            row.when,
-            row.to.map_or("same", |state| state.as_str()),
-            row.does
-        );
-    }
-    page
+/// A row of a coordination's table, whichever machine it is of.
+struct Row {
+    rule: String,
+    /// The states, by their order in the table's enum and by name.
+    from: Vec<(usize, &'static str)>,
+    to: Option<(usize, &'static str)>,
+    cells: [&'static str; 3],
 }
 
-fn from(row: &Transition) -> String {
-    let names: Vec<_> = row.from.iter().map(|state| state.as_str()).collect();
-    names.join(", ")
+/// The rows of one machine's table; their types have the same fields, but are not one type.
+macro_rules! rows {
+    ($name:ident, $machine:ident) => {
+        fn $name() -> Vec<Row> {
+            let state = |state: $machine::State| (state as usize, state.as_str());
+            let row = |row: &$machine::Transition| Row {
+                rule: format!("{:?}", row.rule),
+                from: row.from.iter().map(|from| state(*from)).collect(),
+                to: row.to.map(state),
+                cells: [row.on, row.when, row.does],
+            };
+            $machine::TRANSITIONS.iter().map(row).collect()
+        }
+    };
+}
+
+rows!(two_phase_rows, two_phase);
+rows!(saga_rows, saga);
+rows!(choreography_rows, choreography);
+rows!(eventual_rows, eventual);
+rows!(event_sourcing_rows, event_sourcing);
+
+fn chapter(page: &mut String, rows: &[Row]) {
+    page.push_str(&diagram(rows));
+    page.push_str("\n### Transitions\n\n| rule | from | input | when | to | does |\n");
+    page.push_str("| --- | --- | --- | --- | --- | --- |\n");
+    for row in rows {
+        let from: Vec<_> = row.from.iter().map(|(_, name)| *name).collect();
+        let to = row.to.map_or("same", |(_, name)| name);
+        let [on, when, does] = row.cells;
+        let _ = writeln!(
+            page,
+            "| {} | {} | {on} | {when} | {to} | {does} |",
+            row.rule,
+            from.join(", ")
+        );
+    }
 }
 
 /// One arrow for each pair of states, with the rules that lead from one to the other.
-fn diagram() -> String {
-    let mut arrows: BTreeMap<(usize, usize), (&str, &str, Vec<String>)> = BTreeMap::new();
-    for row in TRANSITIONS {
-        let Some(to) = row.to else { continue };
-        for from in row.from {
-            let key = (*from as usize, to as usize);
-            let arrow = arrows.entry(key).or_insert((from.as_str(), to.as_str(), Vec::new()));
-            arrow.2.push(format!("{:?}", row.rule));
+fn diagram(rows: &[Row]) -> String {
+    let mut arrows: BTreeMap<(usize, usize), (&str, &str, Vec<&str>)> = BTreeMap::new();
+    for row in rows {
+        let Some((to_number, to)) = row.to else { continue };
+        for (from_number, from) in &row.from {
+            let arrow = arrows.entry((*from_number, to_number)).or_insert((from, to, Vec::new()));
+            arrow.2.push(&row.rule);
         }
     }
     let mut text = "```mermaid\nstateDiagram-v2\n    [*] --> New\n".to_owned();

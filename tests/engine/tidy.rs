@@ -73,6 +73,7 @@ const ONLY_IN: &[(&str, &[&str])] = &[
         ],
     ),
     ("zookeeper_client", &["src/locks/zookeeper", "tests/"]),
+    ("async_nats", &["src/events/nats", "tests/"]),
     ("pyo3", &["python/bindings/"]),
 ];
 
@@ -111,6 +112,7 @@ const WIDE_TABLES: &[&str] = &[
     "src/protocol/two_phase/rules.rs",
     "src/protocol/lock_table/rules.rs",
     "src/protocol/saga/rules.rs",
+    "src/protocol/eventual/rules.rs",
 ];
 
 fn fail_on(offences: &[String]) {

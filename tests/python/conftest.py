@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from ledger import Ledger
+from nats_server import NatsServer
 from postgres_cluster import PostgresCluster
 from unanimity import CoordinationService
 from zookeeper_server import ZooKeeperServer
@@ -31,6 +32,13 @@ def postgres() -> Iterator[PostgresCluster]:
 def zookeeper() -> Iterator[ZooKeeperServer]:
     """One real server for all tests that do not stop it."""
     with ZooKeeperServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def nats() -> Iterator[NatsServer]:
+    """One real server for all tests that do not kill it; each has a stream of its own."""
+    with NatsServer() as server:
         yield server
 
 

@@ -31,6 +31,7 @@ TREE = {
     "ConsensusError": (UnanimityError,),
     "NotLeader": (unanimity.ConsensusError,),
     "NoQuorum": (unanimity.ConsensusError,),
+    "EventBusError": (UnanimityError,),
     "TransactionError": (UnanimityError,),
     "TransactionAborted": (unanimity.TransactionError,),
     "TransactionFailed": (unanimity.TransactionError,),

@@ -6,6 +6,7 @@ import asyncio
 import traceback
 from collections.abc import Callable
 from contextvars import ContextVar
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -26,6 +27,7 @@ from unanimity import (
     TransactionAborted,
     TransactionState,
 )
+from unanimity.stores import MemoryStore, SqliteStore
 
 Make = Callable[..., CoordinationService]
 caller: ContextVar[str] = ContextVar("caller", default="nobody")
@@ -622,3 +624,47 @@ def test_a_bad_request_is_refused_before_anything_runs(
 
     asyncio.run(scenario())
     assert shop.calls == []
+
+
+# ---- stores written in Rust ------------------------------------------------------------------
+
+
+def test_native_stores_and_participants_are_steps_of_one_saga(
+    make_service: Make, tmp_path: Path
+) -> None:
+    shop = Shop()
+    shop.raises["last"] = [Permanent("no")]
+
+    def booking(coordination_id: str) -> Saga:
+        saga = Saga(coordination_id)
+        insert = {
+            "statement": "INSERT INTO booking (who) VALUES (?) RETURNING id",
+            "parameters": ["ann"],
+        }
+        delete = {
+            "type": "execute",
+            "statement": "DELETE FROM booking WHERE id = ?",
+            "parameters": [{"$result": "row", "path": ["rows", 0, "id"]}],
+        }
+        saga.step("rows", "execute", insert, id="row", compensation=delete)
+        put = {"key": "note", "value": {"$result": "row", "path": ["rows", 0, "id"]}}
+        saga.step("memory", "put", put, id="note", compensation={"type": "delete", "key": "note"})
+        saga.step("shop", "do", id=f"last{'' if coordination_id == 's1' else ' too'}")
+        return saga
+
+    async def scenario() -> None:
+        rows, memory = SqliteStore(tmp_path / "rows.db", "rows"), MemoryStore()
+        stores = {"rows": rows, "memory": memory, "shop": shop}
+        async with make_service(stores) as service:
+            async with service.transaction() as tx:
+                tx.add("rows", "execute", statement="CREATE TABLE booking "
+                       "(id INTEGER PRIMARY KEY AUTOINCREMENT, who TEXT)")  # fmt: skip
+            assert (await booking("s1").run(service)).outcome is Outcome.ABORTED
+            assert await rows.fetch("SELECT * FROM booking") == []
+            assert await memory.get("note") is None
+            (await booking("s2").run(service)).raise_for_state()
+            assert await rows.fetch("SELECT * FROM booking") == [{"id": 2, "who": "ann"}]
+            assert await memory.get("note") == 2
+            assert shop.requests[-1].context["row"]["rows"] == [{"id": 2}]
+
+    asyncio.run(scenario())

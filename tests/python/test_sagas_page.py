@@ -17,7 +17,7 @@ TEXT = (ROOT / "docs" / "sagas.md").read_text()
 def test_its_program_runs_and_prints_what_is_shown(tmp_path: Path) -> None:
     ((program, shown),) = re.findall(r"```python\n(.*?)```\n\n```text\n(.*?)```", TEXT, re.S)
     done = subprocess.run(
-        [sys.executable, "-X", "dev", "-W", "error", "-c", program],
+        [sys.executable, "-W", "error", "-c", program],
         capture_output=True,
         text=True,
         cwd=tmp_path,
@@ -37,7 +37,7 @@ def test_the_trip_booking_example_keeps_all_of_a_trip_or_nothing_of_it(tmp_path:
     for letters in ("['bob: seat 1, room 101']", "[]"):
         done = subprocess.run(
             [
-                *(sys.executable, "-X", "dev", "-W", "error"),
+                *(sys.executable, "-W", "error"),
                 str(ROOT / "examples" / "trip_booking.py"),
                 str(tmp_path / "w"),
             ],

@@ -18,6 +18,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
 use crate::call::{Call, Expected, Started};
+use crate::events::Subscribed;
 use crate::runtime::Engine;
 use crate::wake::Bell;
 use crate::{errors, logging};
@@ -48,6 +49,8 @@ pub(crate) struct Shared {
     has_logs: AtomicBool,
     /// The engines whose calls come this way: they cannot live on without the loop.
     engines: Mutex<Vec<Weak<Engine>>>,
+    /// The subscriptions whose handlers run on the loop.
+    subscriptions: Mutex<Vec<Arc<Subscribed>>>,
 }
 
 impl Shared {
@@ -78,6 +81,23 @@ impl Shared {
         engines.push(engine);
         drop(engines);
         !self.queue().closed
+    }
+
+    /// Remembers a subscription that ends with the loop; false when the loop has ended already.
+    pub(crate) fn remember_subscription(&self, subscribed: &Arc<Subscribed>) -> bool {
+        let mut known = self.subscriptions.lock().unwrap_or_else(PoisonError::into_inner);
+        known.retain(|known| !known.is_over());
+        known.push(Arc::clone(subscribed));
+        drop(known);
+        !self.queue().closed
+    }
+
+    fn end_subscriptions(&self) {
+        let known = {
+            let mut known = self.subscriptions.lock().unwrap_or_else(PoisonError::into_inner);
+            std::mem::take(&mut *known)
+        };
+        known.iter().for_each(|subscribed| subscribed.end());
     }
 
     pub(crate) fn complete(&self, future: Py<PyAny>, make: Make) {
@@ -122,6 +142,7 @@ impl Bridge {
             bell,
             has_logs: AtomicBool::new(false),
             engines: Mutex::new(Vec::new()),
+            subscriptions: Mutex::new(Vec::new()),
         });
         logging::send_to(&shared);
         Ok(Self { shared, expected: Mutex::new(Expected::default()) })
@@ -227,6 +248,7 @@ impl Bridge {
             std::mem::take(&mut *engines)
         };
         py.detach(|| {
+            self.shared.end_subscriptions();
             for engine in engines.iter().filter_map(Weak::upgrade) {
                 engine.shut_down();
             }

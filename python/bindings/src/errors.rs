@@ -10,6 +10,7 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyModule};
 use unanimity::engine::EngineError;
+use unanimity::events::EventBusError;
 use unanimity::journal::JournalError;
 use unanimity::participants::ParticipantError;
 
@@ -98,6 +99,15 @@ pub(crate) fn of_journal(py: Python<'_>, error: &JournalError) -> PyErr {
         _ => "journal.unavailable",
     };
     exception(py, "JournalError", &error.to_string(), &[("code", code)])
+}
+
+pub(crate) fn of_event_bus(py: Python<'_>, error: &EventBusError) -> PyErr {
+    let code = match error {
+        EventBusError::Refused { .. } => "events.refused",
+        EventBusError::Closed => "events.closed",
+        _ => "events.unavailable",
+    };
+    exception(py, "EventBusError", &error.to_string(), &[("code", code)])
 }
 
 pub(crate) fn of_store(py: Python<'_>, store: &str, error: &ParticipantError) -> PyErr {

@@ -10,6 +10,7 @@ mod call;
 mod convert;
 mod coordinator;
 mod errors;
+mod events;
 mod locks;
 mod logging;
 mod pictures;
@@ -45,6 +46,7 @@ fn _engine(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<bridge::Bridge>()?;
     module.add_class::<coordinator::Coordinator>()?;
     module.add_class::<reader::JournalReader>()?;
+    events::register(module)?;
     module.add_class::<streams::Streams>()?;
     locks::register(module)?;
     pictures::register(module)?;

@@ -9,12 +9,15 @@
 use std::cell::RefCell;
 use std::ops::Deref;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak, mpsc};
+use std::thread;
+use std::time::Duration;
 
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use tokio::runtime::{Builder, Handle, Runtime};
 use unanimity::engine;
+use unanimity::events::EventBus;
 use unanimity::locks::LockManager;
 
 use crate::{errors, logging};
@@ -30,6 +33,12 @@ static OPEN: Mutex<Vec<Arc<Engine>>> = Mutex::new(Vec::new());
 
 /// Lock managers that have a server; whoever died with locks held would keep others waiting.
 static LOCKS: Mutex<Vec<Weak<dyn LockManager>>> = Mutex::new(Vec::new());
+
+/// Event buses, which give back at exit what they hold for others.
+static BUSES: Mutex<Vec<Weak<dyn EventBus>>> = Mutex::new(Vec::new());
+
+/// How long the exit waits for buses: handlers that are out have no loop to end on any more.
+const BUSES_WAIT: Duration = Duration::from_secs(2);
 
 /// How many forks lie between this process and the one that first loaded the module.
 static FORKS: AtomicU64 = AtomicU64::new(0);
@@ -116,12 +125,37 @@ pub(crate) fn close_at_exit(manager: &Arc<dyn LockManager>) {
     locks.push(Arc::downgrade(manager));
 }
 
+/// Remembers an event bus, so that it is closed at exit. As [`close_at_exit`].
+pub(crate) fn close_bus_at_exit(bus: &Arc<dyn EventBus>) {
+    let mut buses = BUSES.lock().unwrap_or_else(PoisonError::into_inner);
+    buses.retain(|known| known.strong_count() > 0);
+    buses.push(Arc::downgrade(bus));
+}
+
+/// Closes buses side by side, and waits for that only so long.
+fn close_buses(buses: Vec<Weak<dyn EventBus>>) {
+    let (sender, closed) = mpsc::channel::<()>();
+    for bus in buses.into_iter().filter_map(|bus| bus.upgrade()) {
+        let sender = sender.clone();
+        let close = move || {
+            bus.close();
+            drop(sender);
+        };
+        // Where no thread can be had, the process ends without it, as in a crash.
+        let _ = thread::Builder::new().name("unanimity-close".to_owned()).spawn(close);
+    }
+    drop(sender);
+    let _ = closed.recv_timeout(BUSES_WAIT);
+}
+
 /// Called by `atexit`: flushes every journal that is still open, lets the threads go, and gives
 /// the last records to `logging`.
 #[pyfunction]
 fn shutdown(py: Python<'_>) -> PyResult<()> {
     let locks = std::mem::take(&mut *LOCKS.lock().unwrap_or_else(PoisonError::into_inner));
+    let buses = std::mem::take(&mut *BUSES.lock().unwrap_or_else(PoisonError::into_inner));
     py.detach(|| {
+        close_buses(buses);
         let open = std::mem::take(&mut *open());
         for engine in open {
             engine.shut_down();
@@ -173,6 +207,7 @@ fn after_fork_in_child() {
     FORKS.fetch_add(1, Ordering::Relaxed);
     // Weak, and closed by the parent.
     LOCKS.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    BUSES.lock().unwrap_or_else(PoisonError::into_inner).clear();
     let _ = unanimity::journal::forget_instance_locks_in_child();
     if let Some(mut held) = HELD_FOR_FORK.with(|held| held.borrow_mut().take()) {
         // Not dropped: that would wait for threads that are not there.

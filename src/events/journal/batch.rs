@@ -8,6 +8,7 @@ use rusqlite::Connection;
 
 use super::queue::Ask;
 use super::store::{self, Claim, Publication};
+use super::upkeep;
 use crate::events::claims::{Portion, Report};
 use crate::events::member::Member;
 use crate::events::{BusEvent, EventBusError, ParkedEvent};
@@ -101,7 +102,7 @@ impl Batch {
         }
         let published = publication.end()?;
         for dead in &self.dead {
-            store::take_over(connection, dead)?;
+            upkeep::take_over(connection, dead)?;
         }
         for (member, reports) in &self.members {
             for report in reports {

@@ -2,10 +2,11 @@
 //! machine that open the same file.
 //!
 //! Read it from here down: `queue` is what waits, `writer` the one thread that commits it, `batch`
-//! what one transaction does, `store` the tables (`db/migrations/bus_sqlite/0001_bus.sql`). Order
-//! and competing consumers hold because a stream of a group (a line) is claimed by one process at
-//! a time; a process that died is told by its lock file within a quarter of a second. Other
-//! processes see an event within 5 ms while they are busy, 20 ms when they were idle for a second.
+//! what one transaction does, `store` and `upkeep` the tables of
+//! `db/migrations/bus_sqlite/0001_bus.sql`. Order and competing consumers hold because a stream of
+//! a group (a line) is claimed by one process at a time; that a process died is told by its lock
+//! file within a quarter of a second. Members of the publishing process are told at once; other
+//! processes look every 5 ms while they have work, every 20 ms when they were idle for a second.
 //! Ids count once while their events are kept. Not the journal: a coordination never waits for it.
 //! Invariant: what is answered is on the disk.
 
@@ -13,6 +14,7 @@ mod batch;
 mod queue;
 mod store;
 mod trouble;
+mod upkeep;
 mod writer;
 
 use std::path::{Path, PathBuf};

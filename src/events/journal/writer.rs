@@ -17,8 +17,9 @@ use tokio::runtime::Handle;
 use super::JournalBusOptions;
 use super::batch::{Batch, Done, Written};
 use super::queue::{Ask, Queue, Work};
-use super::store::{self, Keeping};
+use super::store;
 use super::trouble::Trouble;
+use super::upkeep::{self, Keeping};
 use crate::db::DbError;
 use crate::db::instance::{Instances, Life};
 use crate::db::migration::BUS;
@@ -196,7 +197,7 @@ impl Writer {
         let transaction = connection.transaction_with_behavior(begun)?;
         let written = batch.write(&transaction, owner.as_str())?;
         if let Some((after, until)) = retained {
-            store::remove_handled(&transaction, after, until)?;
+            upkeep::remove_handled(&transaction, after, until)?;
         }
         transaction.commit()?;
         self.unswept += written.published;
@@ -259,7 +260,7 @@ impl Writer {
             dead @ Life::Dead(_) => Some((id, dead)),
         };
         let mut ids = self.instances.others();
-        let owners = self.connection.as_ref().and_then(|found| store::owners(found).ok());
+        let owners = self.connection.as_ref().and_then(|found| upkeep::owners(found).ok());
         for owner in owners.unwrap_or_default() {
             let Ok(id) = InstanceId::new(&owner) else { continue };
             if id != *self.instances.own() && !ids.contains(&id) {
@@ -282,7 +283,7 @@ impl Writer {
             portion: RETAIN_PORTION,
         };
         let after = self.cursor;
-        let Some((until, is_more)) = store::old_events(connection, &keeping, after)? else {
+        let Some((until, is_more)) = upkeep::old_events(connection, &keeping, after)? else {
             self.cursor = 0;
             return Ok(None);
         };
@@ -298,7 +299,7 @@ impl Writer {
             self.wal.reopen();
             let transaction = opened.transaction_with_behavior(TransactionBehavior::Immediate)?;
             let owner = self.instances.own().as_str();
-            for (group, stream) in store::owned(&transaction, owner)? {
+            for (group, stream) in upkeep::owned(&transaction, owner)? {
                 if !batch.holds(group, &stream) {
                     store::give_back(&transaction, group, &stream)?;
                 }

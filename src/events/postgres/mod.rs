@@ -4,8 +4,8 @@
 //! `session` claims, reports and beats, by `turn`s and `question`s; `link` is one connection, which
 //! must reach the server itself or a pool by session, not by transaction. The rules run in the
 //! database, beside the rows (`db/migrations/postgres_bus/0001_bus.sql`). Order and competing
-//! consumers hold because a stream of a group (a line) is claimed by one session at a time, skipping
-//! what others lock; a session whose process died is ended by the others after two seconds.
+//! consumers hold because a stream of a group (a line) is claimed by one session at a time,
+//! skipping what others lock; a session whose process died is ended by others after two seconds.
 //! Publications go one after the other in the whole database, as many events in each as wait.
 //! Ids count once while their events are kept. Invariants: what is answered is on the server's
 //! disk; while the server is away publishers wait no longer than the patience, and are told then.

@@ -3,8 +3,9 @@
 //! An adapter offers a subscription's events in order; the relay hands them to the handler, one of
 //! a stream at a time and at most `in_flight_max` in all, repeats with backoff, gives up a handler
 //! that takes too long, and tells the adapter ([`Settle`]) what became of each. Not a store: what
-//! it holds is lost with the process, and the adapter still has it. Not a group: competing
-//! consumers are the adapter's. The bookkeeping is `streams`, pure; here are its lock and timer.
+//! it holds is lost with the process, and the adapter still has it. Several takers share a relay's
+//! events as a group does within one process; among processes that is the adapter's. The
+//! bookkeeping is `streams` and `takers`, pure; here are its lock and timer.
 //!
 //! Invariants: an event that was offered is settled, or given back by [`Relay::stop`]; never both.
 //! The next event of a stream is handed over when its [`Next`] is dropped. Nobody's code is called
@@ -14,6 +15,7 @@
 #[cfg(test)]
 mod relay_test;
 mod streams;
+mod takers;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
@@ -27,6 +29,7 @@ use crate::protocol::retry::Backoff;
 use crate::reply::Reply;
 
 use streams::{End, HandOver, Streams, Verdict};
+pub use takers::{Taker, TakerId};
 
 /// The upper bound of the wait after the first failed try.
 pub const BACKOFF_BASE: Duration = Duration::from_millis(100);
@@ -114,6 +117,7 @@ impl<T: Send + 'static> Clone for Relay<T> {
 }
 
 type Rest<T> = Box<dyn FnOnce(Vec<Offer<T>>) + Send>;
+type Left = Box<dyn FnOnce() + Send>;
 
 struct State<T> {
     streams: Streams<T>,
@@ -123,6 +127,8 @@ struct State<T> {
     looks_at: Option<Instant>,
     /// Who waits for the end, in the order of asking.
     stopping: Vec<Rest<T>>,
+    /// Takers of whom something may be out, and who waits for the end of that.
+    leaving: Vec<(TakerId, Left)>,
 }
 
 /// When the timer looks again.
@@ -134,31 +140,62 @@ enum Look {
 
 struct Shared<T> {
     state: Mutex<State<T>>,
-    handler: Arc<dyn EventHandler>,
     settle: Arc<dyn Settle<T>>,
     /// Says that the timer has to look again, or has nothing to do any more.
     changed: Arc<Notify>,
 }
 
 impl<T: Send + 'static> Relay<T> {
-    /// A relay whose timer runs on `runtime`; it ends with [`Relay::stop`] or with the last handle.
+    /// A relay for one handler; its timer runs on `runtime`, and ends with [`Relay::stop`] or with
+    /// the last handle.
     pub fn new(
         settings: RelaySettings,
         handler: Arc<dyn EventHandler>,
         settle: Arc<dyn Settle<T>>,
         runtime: &Handle,
     ) -> Self {
+        let RelaySettings { attempts_max, in_flight_max, held_max, timeout, backoff } = settings;
+        let relay = Self::without_takers(held_max, backoff, settle, runtime);
+        relay.join(Taker { kind: None, handler, attempts_max, in_flight_max, timeout });
+        relay
+    }
+
+    /// A relay that holds at most `held_max` events, for those who [`Relay::join`].
+    pub fn without_takers(
+        held_max: usize,
+        backoff: Backoff,
+        settle: Arc<dyn Settle<T>>,
+        runtime: &Handle,
+    ) -> Self {
         let state = State {
-            streams: Streams::new(settings),
+            streams: Streams::new(held_max, backoff),
             is_pumped: false,
             looks_at: None,
             stopping: Vec::new(),
+            leaving: Vec::new(),
         };
         let changed = Arc::new(Notify::new());
-        let shared = Shared { state: Mutex::new(state), handler, settle, changed };
-        let shared = Arc::new(shared);
+        let shared = Arc::new(Shared { state: Mutex::new(state), settle, changed });
         runtime.spawn(keep_time(Arc::downgrade(&shared), Arc::clone(&shared.changed)));
         Self { shared }
+    }
+
+    /// Adds somebody who takes events: each event goes to one of those who wish for its type.
+    pub fn join(&self, taker: Taker) -> TakerId {
+        let id = self.shared.state().streams.takers.join(taker);
+        self.shared.go_on();
+        id
+    }
+
+    /// Gives a taker nothing more, and drops what is held and nobody else wishes for. `told` is
+    /// called when nothing of it is out any more.
+    pub fn leave(&self, id: TakerId, told: impl FnOnce() + Send + 'static) {
+        let mut state = self.shared.state();
+        state.streams.takers.leave(id);
+        state.streams.forget_unwanted();
+        state.leaving.push((id, Box::new(told)));
+        drop(state);
+        self.shared.go_on();
     }
 
     /// Takes an event, or gives it back: there is no room, or the relay is stopped. Events of one
@@ -167,6 +204,17 @@ impl<T: Send + 'static> Relay<T> {
         self.shared.state().streams.put(offer)?;
         self.shared.go_on();
         Ok(())
+    }
+
+    /// As [`Relay::offer`], but hands nothing over: for a caller that holds a lock, and calls
+    /// [`Relay::go_on`] when it does no more.
+    pub fn put(&self, offer: Offer<T>) -> Result<(), Offer<T>> {
+        self.shared.state().streams.put(offer)
+    }
+
+    /// Hands over what was put.
+    pub fn go_on(&self) {
+        self.shared.go_on();
     }
 
     /// How many more events it takes now. It grows with each event that is settled.
@@ -200,7 +248,7 @@ impl<T: Send + 'static> Shared<T> {
                 return;
             }
             let Some(next) = state.streams.next(Instant::now()) else {
-                return self.end_if_stopped(state);
+                return self.end_what_ends(state);
             };
             state.is_pumped = true;
             self.set_timer(&mut state);
@@ -211,7 +259,7 @@ impl<T: Send + 'static> Shared<T> {
     }
 
     fn hand_over(self: &Arc<Self>, next: HandOver) {
-        let HandOver { stream, serial, delivery } = next;
+        let HandOver { stream, serial, delivery, handler } = next;
         let shared = Arc::clone(self);
         let reply = Reply::new(move |handled: Handled| {
             let verdict = shared.state().streams.answered(&stream, serial, handled);
@@ -219,7 +267,7 @@ impl<T: Send + 'static> Shared<T> {
                 shared.carry_out(verdict);
             }
         });
-        self.handler.handle(delivery, reply);
+        handler.handle(delivery, reply);
     }
 
     /// Tells the adapter; its stream goes on by its [`Next`], or by what it gives back.
@@ -254,14 +302,20 @@ impl<T: Send + 'static> Shared<T> {
         }
     }
 
-    fn end_if_stopped(&self, mut state: MutexGuard<'_, State<T>>) {
-        if !state.streams.is_stopped() || !state.streams.is_quiet() {
-            return;
-        }
-        let mut rest = state.streams.drain();
-        let stopping = std::mem::take(&mut state.stopping);
+    /// Tells those who wait for the end of a taker or of all.
+    fn end_what_ends(&self, mut state: MutexGuard<'_, State<T>>) {
+        let State { streams, leaving, .. } = &mut *state;
+        let left: Vec<_> = leaving.extract_if(.., |(id, _)| streams.takers.is_gone(*id)).collect();
+        let is_over = streams.is_stopped() && streams.is_quiet();
+        let stopping = if is_over { std::mem::take(&mut state.stopping) } else { Vec::new() };
+        let mut rest = if is_over { state.streams.drain() } else { Vec::new() };
         drop(state);
-        self.changed.notify_one();
+        for (_, told) in left {
+            told();
+        }
+        if is_over {
+            self.changed.notify_one();
+        }
         for told in stopping {
             told(std::mem::take(&mut rest));
         }

@@ -34,6 +34,15 @@ fn settings() -> RelaySettings {
     }
 }
 
+/// Bookkeeping for one taker that is never called.
+fn streams() -> Streams<()> {
+    let RelaySettings { attempts_max, in_flight_max, held_max, timeout, backoff } = settings();
+    let mut streams = Streams::new(held_max, backoff);
+    let handler = Arc::new(Handler(|_, _| {}));
+    streams.takers.join(Taker { kind: None, handler, attempts_max, in_flight_max, timeout });
+    streams
+}
+
 fn failed() -> Handled {
     Handled::Failed { message: "no".to_owned() }
 }
@@ -49,7 +58,7 @@ fn ids(tries: &[HandOver]) -> Vec<&str> {
 
 #[test]
 fn one_of_a_stream_is_out_and_no_more_than_allowed_in_all() {
-    let mut streams = Streams::new(settings());
+    let mut streams = streams();
     for (stream, id) in [("a", "a1"), ("a", "a2"), ("b", "b1"), ("c", "c1")] {
         streams.put(offer(stream, id)).unwrap();
     }
@@ -66,7 +75,7 @@ fn one_of_a_stream_is_out_and_no_more_than_allowed_in_all() {
 
 #[test]
 fn an_event_is_tried_again_later_and_then_parked_while_others_go_by() {
-    let mut streams = Streams::new(settings());
+    let mut streams = streams();
     streams.put(offer("a", "a1")).unwrap();
     streams.put(offer("a", "a2")).unwrap();
     let mut now = Instant::now();
@@ -95,7 +104,7 @@ fn an_event_is_tried_again_later_and_then_parked_while_others_go_by() {
 
 #[test]
 fn a_handler_that_takes_too_long_has_failed_and_its_late_answer_counts_for_nothing() {
-    let mut streams = Streams::new(settings());
+    let mut streams = streams();
     streams.put(offer("a", "a1")).unwrap();
     let begin = Instant::now();
     let first = out(&mut streams, begin);
@@ -114,7 +123,7 @@ fn a_handler_that_takes_too_long_has_failed_and_its_late_answer_counts_for_nothi
 
 #[test]
 fn there_is_a_bound_on_what_is_held_and_what_is_over_it_comes_back() {
-    let mut streams = Streams::new(settings());
+    let mut streams = streams();
     for number in 0..8 {
         streams.put(offer("a", &number.to_string())).unwrap();
     }
@@ -124,7 +133,7 @@ fn there_is_a_bound_on_what_is_held_and_what_is_over_it_comes_back() {
 
 #[test]
 fn what_is_left_when_it_stops_comes_back_in_its_order() {
-    let mut streams = Streams::new(settings());
+    let mut streams = streams();
     for (stream, id) in [("a", "1"), ("b", "2"), ("a", "3"), ("c", "4"), ("b", "5")] {
         streams.put(offer(stream, id)).unwrap();
     }
@@ -291,4 +300,73 @@ fn streams_keep_their_order_whatever_handlers_do_on_many_threads() {
         let before = last.insert(stream, id.clone());
         assert!(before.is_none_or(|before| before <= id), "order, repeats allowed");
     }
+}
+
+#[test]
+fn takers_share_events_by_their_types_and_who_leaves_is_waited_for() {
+    let runtime = runtime();
+    let (notes, told) = mpsc::channel();
+    let RelaySettings { held_max, backoff, .. } = settings();
+    let settle = Arc::new(Notes(notes));
+    let relay = Relay::without_takers(held_max, backoff, settle, runtime.handle());
+    let taker = |kind: Option<&str>| {
+        let (sender, out) = mpsc::channel();
+        let handler = Arc::new(Handler(move |delivery: Delivery, reply| {
+            sender.send((delivery.event.id.clone(), reply)).unwrap();
+        }));
+        let kind = kind.map(str::to_owned);
+        let timeout = Duration::from_secs(60);
+        (Taker { kind, handler, attempts_max: 1, in_flight_max: 1, timeout }, out)
+    };
+    let (first, of_first) = taker(None);
+    let (second, of_second) = taker(Some("KIND"));
+    let (third, of_third) = taker(Some("OTHER"));
+    let first = relay.join(first);
+    relay.join(second);
+    relay.join(third);
+    for (stream, id) in [("a", "a1"), ("b", "b1"), ("a", "a2"), ("c", "c1")] {
+        relay.offer(offer(stream, id)).unwrap();
+    }
+    let (id, reply) = of_first.recv().unwrap();
+    assert_eq!(id, "a1");
+    let (id, second_reply) = of_second.recv().unwrap();
+    assert_eq!(id, "b1");
+    assert!(of_third.try_recv().is_err(), "it wishes for another type");
+
+    let (left, gone) = mpsc::channel();
+    relay.leave(first, move || left.send(()).unwrap());
+    assert!(gone.try_recv().is_err(), "one of it is out");
+    reply.send(Handled::Done);
+    gone.recv().unwrap();
+    assert_eq!(told.recv().unwrap().0, "a1");
+    second_reply.send(Handled::Done);
+    let (id, reply) = of_second.recv().unwrap();
+    assert_eq!(id, "c1", "it was in line first");
+    reply.send(Handled::Done);
+    let (id, _reply) = of_second.recv().unwrap();
+    assert_eq!(id, "a2", "the one that left took nothing more");
+    assert!(of_first.try_recv().is_err());
+}
+
+#[test]
+fn what_nobody_wishes_for_any_more_is_dropped_and_its_stream_goes_on() {
+    let mut streams = Streams::new(settings().held_max, settings().backoff);
+    let handler = Arc::new(Handler(|_, _| {}));
+    let taker = |kind: &str, in_flight_max| Taker {
+        kind: Some(kind.to_owned()),
+        handler: Arc::clone(&handler) as Arc<dyn EventHandler>,
+        attempts_max: 1,
+        in_flight_max,
+        timeout: Duration::from_secs(60),
+    };
+    let leaving = streams.takers.join(taker("KIND", 1));
+    streams.takers.join(taker("OTHER", 2));
+    for (kind, id) in [("KIND", "1"), ("KIND", "2"), ("OTHER", "3"), ("KIND", "4")] {
+        let event = BusEvent { kind: kind.to_owned(), ..(*event("a", id)).clone() };
+        streams.put(Offer { event: Arc::new(event), attempts: 0, ticket: () }).unwrap();
+    }
+    streams.takers.leave(leaving);
+    assert_eq!(streams.forget_unwanted(), 3);
+    assert_eq!(ids(&out(&mut streams, Instant::now())), ["3"]);
+    assert!(streams.takers.is_gone(leaving));
 }

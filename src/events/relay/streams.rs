@@ -9,8 +9,9 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use super::super::{Delivery, Handled};
-use super::{Offer, RelaySettings};
+use super::super::{Delivery, EventHandler, Handled};
+use super::Offer;
+use super::takers::{TakerId, Takers};
 use crate::protocol::retry::Backoff;
 
 /// Names one try: an answer that comes for an earlier one is nobody's any more.
@@ -21,6 +22,7 @@ pub(super) struct HandOver {
     pub(super) stream: Arc<str>,
     pub(super) serial: Serial,
     pub(super) delivery: Delivery,
+    pub(super) handler: Arc<dyn EventHandler>,
 }
 
 /// What became of a try. The stream stands still until it is said how it goes on.
@@ -45,11 +47,13 @@ enum Head<T> {
     /// In line for the handler.
     Ready(Held<T>),
     /// With the handler.
-    Out { held: Held<T>, serial: Serial, until: Instant },
+    Out { held: Held<T>, taker: TakerId, serial: Serial, until: Instant },
     /// Its answer is there, and the adapter has it.
-    Settling { arrival: u64 },
+    Settling { arrival: u64, taker: TakerId },
     /// Waits for its next try.
-    Later(Held<T>),
+    Later { held: Held<T>, serial: Serial },
+    /// Nothing, for as long as it is moved.
+    Moving,
 }
 
 struct Stream<T> {
@@ -59,11 +63,13 @@ struct Stream<T> {
 
 enum Due {
     Timeout { stream: Arc<str>, serial: Serial },
-    Retry { stream: Arc<str> },
+    Retry { stream: Arc<str>, serial: Serial },
 }
 
 pub(super) struct Streams<T> {
-    settings: RelaySettings,
+    held_max: usize,
+    backoff: Backoff,
+    pub(super) takers: Takers,
     by_name: HashMap<Arc<str>, Stream<T>>,
     ready: VecDeque<Arc<str>>,
     /// By time, and by serial among those of one time.
@@ -76,9 +82,11 @@ pub(super) struct Streams<T> {
 }
 
 impl<T> Streams<T> {
-    pub(super) fn new(settings: RelaySettings) -> Self {
+    pub(super) fn new(held_max: usize, backoff: Backoff) -> Self {
         Self {
-            settings,
+            held_max,
+            backoff,
+            takers: Takers::default(),
             by_name: HashMap::new(),
             ready: VecDeque::new(),
             due: BTreeMap::new(),
@@ -91,7 +99,7 @@ impl<T> Streams<T> {
     }
 
     pub(super) fn room(&self) -> usize {
-        if self.stopped { 0 } else { self.settings.held_max.saturating_sub(self.held) }
+        if self.stopped { 0 } else { self.held_max.saturating_sub(self.held) }
     }
 
     pub(super) fn put(&mut self, offer: Offer<T>) -> Result<(), Offer<T>> {
@@ -116,21 +124,28 @@ impl<T> Streams<T> {
 
     /// The next try, if one may go out.
     pub(super) fn next(&mut self, now: Instant) -> Option<HandOver> {
-        if self.stopped || self.out >= self.settings.in_flight_max {
+        if self.stopped || !self.takers.has_room() {
             return None;
         }
-        let name = self.ready.pop_front()?;
-        self.serials += 1;
-        self.out += 1;
-        let (serial, until) = (self.serials, now + self.settings.timeout);
-        let stream = self.by_name.get_mut(&name)?;
-        let head = std::mem::replace(&mut stream.head, Head::Settling { arrival: 0 });
-        let Head::Ready(held) = head else { unreachable!("only streams in line are ready") };
-        let event = Arc::clone(&held.offer.event);
-        let delivery = Delivery { event, attempt: held.offer.attempts.saturating_add(1) };
-        stream.head = Head::Out { held, serial, until };
-        self.due.insert((until, serial), Due::Timeout { stream: Arc::clone(&name), serial });
-        Some(HandOver { stream: name, serial, delivery })
+        for place in 0..self.ready.len() {
+            let stream = self.by_name.get_mut(&self.ready[place])?;
+            let Head::Ready(held) = &stream.head else { unreachable!("only streams in line") };
+            let Some((id, taker)) = self.takers.choose(&held.offer.event) else { continue };
+            let name = self.ready.remove(place)?;
+            let Head::Ready(held) = std::mem::replace(&mut stream.head, Head::Moving) else {
+                return None;
+            };
+            self.serials += 1;
+            self.out += 1;
+            let (serial, until) = (self.serials, now + taker.timeout);
+            let event = Arc::clone(&held.offer.event);
+            let delivery = Delivery { event, attempt: held.offer.attempts.saturating_add(1) };
+            let handler = Arc::clone(&taker.handler);
+            stream.head = Head::Out { held, taker: id, serial, until };
+            self.due.insert((until, serial), Due::Timeout { stream: Arc::clone(&name), serial });
+            return Some(HandOver { stream: name, serial, delivery, handler });
+        }
+        None
     }
 
     /// The handler's answer; `None` when nobody waits for it any more.
@@ -141,25 +156,28 @@ impl<T> Streams<T> {
         handled: Handled,
     ) -> Option<Verdict<T>> {
         let stream = self.by_name.get_mut(name)?;
-        match &stream.head {
-            Head::Out { serial: current, until, .. } if *current == serial => {
-                self.due.remove(&(*until, serial));
+        let head = std::mem::replace(&mut stream.head, Head::Moving);
+        let (held, taker) = match head {
+            Head::Out { held, taker, serial: current, until } if current == serial => {
+                self.due.remove(&(until, serial));
+                (held, taker)
             }
-            _ => return None,
-        }
-        let head = std::mem::replace(&mut stream.head, Head::Settling { arrival: 0 });
-        let Head::Out { held, .. } = head else { return None };
-        stream.head = Head::Settling { arrival: held.arrival };
+            other => {
+                stream.head = other;
+                return None;
+            }
+        };
         let Held { mut offer, arrival } = held;
+        stream.head = Head::Settling { arrival, taker };
         offer.attempts = offer.attempts.saturating_add(1);
+        let attempts_max = self.takers.get(taker).map_or(1, |taker| taker.attempts_max);
         let end = match handled {
             Handled::Done => End::Done,
-            Handled::Failed { message } if offer.attempts >= self.settings.attempts_max => {
+            Handled::Failed { message } if offer.attempts >= attempts_max => {
                 End::Parked { message }
             }
             Handled::Failed { message } => {
-                let backoff = self.settings.backoff;
-                let backoff = Backoff { seed: backoff.seed ^ arrival, ..backoff };
+                let backoff = Backoff { seed: self.backoff.seed ^ arrival, ..self.backoff };
                 End::Failed { message, delay: backoff.delay(offer.attempts - 1) }
             }
         };
@@ -174,10 +192,9 @@ impl<T> Streams<T> {
                 break;
             }
             match entry.remove() {
-                Due::Retry { stream } => self.retry(stream),
+                Due::Retry { stream, serial } => self.retry(stream, serial),
                 Due::Timeout { stream, serial } => {
-                    let seconds = self.settings.timeout.as_secs_f64();
-                    let message = format!("the handler gave no answer within {seconds} s");
+                    let message = self.timeout_words(&stream);
                     let handled = Handled::Failed { message };
                     verdicts.extend(self.answered(&stream, serial, handled));
                 }
@@ -186,10 +203,19 @@ impl<T> Streams<T> {
         verdicts
     }
 
-    fn retry(&mut self, name: Arc<str>) {
+    fn timeout_words(&self, name: &Arc<str>) -> String {
+        let taker = match self.by_name.get(name).map(|stream| &stream.head) {
+            Some(Head::Out { taker, .. }) => self.takers.get(*taker),
+            _ => None,
+        };
+        let seconds = taker.map_or(0.0, |taker| taker.timeout.as_secs_f64());
+        format!("the handler gave no answer within {seconds} s")
+    }
+
+    fn retry(&mut self, name: Arc<str>, serial: Serial) {
         let Some(stream) = self.by_name.get_mut(&name) else { return };
-        match std::mem::replace(&mut stream.head, Head::Settling { arrival: 0 }) {
-            Head::Later(held) => {
+        match std::mem::replace(&mut stream.head, Head::Moving) {
+            Head::Later { held, serial: current } if current == serial => {
                 stream.head = Head::Ready(held);
                 self.ready.push_back(name);
             }
@@ -200,21 +226,28 @@ impl<T> Streams<T> {
     /// A failed event stays here for another try.
     pub(super) fn again(&mut self, name: &Arc<str>, offer: Offer<T>, at: Instant) {
         let Some(stream) = self.by_name.get_mut(name) else { return };
-        let Head::Settling { arrival } = stream.head else { return };
-        stream.head = Head::Later(Held { offer, arrival });
-        self.out -= 1;
+        let Head::Settling { arrival, taker } = stream.head else { return };
         self.serials += 1;
-        self.due.insert((at, self.serials), Due::Retry { stream: Arc::clone(name) });
+        let serial = self.serials;
+        stream.head = Head::Later { held: Held { offer, arrival }, serial };
+        self.takers.give_back(taker);
+        self.out -= 1;
+        self.due.insert((at, serial), Due::Retry { stream: Arc::clone(name), serial });
     }
 
     /// The event at the head is gone for good: the next one of its stream is in line.
     pub(super) fn settled(&mut self, name: &Arc<str>) {
-        let Some(stream) = self.by_name.get_mut(name) else { return };
-        if !matches!(stream.head, Head::Settling { .. }) {
-            return;
-        }
+        let Some(stream) = self.by_name.get(name) else { return };
+        let Head::Settling { taker, .. } = stream.head else { return };
+        self.takers.give_back(taker);
         self.out -= 1;
         self.held -= 1;
+        self.advance(name);
+    }
+
+    /// Puts the next event of a stream at its head.
+    fn advance(&mut self, name: &Arc<str>) {
+        let Some(stream) = self.by_name.get_mut(name) else { return };
         match stream.waiting.pop_front() {
             Some(held) => {
                 stream.head = Head::Ready(held);
@@ -224,6 +257,29 @@ impl<T> Streams<T> {
                 self.by_name.remove(name);
             }
         }
+    }
+
+    /// Drops what nobody wishes for any more; how many that were.
+    pub(super) fn forget_unwanted(&mut self) -> usize {
+        let before = self.held;
+        let mut emptied = Vec::new();
+        for (name, stream) in &mut self.by_name {
+            let wished = |held: &Held<T>| self.takers.wish_for(&held.offer.event);
+            let waited = stream.waiting.len();
+            stream.waiting.retain(wished);
+            self.held -= waited - stream.waiting.len();
+            if let Head::Ready(held) | Head::Later { held, .. } = &stream.head
+                && !wished(held)
+            {
+                self.held -= 1;
+                emptied.push(Arc::clone(name));
+            }
+        }
+        for name in emptied {
+            self.ready.retain(|ready| *ready != name);
+            self.advance(&name);
+        }
+        before - self.held
     }
 
     /// When [`Streams::time_passed`] has something to do.
@@ -252,7 +308,7 @@ impl<T> Streams<T> {
         self.held = 0;
         let mut all: Vec<Held<T>> = Vec::new();
         for (_, stream) in self.by_name.drain() {
-            if let Head::Ready(held) | Head::Later(held) = stream.head {
+            if let Head::Ready(held) | Head::Later { held, .. } = stream.head {
                 all.push(held);
             }
             all.extend(stream.waiting);

@@ -3,15 +3,14 @@
 //! Read it from here down: `shared` is what its tasks share; `state` is what this process asked for
 //! and holds; `lane` sends `errand`s and `answer` takes in what comes back; `session` keeps the
 //! heartbeat and hears of grants; `watch` sweeps what others left and looks for deadlocks;
-//! `question` reads; `at_once` takes several locks; `link` is one connection, which must reach the
-//! server itself or a pool by session, not by transaction. The rules themselves run in the
-//! database, beside the rows (`db/migrations/postgres/0001_locks.sql`), so that a grant is made by
+//! `question` reads; `link` is one connection, which must reach the server itself or a pool by
+//! session, not by transaction. The rules themselves run in the database, beside the rows
+//! (`db/migrations/postgres/0001_locks.sql`), so that a grant is made by
 //! whoever makes room for it, in the same transaction. Not a queue in memory. Invariants: the rows
 //! decide, this process only believes; a holder stops being one by its own clock before others may
 //! be granted.
 
 mod answer;
-mod at_once;
 mod errand;
 mod lane;
 mod link;
@@ -29,10 +28,10 @@ use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 use tokio::task::{JoinHandle, JoinSet};
 
-use self::at_once::AtOnce;
 use self::errand::{Errand, QuestionKind};
 use self::shared::{Inner, lock};
 use self::wait::Ending;
+use super::at_once::AtOnce;
 use super::many::OneByOne;
 use super::{
     Deadlock, Grant, LockAsk, LockEar, LockError, LockId, LockInfo, LockManager, RequesterId,
@@ -170,7 +169,7 @@ impl LockManager for PostgresLockManager {
         reply: Reply<Result<Vec<Grant>, LockError>>,
     ) -> WaitId {
         self.start();
-        self.at_once.acquire(&self.inner, asks, reply)
+        self.at_once.acquire(self.inner.clone(), asks, reply)
     }
 
     fn cancel(&self, wait: WaitId) {

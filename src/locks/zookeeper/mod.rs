@@ -40,18 +40,22 @@ pub use self::options::{ZooKeeperCredentials, ZooKeeperOptions};
 use self::session::{Trouble, told};
 use self::shared::Shared;
 use self::wish::Wish;
-use super::many::{Many, OneByOne};
+use super::at_once::{AtOnce, Habits};
+use super::many::OneByOne;
 use super::{LockAsk, LockEar, LockManager, WaitForGraph, WaitId};
 
 /// How long a question about others' locks waits for the server.
 const QUESTION_MAX: Duration = Duration::from_secs(30);
 const CLOSE_MAX: Duration = Duration::from_secs(3);
+/// A node costs the servers two writes, so where several locks are in demand they are not tried for
+/// at once each time.
+const HABITS: Habits = Habits { waits_for_server: true, pause: 15 };
 
 /// A lock manager over `ZooKeeper`.
 pub struct ZooKeeperLockManager {
     shared: Arc<Shared>,
     door: Arc<Door>,
-    many: Many,
+    at_once: Arc<AtOnce>,
 }
 
 impl ZooKeeperLockManager {
@@ -59,7 +63,8 @@ impl ZooKeeperLockManager {
     pub fn new(options: ZooKeeperOptions, handle: Handle) -> Result<Self, LockError> {
         let server = Arc::new(Server::parse(options)?);
         let shared = Shared::new(server, handle)?;
-        Ok(Self { door: Arc::new(Door(shared.clone())), shared, many: Many::default() })
+        let at_once = Arc::new(AtOnce::new(HABITS));
+        Ok(Self { door: Arc::new(Door(shared.clone())), shared, at_once })
     }
 
     /// Opens a session now, if there is none; says why where none can be opened in that time.
@@ -191,11 +196,11 @@ impl LockManager for ZooKeeperLockManager {
         asks: Vec<LockAsk>,
         reply: Reply<Result<Vec<Grant>, LockError>>,
     ) -> WaitId {
-        self.many.acquire(self.door.clone(), asks, reply)
+        self.at_once.acquire(self.door.clone(), asks, reply)
     }
 
     fn cancel(&self, wait: WaitId) {
-        if !self.many.cancel(wait) {
+        if !self.at_once.cancel(wait) {
             self.door.cancel_one(wait);
         }
     }

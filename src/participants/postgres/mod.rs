@@ -13,6 +13,7 @@ mod fetch;
 mod forget;
 mod gid;
 mod marker;
+mod outbox;
 mod pool;
 mod prepare;
 mod running;
@@ -41,6 +42,7 @@ use crate::reply::Reply;
 
 use self::forget::Forgetter;
 use self::gid::{Gid, Scope};
+pub use self::outbox::Outbox;
 use self::pool::{Lease, Pool, Purpose};
 use self::running::Running;
 

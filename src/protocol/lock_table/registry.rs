@@ -12,6 +12,8 @@ use std::collections::hash_map::Entry;
 use std::hash::Hash;
 use std::ops::{Index, IndexMut};
 
+use foldhash::quality::RandomState;
+
 /// How many unused records are kept when nothing is in use.
 const SPARE_MAX: usize = 1_024;
 
@@ -36,14 +38,16 @@ pub(super) trait Record {
 
 #[derive(Clone, Debug)]
 pub(super) struct Registry<R: Record> {
-    by_name: HashMap<R::Name, Slot>,
+    /// Each step hashes each name a few times, so by a quick hash; its seed is drawn, because the
+    /// names are those of users.
+    by_name: HashMap<R::Name, Slot, RandomState>,
     records: Vec<R>,
     spare: Vec<Slot>,
 }
 
 impl<R: Record> Registry<R> {
     pub(super) fn new() -> Self {
-        Self { by_name: HashMap::new(), records: Vec::new(), spare: Vec::new() }
+        Self { by_name: HashMap::default(), records: Vec::new(), spare: Vec::new() }
     }
 
     pub(super) fn find(&self, name: &str) -> Option<Slot> {

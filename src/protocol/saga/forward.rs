@@ -13,9 +13,9 @@ use crate::model::step::{StepAnswer, Work};
 use crate::model::time::Timestamp;
 use crate::model::value::Value;
 
+use crate::protocol::step_records;
 use crate::protocol::track::Progress;
 
-use super::outcome::step_number;
 use super::{Effect, Rule, Saga, State, Undo};
 
 impl Saga {
@@ -62,17 +62,14 @@ impl Saga {
         steps: &[usize],
         effects: &mut Vec<Effect>,
     ) {
-        for (at, step) in steps.iter().enumerate() {
-            let attempt = self.steps.tracks[*step].asked(now, work);
+        let mut tries = Vec::with_capacity(steps.len());
+        for step in steps {
+            tries.push((*step, self.steps.tracks[*step].asked(now, work)));
             if work == Work::Execute && !self.steps.asked.contains(step) {
                 self.steps.asked.push(*step);
             }
-            let is_last = at + 1 == steps.len();
-            effects.push(Effect::Record {
-                record: Record::StepStarted { step: step_number(*step), work, attempt },
-                durability: if is_last { Durability::Forced } else { Durability::Lazy },
-            });
         }
+        effects.extend(step_records::started(work, &tries));
         for step in steps {
             let execute = self.execute(now, *step, work);
             effects.push(execute);
@@ -152,7 +149,7 @@ impl Saga {
         }
     }
 
-    /// A step is done, or undone; listed lazily, `settle_durability` says what it needs.
+    /// A step is done, or undone; listed lazily, `step_records` says what it needs.
     pub(super) fn done(
         &mut self,
         now: Timestamp,
@@ -165,10 +162,7 @@ impl Saga {
         if work == Work::Execute {
             self.steps.done.push(step);
         }
-        effects.push(Effect::Record {
-            record: Record::StepDone { step: step_number(step), work, result },
-            durability: Durability::Lazy,
-        });
+        effects.push(step_records::done(step, work, result));
     }
 
     fn try_failed(
@@ -187,16 +181,8 @@ impl Saga {
             State::Executing => !is_refused && failures <= self.plan.steps[step].max_retries,
             _ => is_committed && !is_refused,
         };
-        let is_final = !is_retried;
-        let step_number = step_number(step);
-        let record = Record::StepFailed {
-            step: step_number,
-            work,
-            message: message.clone(),
-            is_unknown,
-            is_final,
-        };
-        effects.push(Effect::Record { record, durability: Durability::Lazy });
+        let words = (is_unknown, !is_retried);
+        effects.push(step_records::failed(step, work, message.clone(), words));
         if is_retried {
             self.take(Rule::TryFailed);
             let again_at = now + self.plan.backoff.delay(failures - 1);
@@ -270,26 +256,6 @@ impl Saga {
         if !ready.is_empty() {
             self.take(Rule::StepsReady);
             self.ask(now, Work::Execute, &ready, effects);
-        }
-    }
-}
-
-/// What says that a step is done, or not, is on disk before anything else is done: by the next
-/// forced record of the same batch, or by itself.
-pub(super) fn settle_durability(effects: &mut [Effect]) {
-    for at in (0..effects.len()).rev() {
-        let is_covered = effects[at + 1..]
-            .iter()
-            .map_while(|effect| match effect {
-                Effect::Record { durability, .. } => Some(*durability),
-                _ => None,
-            })
-            .any(|durability| durability == Durability::Forced);
-        if let Effect::Record { record, durability } = &mut effects[at]
-            && !is_covered
-            && matches!(record, Record::StepDone { .. } | Record::StepFailed { is_final: true, .. })
-        {
-            *durability = Durability::Forced;
         }
     }
 }

@@ -61,6 +61,7 @@ use crate::model::time::Timestamp;
 
 use super::lock_plan::LockWish;
 use super::locking::Locking;
+use super::step_records;
 use super::track::Track;
 use super::{Effect, Input, Machine, ProtocolError, View};
 
@@ -279,7 +280,7 @@ impl Machine for Saga {
                 return Err(self.impossible(input.name()));
             }
         };
-        forward::settle_durability(&mut effects);
+        step_records::settle_durability(&mut effects);
         Ok(effects)
     }
 

@@ -11,6 +11,7 @@ use crate::model::record::{Durability, Reason, Record};
 use crate::model::step::{StepSummary, Work};
 use crate::model::time::Timestamp;
 
+use crate::protocol::step_records::number;
 use crate::protocol::track::{Progress, Track};
 
 use super::{Effect, Saga, State};
@@ -39,11 +40,6 @@ pub(super) fn overruled_reason() -> Reason {
 
 pub(super) fn requested_reason(words: &str) -> Reason {
     Reason::new("transaction.aborted.requested", format!("aborted on request: {words}"))
-}
-
-/// A step as records number it.
-pub(super) fn step_number(step: usize) -> u32 {
-    u32::try_from(step).unwrap_or(u32::MAX)
 }
 
 fn tries(count: u32) -> String {
@@ -210,11 +206,11 @@ impl Saga {
     /// Operations whose effect is certain and stays, and those that will have none.
     fn operation_counts(&self, kind: OutcomeKind) -> (u32, u32) {
         let count = |wanted: &dyn Fn(&Track) -> bool| -> u32 {
-            step_number(self.steps.tracks.iter().filter(|track| wanted(track)).count())
+            number(self.steps.tracks.iter().filter(|track| wanted(track)).count())
         };
         let done = |track: &Track| track.progress == Progress::Done;
         match kind {
-            OutcomeKind::Aborted => (0, step_number(self.steps.tracks.len())),
+            OutcomeKind::Aborted => (0, number(self.steps.tracks.len())),
             OutcomeKind::Heuristic => {
                 let failed =
                     |track: &Track| track.is_parked() || track.progress == Progress::Failed;

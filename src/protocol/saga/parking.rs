@@ -6,14 +6,15 @@
 use std::sync::Arc;
 
 use crate::model::outcome::Decision;
-use crate::model::record::{Durability, Reason, Record};
+use crate::model::record::Reason;
 use crate::model::step::Work;
 use crate::model::time::Timestamp;
 use crate::model::value::Value;
 
+use crate::protocol::step_records;
 use crate::protocol::track::{Progress, Track};
 
-use super::outcome::{RESOLVED, step_number};
+use super::outcome::RESOLVED;
 use super::{Effect, ProtocolError, Rule, Saga, State};
 
 impl Saga {
@@ -27,8 +28,7 @@ impl Saga {
         effects: &mut Vec<Effect>,
     ) {
         self.steps.tracks[step].progress = Progress::Parked(work);
-        let record = Record::Parked { step: step_number(step), work, message };
-        effects.push(Effect::Record { record, durability: Durability::Forced });
+        effects.push(step_records::parked(step, work, message));
         effects.push(Effect::Alert { message: self.alert(step) });
         self.finish_parked(now, effects);
     }
@@ -43,8 +43,7 @@ impl Saga {
         }
         self.take(Rule::Redriven);
         self.steps.tracks[step].failures = 0;
-        let record = Record::Redriven { step: step_number(step) };
-        let mut effects = vec![Effect::Record { record, durability: Durability::Lazy }];
+        let mut effects = vec![step_records::redriven(step)];
         self.ask(now, work, &[step], &mut effects);
         self.unpark();
         self.proceed(now, &mut effects);
@@ -139,13 +138,10 @@ impl Saga {
     ) {
         let track = &mut self.steps.tracks[step];
         track.note = Some(message.clone());
-        let step = step_number(step);
         if track.is_parked() {
-            let record = Record::Redriven { step };
-            effects.push(Effect::Record { record, durability: Durability::Lazy });
+            effects.push(step_records::redriven(step));
         }
-        let record = Record::StepFailed { step, work, message, is_unknown: false, is_final };
-        effects.push(Effect::Record { record, durability: Durability::Lazy });
+        effects.push(step_records::failed(step, work, message, (false, is_final)));
     }
 
     /// Leaves the state when nothing is parked any more.

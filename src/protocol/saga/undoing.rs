@@ -4,13 +4,13 @@
 //! answered; a compensation begins only when the one before it is done, so that the order holds
 //! whatever depends on what.
 
-use crate::model::record::{Durability, Record};
 use crate::model::step::Work;
 use crate::model::time::Timestamp;
 
+use crate::protocol::step_records;
 use crate::protocol::track::{Progress, Track};
 
-use super::outcome::{self, step_number};
+use super::outcome;
 use super::{Effect, Rule, Saga, State, Undo};
 
 /// Compensations are tried again this often at least: what is half undone is worse than either end.
@@ -82,14 +82,8 @@ impl Saga {
         let failures = self.steps.tracks[step].failures;
         let retries = self.plan.steps[step].max_retries.max(RETRIES_MIN);
         let is_final = is_refused || failures > retries;
-        let record = Record::StepFailed {
-            step: step_number(step),
-            work,
-            message: message.clone(),
-            is_unknown,
-            is_final,
-        };
-        effects.push(Effect::Record { record, durability: Durability::Lazy });
+        let words = (is_unknown, is_final);
+        effects.push(step_records::failed(step, work, message.clone(), words));
         if is_final {
             self.take(Rule::UndoParked);
             self.park(now, step, work, message, effects);

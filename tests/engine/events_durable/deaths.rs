@@ -119,6 +119,8 @@ fn consume(process: &Process, folder: &Path, dies: bool) {
     // Of those that are killed at random nobody is to blame.
     let attempts_max = if dies { 3 } else { 1_000 };
     process.subscribe(SubscribeAsk { attempts_max, ..subscription(Some("g"), handler) });
+    let (handler, _heard) = listener();
+    process.subscribe(subscription(None, handler));
     println!("\nready");
     // Until the parent ends.
     let _ = std::io::stdin().read_to_end(&mut Vec::new());
@@ -261,6 +263,9 @@ fn consumers_are_killed(house: &House) {
     let sum: i64 = (0..EVENTS).map(|index| i64::try_from(index / STREAMS).unwrap()).sum();
     assert_eq!(total, (sum, i64::try_from(EVENTS).unwrap()), "each effect once");
     assert!(process.parked().is_empty());
+    eventually("what the killed had of their own goes", || {
+        (house.count("bus_groups") == 1).then_some(())
+    });
 }
 
 fn a_handler_dies(house: &House) {

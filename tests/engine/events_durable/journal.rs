@@ -15,12 +15,6 @@ fn open(path: &Path, options: JournalBusOptions) -> Result<Process, EventBusErro
     Ok(Process { bus: Arc::new(bus) })
 }
 
-fn count(house: &House, from: &str) -> i64 {
-    let connection = rusqlite::Connection::open(path(house)).unwrap();
-    connection.busy_timeout(PATIENCE).unwrap();
-    connection.query_row(&format!("SELECT count(*) FROM {from}"), [], |row| row.get(0)).unwrap()
-}
-
 #[test]
 fn the_bus_stands_beside_its_journal() {
     assert_eq!(JournalEventBus::beside(Path::new("/x/j.db")), Path::new("/x/j.db-bus"));
@@ -109,9 +103,9 @@ fn what_every_group_has_handled_goes_away_and_what_somebody_has_not_stays() {
     process.unsubscribe(waiting);
     process.publish(event_of("kept", "k", 0)).unwrap();
     process.publish_all((0..2_000).map(|number| event(&format!("s{}", number % 7), number)));
-    eventually("old events go", || (count(&house, "bus_events") <= 11).then_some(()));
-    assert_eq!(count(&house, "bus_events WHERE kind = 'kept'"), 1);
-    assert_eq!(count(&house, "bus_lines"), 1);
+    eventually("old events go", || (house.count("bus_events") <= 11).then_some(()));
+    assert_eq!(house.count("bus_events WHERE kind = 'kept'"), 1);
+    assert_eq!(house.count("bus_lines"), 1);
     let (handler, heard) = listener();
     let kind = Some("kept".to_owned());
     process.subscribe(SubscribeAsk { kind, ..subscription(Some("absent"), handler) });
@@ -124,9 +118,9 @@ fn old_events_go_by_their_age_too() {
     let options = JournalBusOptions { kept_for: Duration::ZERO, ..JournalBusOptions::default() };
     let process = open(&path(&house), options).unwrap();
     process.publish_all((0..10).map(|number| event("s", number)));
-    eventually("they go", || (count(&house, "bus_events") == 0).then_some(()));
+    eventually("they go", || (house.count("bus_events") == 0).then_some(()));
     process.publish(event("s", 3)).unwrap();
-    assert_eq!(count(&house, "bus_meta WHERE last_position = 11"), 1, "no position twice");
+    assert_eq!(house.count("bus_meta WHERE last_position = 11"), 1, "no position twice");
 }
 
 #[test]
@@ -137,8 +131,8 @@ fn a_subscription_without_a_group_leaves_nothing_behind() {
     let id = process.subscribe(subscription(None, handler.clone()));
     process.publish(event("s", 0)).unwrap();
     assert!(process.unsubscribe(id));
-    assert_eq!(count(&house, "bus_groups") + count(&house, "bus_lines"), 0);
+    assert_eq!(house.count("bus_groups") + house.count("bus_lines"), 0);
     process.subscribe(subscription(None, handler));
     process.bus.close();
-    assert_eq!(count(&house, "bus_groups"), 0, "also when its bus closes");
+    assert_eq!(house.count("bus_groups"), 0, "also when its bus closes");
 }

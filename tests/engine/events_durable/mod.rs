@@ -63,6 +63,23 @@ impl House {
         }
     }
 
+    /// How many rows there are of these.
+    fn count(&self, from: &str) -> i64 {
+        let text = format!("SELECT count(*) FROM {from}");
+        match self {
+            Self::Journal(_) => {
+                let connection = rusqlite::Connection::open(self.place()).unwrap();
+                connection.busy_timeout(PATIENCE).unwrap();
+                connection.query_row(&text, [], |row| row.get(0)).unwrap()
+            }
+            Self::Postgres(dsn) => {
+                let database = dsn.rsplit_once('/').unwrap().1;
+                let rows = PostgresCluster::shared().run(database, &text);
+                rows[0][0].as_ref().unwrap().parse().unwrap()
+            }
+        }
+    }
+
     /// A bus, as a process has one.
     fn process(&self) -> Process {
         Process::at(&self.place())

@@ -75,14 +75,9 @@ fn measure(name: &str, house: &dyn Fn() -> House) {
         say(&format!("{name}: published, no group, {width} unanswered"), count, took);
     }
     let waiting = house();
-    let process = waiting.process();
-    counter(&process, "g", 64);
-    let process = waiting.process();
-    process.bus.close();
-    let late = waiting.process();
-    let group = counter(&late, "backlog", 64);
-    late.bus.close();
-    drop(group);
+    let maker = waiting.process();
+    counter(&maker, "backlog", 64);
+    maker.bus.close();
     let publisher = waiting.process();
     publish(&publisher, EVENTS, 1_024);
     let consumer = waiting.process();
@@ -101,4 +96,22 @@ fn measure(name: &str, house: &dyn Fn() -> House) {
         say(&format!("{name}: published beside a consumer, {width} unanswered"), EVENTS, published);
         say(&format!("{name}: published and delivered, {width} unanswered"), EVENTS, both);
     }
+    latency(name, &house());
+}
+
+/// From the call to publish to the handler of another process, one event after the other.
+fn latency(name: &str, house: &House) {
+    let (publisher, consumer) = (house.process(), house.process());
+    let (handler, heard) = listener();
+    consumer.subscribe(subscription(Some("g"), handler));
+    let mut times: Vec<Duration> = (0..200)
+        .map(|number| {
+            let began = Instant::now();
+            publisher.bus.publish(event("s", number), Reply::new(|_| ()));
+            heard.next();
+            began.elapsed()
+        })
+        .collect();
+    times.sort();
+    println!("{name}: heard by another process after {:?}, at most {:?}", times[100], times[199]);
 }

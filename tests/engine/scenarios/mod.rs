@@ -19,8 +19,8 @@ use lock_stage::LockStage;
 use step_stage::StepStage;
 
 /// The folders of scenarios, and how many there are in each at least.
-const FOLDERS: [(&str, usize); 4] =
-    [("two_phase", 25), ("lock_table", 20), ("event_sourcing", 14), ("saga", 25)];
+const FOLDERS: [(&str, usize); 5] =
+    [("two_phase", 25), ("lock_table", 20), ("event_sourcing", 14), ("saga", 25), ("eventual", 10)];
 
 fn stage(folder: &str) -> Box<dyn Stage> {
     match folder {
@@ -28,6 +28,7 @@ fn stage(folder: &str) -> Box<dyn Stage> {
         "event_sourcing" => Box::new(EventsStage::new()),
         "lock_table" => Box::new(LockStage::new()),
         "saga" => Box::new(StepStage::saga()),
+        "eventual" => Box::new(StepStage::eventual()),
         _ => panic!("nobody plays the scenarios of {folder}"),
     }
 }

@@ -24,6 +24,7 @@ use unanimity::model::request::{CoordinationRequest, RequestParts};
 use unanimity::model::step::{StepAnswer, Work};
 use unanimity::model::time::Timestamp;
 use unanimity::model::value::Value;
+use unanimity::protocol::eventual::{self, Eventual};
 use unanimity::protocol::lock_plan::locks_of;
 use unanimity::protocol::retry::Backoff;
 use unanimity::protocol::saga::{self, Saga};
@@ -38,35 +39,41 @@ use super::language::{
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Saga,
+    Eventual,
 }
 
 /// Either machine.
 enum Played {
-    Saga(Saga),
+    Saga(Box<Saga>),
+    Eventual(Box<Eventual>),
 }
 
 impl Played {
     fn machine(&self) -> &dyn Machine {
         match self {
-            Self::Saga(machine) => machine,
+            Self::Saga(machine) => &**machine,
+            Self::Eventual(machine) => &**machine,
         }
     }
 
     fn machine_mut(&mut self) -> &mut dyn Machine {
         match self {
-            Self::Saga(machine) => machine,
+            Self::Saga(machine) => &mut **machine,
+            Self::Eventual(machine) => &mut **machine,
         }
     }
 
     fn state(&self) -> &'static str {
         match self {
             Self::Saga(machine) => machine.state().as_str(),
+            Self::Eventual(machine) => machine.state().as_str(),
         }
     }
 
     fn rules(&self) -> Vec<u8> {
         match self {
             Self::Saga(machine) => machine.rules_taken().map(|rule| rule as u8).collect(),
+            Self::Eventual(machine) => machine.rules_taken().map(|rule| rule as u8).collect(),
         }
     }
 }
@@ -98,6 +105,10 @@ impl StepStage {
         Self::new(Kind::Saga)
     }
 
+    pub(super) fn eventual() -> Self {
+        Self::new(Kind::Eventual)
+    }
+
     fn new(kind: Kind) -> Self {
         Self {
             kind,
@@ -121,7 +132,7 @@ impl StepStage {
     fn perform(&mut self, words: &[&str]) {
         match words {
             ["steps", names @ ..] => {
-                self.operations = names.iter().map(|name| operation(name)).collect();
+                self.operations = names.iter().map(|name| operation(name, self.kind)).collect();
                 self.out = vec![(Work::Execute, 1); names.len()];
                 self.say("ready");
             }
@@ -237,6 +248,7 @@ impl StepStage {
         }
         let kind = match self.kind {
             Kind::Saga => "saga_orchestration",
+            Kind::Eventual => "eventual_consistency",
         };
         let request = CoordinationRequest::check(RequestParts {
             id: "c1".into(),
@@ -266,11 +278,27 @@ impl StepStage {
         })
     }
 
+    fn eventual_plan(&self) -> Result<eventual::Plan, eventual::CheckError> {
+        let request = self.request();
+        Ok(eventual::Plan {
+            steps: eventual::check(&request)?,
+            request,
+            owner: InstanceId::new("n1").expect("it is short"),
+            epoch: self.epoch,
+            step_timeout: Duration::from_secs(10),
+            backoff: backoff(),
+        })
+    }
+
     fn build(&self) -> Result<Played, String> {
         match self.kind {
             Kind::Saga => {
                 let plan = self.saga_plan().map_err(|error| error.to_string())?;
-                Ok(Played::Saga(Saga::new(plan, self.now)))
+                Ok(Played::Saga(Box::new(Saga::new(plan, self.now))))
+            }
+            Kind::Eventual => {
+                let plan = self.eventual_plan().map_err(|error| error.to_string())?;
+                Ok(Played::Eventual(Box::new(Eventual::new(plan, self.now))))
             }
         }
     }
@@ -342,7 +370,11 @@ impl StepStage {
             self.played = Some(match self.kind {
                 Kind::Saga => {
                     let plan = self.saga_plan().expect("it was checked when it began");
-                    Played::Saga(Saga::from_records(plan, &self.records))
+                    Played::Saga(Box::new(Saga::from_records(plan, &self.records)))
+                }
+                Kind::Eventual => {
+                    let plan = self.eventual_plan().expect("it was checked when it began");
+                    Played::Eventual(Box::new(Eventual::from_records(plan, &self.records)))
                 }
             });
         }
@@ -468,7 +500,7 @@ fn answer_of(word: &str, rest: &[&str]) -> StepAnswer {
 }
 
 /// `charge@payments/after=reserve/pivot/no`.
-fn operation(words: &str) -> Value {
+fn operation(words: &str, kind: Kind) -> Value {
     let mut traits = words.split('/');
     let name = traits.next().unwrap_or_default();
     let (name, store) = name.split_once('@').unwrap_or((name, "s"));
@@ -478,7 +510,7 @@ fn operation(words: &str) -> Value {
         ("type".to_owned(), Value::from("do")),
     ];
     let compensation = Value::Map(vec![("type".to_owned(), Value::from("undo"))]);
-    let mut undo = Some(compensation);
+    let mut undo = Some(compensation).filter(|_| kind == Kind::Saga);
     for word in traits {
         let (word, value) = word.split_once('=').unwrap_or((word, ""));
         let whole = || Value::Int(value.parse().expect("a whole number"));

@@ -28,6 +28,7 @@ const EVENT: i32 = -1;
 #[derive(Default)]
 struct Faults {
     is_stalled: AtomicBool,
+    holds_replies: AtomicBool,
     is_refusing: AtomicBool,
     /// The operation of which the next reply is lost; 0 for none.
     lose_reply_of: AtomicI32,
@@ -75,6 +76,11 @@ impl KeeperProxy {
         self.faults.is_stalled.store(is_stalled, Ordering::SeqCst);
     }
 
+    /// Holds back what the server says; `false` lets it go on.
+    pub(crate) fn hold_replies(&self, holds_replies: bool) {
+        self.faults.holds_replies.store(holds_replies, Ordering::SeqCst);
+    }
+
     /// Closes all connections, and new ones at once; `false` lets new ones through.
     pub(crate) fn refuse(&self, is_refusing: bool) {
         self.faults.is_refusing.store(is_refusing, Ordering::SeqCst);
@@ -117,9 +123,13 @@ impl Faults {
     }
 
     fn wait_while_stalled(&self) {
-        while self.is_stalled.load(Ordering::SeqCst) {
-            thread::sleep(Duration::from_millis(1));
-        }
+        wait_while(&self.is_stalled);
+    }
+}
+
+fn wait_while(flag: &AtomicBool) {
+    while flag.load(Ordering::SeqCst) {
+        thread::sleep(Duration::from_millis(1));
     }
 }
 
@@ -166,6 +176,7 @@ fn connect(faults: &Arc<Faults>, client: TcpStream, server: TcpStream) {
             }
             is_first = false;
             shared.wait_while_stalled();
+            wait_while(&shared.holds_replies);
             if to.write_all(&frame).is_err() {
                 break;
             }

@@ -3,6 +3,7 @@
 pub(crate) mod fenced;
 pub(crate) mod keeper_proxy;
 pub(crate) mod lock_caller;
+pub(crate) mod nats;
 pub(crate) mod postgres;
 pub(crate) mod proxy;
 pub(crate) mod random;

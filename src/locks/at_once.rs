@@ -1,18 +1,18 @@
-//! Several locks in one round trip: all are asked for at once without waiting, and only where one
-//! is not free they are given back and taken one after the other (`locks/many.rs`).
+//! Several locks in one flight: all are asked for at once without waiting, and only where one is
+//! not free they are given back and taken one after the other (`many`).
 //!
-//! Not the order that keeps wishes from waiting for each other: who does not wait needs none.
-//! Invariants: the reply is answered once; when it says no, what was taken has been given back. A
-//! wait's number has a bit that neither the manager's nor the one by one taker's have.
+//! Not the order that keeps wishes from waiting for each other: who does not wait needs none, and
+//! nobody waits here while it holds something. Invariants: the reply is answered once; when it says
+//! no, what was taken has been given back. A wait's number has a bit that neither the manager's nor
+//! the one by one taker's have.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::shared::{Inner, lock};
-use crate::locks::many::{Many, OneByOne};
-use crate::locks::{Grant, LockAsk, LockError, WaitId};
+use super::many::{Many, OneByOne};
+use super::{Grant, LockAsk, LockError, WaitId};
 use crate::reply::Reply;
 
 /// The bit that tells our waits from others.
@@ -20,9 +20,22 @@ const AT_ONCE: u64 = 1 << 62;
 
 type ManyReply = Reply<Result<Vec<Grant>, LockError>>;
 
+/// What a try may cost, by manager.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Habits {
+    /// A server that does not answer at once may still do so in the wish's time.
+    pub(super) waits_for_server: bool,
+    /// How many wishes do not try after one that tried in vain: where locks are in demand, a try
+    /// is work for nothing.
+    pub(super) pause: u32,
+}
+
 /// The wishes for several locks that are under way.
 #[derive(Default)]
 pub(super) struct AtOnce {
+    habits: Habits,
+    /// How many wishes more do not try.
+    pausing: AtomicU32,
     many: Many,
     last: AtomicU64,
     under_way: Mutex<HashMap<WaitId, Stage>>,
@@ -39,7 +52,7 @@ enum Stage {
 /// One wish, while all are asked for at once.
 struct Wish {
     owner: Arc<AtOnce>,
-    inner: Arc<Inner>,
+    manager: Arc<dyn OneByOne>,
     wait: WaitId,
     began: Instant,
     asks: Vec<LockAsk>,
@@ -54,10 +67,14 @@ struct Trial {
 }
 
 impl AtOnce {
+    pub(super) fn new(habits: Habits) -> Self {
+        Self { habits, ..Self::default() }
+    }
+
     /// As [`crate::locks::LockManager::acquire_many`].
     pub(super) fn acquire(
         self: &Arc<Self>,
-        inner: &Arc<Inner>,
+        manager: Arc<dyn OneByOne>,
         asks: Vec<LockAsk>,
         reply: ManyReply,
     ) -> WaitId {
@@ -69,18 +86,13 @@ impl AtOnce {
         lock(&self.under_way).insert(wait, Stage::Trying);
         let (grants, missing) = (asks.iter().map(|_| None).collect(), asks.len());
         let state = Trial { grants, failure: None, missing, reply: Some(reply) };
-        let wish = Arc::new(Wish {
-            owner: self.clone(),
-            inner: inner.clone(),
-            wait,
-            began: Instant::now(),
-            asks,
-            state: Mutex::new(state),
-        });
-        for (at, ask) in wish.asks.iter().enumerate() {
-            let ask = LockAsk { timeout: Some(Duration::ZERO), ..ask.clone() };
-            let told = wish.clone();
-            inner.acquire_one(ask, Reply::new(move |answer| told.answered(at, answer)));
+        let (owner, began) = (self.clone(), Instant::now());
+        let wish = Arc::new(Wish { owner, manager, wait, began, asks, state: Mutex::new(state) });
+        let less = |left: u32| left.checked_sub(1);
+        if self.pausing.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).is_ok() {
+            wish.go_on();
+        } else {
+            wish.try_all();
         }
         wait
     }
@@ -106,6 +118,14 @@ impl AtOnce {
 }
 
 impl Wish {
+    fn try_all(self: &Arc<Self>) {
+        for (at, ask) in self.asks.iter().enumerate() {
+            let ask = LockAsk { timeout: Some(Duration::ZERO), ..ask.clone() };
+            let told = self.clone();
+            self.manager.acquire_one(ask, Reply::new(move |answer| told.answered(at, answer)));
+        }
+    }
+
     fn answered(self: &Arc<Self>, at: usize, answer: Result<Grant, LockError>) {
         let mut state = lock(&self.state);
         match answer {
@@ -122,6 +142,7 @@ impl Wish {
         }
         if state.failure.is_some() {
             drop(state);
+            self.owner.pausing.store(self.owner.habits.pause, Ordering::Relaxed);
             return self.give_back();
         }
         let grants = state.grants.drain(..).flatten().collect();
@@ -155,7 +176,7 @@ impl Wish {
                     wish.go_on();
                 }
             });
-            self.inner.release_one(&grant.lock_id, &self.asks[at].requester, reply);
+            self.manager.release_one(&grant.lock_id, &self.asks[at].requester, reply);
         }
     }
 
@@ -170,10 +191,19 @@ impl Wish {
         let error = match failure {
             _ if is_cancelled => LockError::Cancelled,
             None | Some(LockError::Timeout { .. }) => return self.take_one_by_one(reply),
+            Some(LockError::Unavailable { .. })
+                if self.owner.habits.waits_for_server && self.has_time() =>
+            {
+                return self.take_one_by_one(reply);
+            }
             Some(error) => error,
         };
         lock(&self.owner.under_way).remove(&self.wait);
         reply.send(Err(error));
+    }
+
+    fn has_time(&self) -> bool {
+        self.asks.iter().all(|ask| ask.timeout.is_none_or(|timeout| self.began.elapsed() < timeout))
     }
 
     fn take_one_by_one(&self, reply: ManyReply) {
@@ -185,7 +215,7 @@ impl Wish {
             lock(&owner.under_way).remove(&wait);
             reply.send(answer);
         });
-        let inner = self.owner.many.acquire(self.inner.clone(), asks.collect(), ended);
+        let inner = self.owner.many.acquire(self.manager.clone(), asks.collect(), ended);
         let is_cancelled = {
             let mut under_way = lock(&self.owner.under_way);
             // It may be answered, or given up, while it was begun.
@@ -196,4 +226,9 @@ impl Wish {
             self.owner.many.cancel(inner);
         }
     }
+}
+
+/// What a poisoned lock guards is still whole: nothing under it panics halfway.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

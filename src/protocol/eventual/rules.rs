@@ -1,0 +1,120 @@
+//! The transition table of eventual consistency: the only place that says which states follow.
+//!
+//! Not the code of the steps: the other files name the rules that they take, and taking one moves
+//! the state. `docs/protocols.md` is printed from here. Invariant: a rule is taken only from a
+//! state in its `from`; [`super::Eventual`] asserts it.
+
+/// Where a coordination stands, finer than the public state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum State {
+    /// Built, not begun.
+    New,
+    /// Accepted; operations are delivered until all are done.
+    Delivering,
+    /// The tries of an operation are spent; an operator is needed, others go on.
+    Parked,
+    /// Nothing is left to do.
+    Ended,
+}
+
+impl State {
+    /// The name in tables and messages.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::New => "New",
+            Self::Delivering => "Delivering",
+            Self::Parked => "Parked",
+            Self::Ended => "Ended",
+        }
+    }
+}
+
+/// One row of the table.
+#[derive(Clone, Copy, Debug)]
+pub struct Transition {
+    /// The rule's name.
+    pub rule: Rule,
+    /// The states it is taken from.
+    pub from: &'static [State],
+    /// The input.
+    pub on: &'static str,
+    /// What must hold besides.
+    pub when: &'static str,
+    /// The state after it; `None` for the same.
+    pub to: Option<State>,
+    /// What is done, in the order of the law.
+    pub does: &'static str,
+}
+
+macro_rules! table {
+    ($($name:ident: [$($from:ident),+] $on:literal, $when:literal => $to:tt, $does:literal;)+) => {
+        /// A row of the table by name.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[repr(u8)]
+        pub enum Rule {
+            $(#[doc = $does] $name,)+
+        }
+
+        /// Every row, in the order of [`Rule`].
+        pub const TRANSITIONS: &[Transition] = &[
+            $(Transition {
+                rule: Rule::$name,
+                from: &[$(State::$from),+],
+                on: $on,
+                when: $when,
+                to: table!(@to $to),
+                does: $does,
+            },)+
+        ];
+    };
+    (@to same) => { None };
+    (@to $to:ident) => { Some(State::$to) };
+}
+
+table! {
+    Accept: [New] "Started", "" => Delivering,
+        "record BEGIN (forced): the acceptance, and the intent of the first operation of each key; stand in line for the keys; publish the start; at the level \"eventual\" answer";
+    TurnCame: [Delivering, Parked] "TurnCame", "operations of the key are not done" => same,
+        "execute the first of them; one that is not the key's first, or was asked before, after `STEP_STARTED` (forced)";
+    StepDone: [Delivering, Parked] "StepAnswered", "done" => same,
+        "record `STEP_DONE`, with the next forced record or forced";
+    NextOfKey: [Delivering, Parked] "StepAnswered or Resolved", "the key has another operation, and its turn" => same,
+        "record `STEP_STARTED` (forced); execute it";
+    KeyDone: [Delivering, Parked] "StepAnswered or Resolved", "the key has no other operation" => same,
+        "leave the key's line: the next coordination's turn comes";
+    TryFailed: [Delivering, Parked] "StepAnswered", "failed or unknown, and it is tried again" => same,
+        "record `STEP_FAILED` (lazy); try again after a capped backoff";
+    TryAgain: [Delivering, Parked] "TimeReached", "the backoff of an operation passed" => same,
+        "record `STEP_STARTED` (forced); execute it again";
+    StepParked: [Delivering, Parked] "StepAnswered", "the tries are spent, or it refused for good" => Parked,
+        "record `STEP_FAILED`, PARKED (forced); alert; finish as failed; other keys go on, the same key waits";
+    Redriven: [Parked] "Redriven", "a parked operation that has its turn" => same,
+        "record REDRIVEN and `STEP_STARTED` (forced); execute it, with fresh tries";
+    RedrivenLater: [Parked] "Redriven", "a parked operation whose turn has not come again since a crash" => same,
+        "record REDRIVEN (forced); it is executed when its turn comes";
+    ByHand: [Delivering, Parked] "Resolved commit", "an operation is parked, or waits to be tried again" => same,
+        "record `STEP_DONE` (forced) of each: an operator did it by hand";
+    GivenUpByHand: [Delivering, Parked] "Resolved abort", "an operation is parked, or waits to be tried again" => same,
+        "record `STEP_FAILED` as final (forced) of each: an operator gives it up";
+    Unparked: [Parked] "Redriven or Resolved", "nothing else is parked" => Delivering,
+        "go on";
+    Done: [Delivering] "any", "every operation is done or given up" => Ended,
+        "record END (lazy); publish; finish as committed";
+    AnswerDue: [Delivering] "TimeReached", "the caller's wait is over" => same,
+        "answer how it stands; delivery goes on";
+    AbortTooLate: [New, Delivering, Parked, Ended] "AbortRequested", "" => same,
+        "nothing: the acceptance is the decision";
+    Resumed: [New] "Resumed", "" => Delivering,
+        "stand in line for the keys again; what was out may have run, and is asked again with the next number";
+    ResumedParked: [New] "Resumed", "PARKED of some operation" => Parked,
+        "the same; finish as failed";
+    Ignored: [New, Delivering, Parked, Ended] "any", "late, doubled, or of no use here" => same,
+        "nothing";
+}
+
+impl Rule {
+    /// The row.
+    pub fn row(self) -> &'static Transition {
+        &TRANSITIONS[self as usize]
+    }
+}
