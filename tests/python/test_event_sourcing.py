@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 import subprocess
 import sys
@@ -26,6 +27,7 @@ from unanimity import (
     ServiceClosed,
     TransactionState,
 )
+from unanimity.cli import main
 
 MakeService = Callable[..., CoordinationService]
 
@@ -367,3 +369,29 @@ def test_the_account_example_lets_nobody_overdraw(tmp_path: Path) -> None:
         assert done.stdout.startswith("tellers: [False, True, True]\n")
         assert f"account-{number} 4: withdrawn 40\n" in done.stdout
         assert done.stdout.endswith("balance: 20\nlargest deposit: 80\n")
+
+
+def test_the_command_line_shows_the_latest_events(
+    make_service: MakeService, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    journal = str(tmp_path / "journal.db")
+
+    async def run() -> None:
+        async with make_service({"balances": Balances()}, journal=journal) as service:
+            for index in range(5):
+                await append(service, f"c{index}", deposit("ada", index), deposit("bob", index))
+            assert main(["events", "tail", "--journal", journal, "--limit", "3"]) == 0
+
+    asyncio.run(run())
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == ["8", "9", "10"]
+    assert lines[1].endswith('ada 5  deposited  {"amount": 4}')
+    of_bob = ["events", "tail", "--stream", "bob", "--limit", "2", "--json", "--journal", journal]
+    assert main(of_bob) == 0
+    events = json.loads(capsys.readouterr().out)
+    assert [(event["version"], event["data"]) for event in events] == [
+        (4, {"amount": 3}),
+        (5, {"amount": 4}),
+    ]
+    assert main([*of_bob, "--follow"]) == 1
+    assert "leave one of them out" in capsys.readouterr().err

@@ -10,13 +10,14 @@ use pyo3::types::PyDict;
 use unanimity::engine::dead_letters::dead_letters;
 use unanimity::engine::held_locks::held_locks;
 use unanimity::engine::{EngineError, operator};
+use unanimity::journal::streams::Streams as _;
 use unanimity::journal::{
     Journal, JournalError, JournalOptions, SqliteJournal, StoredCoordination,
 };
 use unanimity::model::ids::CoordinationId;
 use unanimity::reply::{Lost, Reply};
 
-use crate::{coordinator, errors, locks, records};
+use crate::{coordinator, errors, locks, records, streams};
 
 /// A journal that is looked at.
 #[pyclass(frozen)]
@@ -115,6 +116,35 @@ impl JournalReader {
         let journal: Arc<dyn Journal> = Arc::clone(&self.journal) as _;
         let held = py.detach(|| held_locks(&journal));
         locks::infos(py, held.map_err(|error| errors::of_engine(py, &error))?)
+    }
+
+    /// Events of all streams behind a position.
+    fn events(&self, py: Python<'_>, after: u64, limit: usize) -> PyResult<Py<PyAny>> {
+        let found = ask(py, |reply| self.journal.read_all(after, limit, reply))?;
+        streams::events(py, &found)
+    }
+
+    /// Events of one stream from a version on.
+    fn stream(
+        &self,
+        py: Python<'_>,
+        stream: &str,
+        from_version: u64,
+        limit: usize,
+    ) -> PyResult<Py<PyAny>> {
+        let stream = streams::stream_id(py, stream)?;
+        let read = |reply| self.journal.read_stream(stream, from_version, limit, reply);
+        streams::events(py, &ask(py, read)?)
+    }
+
+    fn stream_version(&self, py: Python<'_>, stream: &str) -> PyResult<u64> {
+        let stream = streams::stream_id(py, stream)?;
+        ask(py, |reply| self.journal.stream_version(stream, reply))
+    }
+
+    /// The position of the last event of all.
+    fn last_event(&self, py: Python<'_>) -> PyResult<u64> {
+        ask(py, |reply| self.journal.last_position(reply))
     }
 
     /// Opening has brought the tables up to date already; says how they are.

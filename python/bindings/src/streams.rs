@@ -40,7 +40,7 @@ pub(crate) fn event<'py>(py: Python<'py>, event: &StreamEvent) -> PyResult<Bound
     ))
 }
 
-fn events(py: Python<'_>, found: &[StreamEvent]) -> PyResult<Py<PyAny>> {
+pub(crate) fn events(py: Python<'_>, found: &[StreamEvent]) -> PyResult<Py<PyAny>> {
     let list = PyList::empty(py);
     for one in found {
         list.append(event(py, one)?)?;
@@ -82,7 +82,7 @@ impl Streams {
     }
 }
 
-fn stream_id(py: Python<'_>, id: &str) -> PyResult<StreamId> {
+pub(crate) fn stream_id(py: Python<'_>, id: &str) -> PyResult<StreamId> {
     StreamId::new(id).map_err(|error| invalid(py, &format!("stream_id cannot be used: {error}")))
 }
 

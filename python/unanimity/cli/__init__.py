@@ -27,6 +27,7 @@ _VERBS = {
     "deadlocks": "locks",
     "dead-letters": "dead_letters",
     "redrive": "dead_letters",
+    "events": "events",
     "recover": "recover",
     "version": "journal",
 }
@@ -86,6 +87,7 @@ def _parser() -> argparse.ArgumentParser:
     redrive = _verb(verbs, "redrive", "have a parked step tried again")
     redrive.add_argument("operation", metavar="OPERATION_ID", help="the operation's id")
     redrive.add_argument("--coordination", metavar="ID", help="where several have that operation")
+    _add_events(_verb(verbs, "events", "the events of event sourcing"))
     _add_recover(_verb(verbs, "recover", "finish what a process left behind"))
     _add_resolve(_verb(verbs, "resolve", "decide as an operator what cannot be decided otherwise"))
     _verb(verbs, "migrate", "bring the journal's tables to this version")
@@ -120,6 +122,13 @@ def _add_list(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--store", help="only those in which this store takes part")
     verb.add_argument("--since", metavar="TIME", help="only those that began at or after it")
     verb.add_argument("--limit", type=_count, default=100, help="at most so many")
+
+
+def _add_events(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("what", choices=("tail",), help="tail: the latest, in order")
+    verb.add_argument("--stream", metavar="ID", help="only this stream")
+    verb.add_argument("--limit", type=_count, default=20, help="at most so many (default: 20)")
+    verb.add_argument("--follow", action="store_true", help="go on with those to come")
 
 
 def _add_manager(verb: argparse.ArgumentParser) -> None:

@@ -17,10 +17,11 @@ from typing import Any
 
 def print_json(value: object) -> None:
     """Print one JSON document."""
-    print(json.dumps(value, default=_plain, indent=2, ensure_ascii=False))
+    print(json.dumps(value, default=as_plain, indent=2, ensure_ascii=False))
 
 
-def _plain(value: object) -> Any:
+def as_plain(value: object) -> Any:
+    """Make of it what JSON can say."""
     if isinstance(value, Enum):
         return value.value
     if isinstance(value, datetime):
