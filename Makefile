@@ -7,6 +7,8 @@ PYTHON ?= $(shell for name in python3.11 python3; do \
 	&& { command -v $$name; break; }; done)
 VENV := $(CURDIR)/target/venv
 BENCH_VENV := $(CURDIR)/target/bench-venv
+PEERS_VENV := $(CURDIR)/target/bench-peers-venv
+PEERS_NPM := $(CURDIR)/target/bench-peers-npm
 BIN := $(VENV)/bin
 export PYO3_PYTHON := $(BIN)/python
 export VIRTUAL_ENV := $(VENV)
@@ -26,7 +28,7 @@ NEXTEST := cargo nextest run --no-fail-fast
 # What only some later commits have is skipped until it is there.
 PYTHON_SOURCES := $(wildcard python/unanimity tests/python examples benches)
 
-.PHONY: help verify verify-rust verify-python fix quick python wheel test demo bench bench-docs
+.PHONY: help verify verify-rust verify-python fix quick python wheel test demo bench bench-peers bench-docs
 .PHONY: simulate scenarios docs
 
 help:
@@ -94,6 +96,22 @@ bench: $(BENCH_VENV)/ready
 	$(MAKE) wheel
 	cargo bench --quiet --bench journal --no-run
 	$(BENCH_VENV)/bin/python benches/run.py $(BENCH)
+
+# The peers of W1 need other versions of the same packages than ours do, and Node's npm.
+$(PEERS_VENV)/ready: benches/requirements-peers.txt
+	$(PYTHON) -m venv $(PEERS_VENV)
+	$(PEERS_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+	@# Only for the schema that it ships: what it needs itself, and a newer Python, it does not get.
+	$(PEERS_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps \
+		--ignore-requires-python django-absurd==1.0.1
+	npm install --silent --no-audit --no-fund --ignore-scripts --prefix $(PEERS_NPM) \
+		@restatedev/restate-server@1.7.12
+	touch $@
+
+# make bench-peers      installs DBOS, absurd and Restate, then runs W1 beside them
+bench-peers: $(BENCH_VENV)/ready $(PEERS_VENV)/ready
+	$(MAKE) python RELEASE=1
+	$(BENCH_VENV)/bin/python benches/run.py $(or $(BENCH),w1)
 
 # make bench-docs       docs/benchmarks.md, written from what `make bench` measured last
 bench-docs: $(VENV)/ready

@@ -19,8 +19,12 @@ from typing import Any
 
 sys.path.append(str(Path(__file__).resolve().parent.parent / "tests" / "python"))
 
+from restate_server import find_restate
+
 from postgres_cluster import find_postgres
 from zookeeper_server import find_zookeeper
+
+_TARGET = Path(__file__).resolve().parent.parent / "target"
 
 
 def machine_facts(journals: Path) -> dict[str, Any]:
@@ -40,6 +44,8 @@ def machine_facts(journals: Path) -> dict[str, Any]:
         "postgresql": _postgres_version(),
         "zookeeper": _zookeeper_version(),
         **{name: _version(name) for name in ("asyncpg", "sqlalchemy", "kazoo")},
+        **{name: _peer_version(name) for name in ("dbos", "absurd-sdk", "restate-sdk")},
+        "restate": _restate_version(),
         "rustc": _output("rustc", "--version"),
     }
 
@@ -64,6 +70,18 @@ def _version(name: str) -> str:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
         return "missing"
+
+
+def _peer_version(name: str) -> str:
+    """The version of what is installed in the peers' own environment."""
+    folders = _TARGET.glob("bench-peers-venv/lib/python*/site-packages")
+    found = importlib.metadata.distributions(name=name, path=[str(folder) for folder in folders])
+    return next((each.version for each in found), "missing")
+
+
+def _restate_version() -> str:
+    program = find_restate()
+    return "missing" if program is None else _output(str(program), "--version")
 
 
 def _postgres_version() -> str:

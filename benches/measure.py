@@ -2,7 +2,7 @@
 
 Not a workload. Invariants: every caller has exactly one operation under way; the clock runs from
 the first operation after the warm-up to the end of the last; CPU time is that of the whole
-process, its threads included, and apart from it that of all processes of a PostgreSQL server.
+process, its threads included, and apart from it that of all processes of a server.
 """
 
 from __future__ import annotations
@@ -72,15 +72,19 @@ def _arguments(subjects: list[str]) -> Case:
     )
 
 
-async def run_callers(case: Case, operation: Operation) -> Row:
-    """Warm up, then measure `case.callers` callers for `case.seconds`."""
+async def run_callers(case: Case, operation: Operation, helper: int | None = None) -> Row:
+    """Warm up, then measure `case.callers` callers for `case.seconds`.
+
+    `helper` is the id of another process whose CPU time is the client's.
+    """
     numbers = itertools.count()
     await _callers(case.callers, case.warm_up, operation, numbers)
-    cpu, server_cpu = time.process_time(), server_cpu_seconds(case.postmaster)
+    cpu = time.process_time() + server_cpu_seconds(helper)
+    server_cpu = server_cpu_seconds(case.postmaster)
     started = time.perf_counter()
     latencies = await _callers(case.callers, case.seconds, operation, numbers)
     elapsed = time.perf_counter() - started
-    cpu = time.process_time() - cpu
+    cpu = time.process_time() + server_cpu_seconds(helper) - cpu
     row = {
         "operations": len(latencies),
         "seconds": elapsed,
@@ -121,7 +125,7 @@ def percentiles(latencies: list[float]) -> Row:
 
 
 def server_cpu_seconds(postmaster: int | None) -> float:
-    """Add up the CPU time of a server's processes; those that have ended are not in it."""
+    """Add up the CPU time of a process and of its children; those that have ended are not in it."""
     if postmaster is None:
         return 0.0
     nanoseconds = 0

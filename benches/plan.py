@@ -25,6 +25,10 @@ class Subject:
     """Whether one run gives the rows of all numbers of callers."""
     per_round: bool = True
     """Whether it is run in every round, or once, because it takes its own median."""
+    server: str = ""
+    """Which server it needs, where the subjects of its workload do not need the same one."""
+    is_apart: bool = False
+    """Whether it runs in the environment of the peers that `make bench-peers` installs."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +41,7 @@ class Workload:
     callers: tuple[int, ...] = CALLERS
     count: int = 0
     server: str = ""
-    """Which server it needs: "accounts", "locks" (both PostgreSQL), or "zookeeper"."""
+    """Which server all need: "accounts", "database" (both PostgreSQL), "zookeeper", "restate"."""
     relative_goals: dict[str, dict[int, float]] = field(default_factory=dict)
     """By peer: at least so many times its rate, by callers."""
     limits: dict[tuple[str, str], float] = field(default_factory=dict)
@@ -50,8 +54,57 @@ _SQLALCHEMY = "SQLAlchemy twophase"
 _KAZOO = "kazoo"
 _FILE = "plain Python, appended file"
 _ORIGINAL = "original design, not durable"
+_RESTATE = "Restate"
 
 WORKLOADS = (
+    Workload(
+        "w1",
+        "W1: a durable saga of three Python steps",
+        (
+            Subject(
+                _OURS,
+                "cases.w1",
+                "one `Participant` with three async operations and their compensations, SQLite "
+                "journal with fsync; before a step runs its intent is on disk, and its result "
+                "before the next one's",
+            ),
+            Subject(
+                "DBOS, SQLite",
+                "cases.w1_dbos",
+                "an async workflow of three async steps; its SQLite file in WAL mode, which is "
+                "faster than its default, with synchronous=FULL; pool of 20 connections, its "
+                "default. It records a step when it has run",
+                is_apart=True,
+            ),
+            Subject(
+                "DBOS, PostgreSQL",
+                "cases.w1_dbos",
+                "the same over PostgreSQL with fsync, psycopg, pool of 20",
+                server="database",
+                is_apart=True,
+            ),
+            Subject(
+                "absurd",
+                "cases.w1_absurd",
+                "async tasks of three steps over PostgreSQL with fsync, on up to 4 connections "
+                "that work on up to 4 tasks each and as many that spawn; nobody polls: callers and "
+                "workers, in one process, wake each other. The schema is that of absurd 0.5.0",
+                server="database",
+                is_apart=True,
+            ),
+            Subject(
+                _RESTATE,
+                "cases.w1_restate",
+                "a handler of three `run_typed` steps, served by hypercorn with the settings of "
+                "Restate's pages, called over the ingress by aiohttp; the server is one node with "
+                "its defaults, fsync on; CPU is that of callers and service, the server's is "
+                "beside it",
+                server="restate",
+                is_apart=True,
+            ),
+        ),
+        relative_goals={_RESTATE: {1: 1_200 / 193, 16: 9_000 / 561, 64: 20.0}},
+    ),
     Workload(
         "w3",
         "W3: two-phase commit over two plain Python stores",
@@ -188,7 +241,7 @@ WORKLOADS = (
                 "caller, at most 32; in memory, without modes, tokens or names",
             ),
         ),
-        server="locks",
+        server="database",
         relative_goals={
             "advisory locks": {1: 2_000 / 6_600, 16: 10_000 / 27_000, 64: 15_000 / 30_000}
         },
@@ -201,7 +254,7 @@ WORKLOADS = (
             Subject("advisory locks, hot key", "cases.w4", "one number"),
         ),
         callers=(16,),
-        server="locks",
+        server="database",
     ),
     Workload(
         "w4-zookeeper",

@@ -27,18 +27,21 @@ from facts import machine_facts
 from lock_servers import LockDatabase, LockEnsemble
 from plan import WORKLOADS, Subject, Workload
 from report import screen_table
+from restate_server import RestateServer
 from server import NoServer, Server
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "target" / "bench" / "results.jsonl"
+PEERS_PYTHON = ROOT / "target" / "bench-peers-venv" / "bin" / "python"
 _CASE_SECONDS_MAX = 300
 _ERROR = re.compile(r"[\w.]+(Error|Exception|Closed): ")
 Row = dict[str, Any]
-AnyServer = Server | LockDatabase | LockEnsemble
+AnyServer = Server | LockDatabase | LockEnsemble | RestateServer
 _SERVERS: dict[str, Callable[[], contextlib.AbstractContextManager[AnyServer]]] = {
     "accounts": Server,
-    "locks": LockDatabase,
+    "database": LockDatabase,
     "zookeeper": LockEnsemble,
+    "restate": RestateServer,
 }
 
 
@@ -89,17 +92,16 @@ def _write(results: Any, row: Row) -> None:
 def _rounds(workload: Workload, given: argparse.Namespace) -> Iterator[Row]:
     """Run a workload's subjects in turn, in every round for every number of callers."""
     with contextlib.ExitStack() as stack:
-        server: AnyServer | None = None
-        if workload.server:
-            try:
-                server = stack.enter_context(_SERVERS[workload.server]())
-            except NoServer as error:
-                for subject in workload.subjects:
-                    yield _failure(workload, subject, error)
-                return
+        servers = _servers(stack, workload)
+        able = []
+        for subject in workload.subjects:
+            if reason := _reason_against(subject, servers[_server_name(workload, subject)]):
+                yield _failure(workload, subject, reason)
+            else:
+                able.append(subject)
         for number in range(given.rounds):
             for callers in workload.callers:
-                for subject in _in_turn(workload.subjects, number):
+                for subject in _in_turn(able, number):
                     if subject.sweeps and callers != workload.callers[0]:
                         continue
                     if number and not subject.per_round:
@@ -108,13 +110,41 @@ def _rounds(workload: Workload, given: argparse.Namespace) -> Iterator[Row]:
                         f"{workload.name} {number + 1}/{given.rounds} {callers} {subject.name}"
                     )
                     about = {"workload": workload.name, "round": number}
+                    server = servers[_server_name(workload, subject)]
+                    assert not isinstance(server, NoServer), "it is not among the able"
                     for row in _run(workload, subject, callers, given, server):
                         yield {**about, "subject": subject.name, "callers": callers, **row}
     _progress("")
 
 
-def _in_turn(subjects: tuple[Subject, ...], number: int) -> tuple[Subject, ...]:
-    first = number % len(subjects)
+def _server_name(workload: Workload, subject: Subject) -> str:
+    return subject.server or workload.server
+
+
+def _servers(
+    stack: contextlib.ExitStack, workload: Workload
+) -> dict[str, AnyServer | NoServer | None]:
+    """Start each server that a subject needs; where one cannot start, the reason stands for it."""
+    servers: dict[str, AnyServer | NoServer | None] = {"": None}
+    for subject in workload.subjects:
+        name = _server_name(workload, subject)
+        if name not in servers:
+            try:
+                servers[name] = stack.enter_context(_SERVERS[name]())
+            except NoServer as error:
+                servers[name] = error
+    return servers
+
+
+def _reason_against(subject: Subject, server: AnyServer | NoServer | None) -> str | None:
+    """Why a subject cannot run; None when it can."""
+    if subject.is_apart and not PEERS_PYTHON.exists():
+        return "it is not installed; `make bench-peers` installs it"
+    return str(server) if isinstance(server, NoServer) else None
+
+
+def _in_turn(subjects: list[Subject], number: int) -> list[Subject]:
+    first = number % max(1, len(subjects))
     return subjects[first:] + subjects[:first]
 
 
@@ -131,7 +161,8 @@ def _run(
 ) -> list[Row]:
     """Run one case in its own process and its own folder."""
     folder = Path(tempfile.mkdtemp(prefix="case-", dir=given.folder))
-    command = [sys.executable, "-m", subject.module, "--subject", subject.name]
+    python = str(PEERS_PYTHON) if subject.is_apart else sys.executable
+    command = [python, "-m", subject.module, "--subject", subject.name]
     command += ["--callers", str(callers), "--seconds", str(given.seconds)]
     command += ["--warm-up", str(given.seconds / 4), "--folder", str(folder)]
     command += ["--count", str(_count(workload, given))]
