@@ -47,8 +47,8 @@ Written by `make bench-docs` from what `make bench` measured; do not edit it by 
 process of its own; ours and the peers run in turn, on the same machine, and each round begins with
 another one. All callers are tasks of one asyncio loop, each with one operation under way. Figures
 are medians of {rounds} runs of {seconds:g} s after a warm-up, with the least and the greatest rate.
-CPU is the time of the whole client process, its threads included, for each operation; for
-PostgreSQL that of the server's processes stands beside it. Clients and servers share the cores.
+CPU is the time of the whole client process, its threads included, for each operation; that of a
+server's processes stands beside it. Clients and servers share the cores.
 Journals and databases are on disk with fsync on. Absolute figures belong to this machine and its
 mood: compare within a table. So a goal is a ratio to a peer beside it; one that was set as a rate
 was set where the peer had a known rate, and is the quotient of the two (`benches/plan.py`).

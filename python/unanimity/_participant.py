@@ -126,7 +126,7 @@ class Participant(IStorageStore):
         found = self._operations.get(type)
         if found is None:
             return self._unknown(f"operation '{type}'")
-        return await self._done_by(found.run, request)
+        return self._result_of(await found.run(request))
 
     async def compensate_operation(self, request: OperationRequest) -> OperationResult:
         """Call the function that undoes the operation: its own compensation's, or the type's."""
@@ -137,15 +137,14 @@ class Participant(IStorageStore):
             found = self._operations.get(undoing.get("type"))
             if found is None:
                 return self._unknown(f"operation {undoing.get('type')!r} to compensate with")
-            return await self._done_by(found.run, replace(request, operation=undoing))
+            return self._result_of(await found.run(replace(request, operation=undoing)))
         type = request.operation["type"]
         found = self._operations.get(type)
         if found is None or found.undo is None:
             return self._unknown(f"compensation for the operation '{type}'")
-        return await self._done_by(found.undo, request)
+        return self._result_of(await found.undo(request))
 
-    async def _done_by(self, run: Handler, request: OperationRequest) -> OperationResult:
-        result = await run(request)
+    def _result_of(self, result: Any) -> OperationResult:
         if isinstance(result, OperationResult):
             return result
         return OperationResult(self.store_name, "SUCCESS", result)

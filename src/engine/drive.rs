@@ -293,8 +293,11 @@ impl State {
         if let Some(mut entry) = self.remove(core, key) {
             // Its end came behind a record, such as an operator's: they have not been told yet.
             let settled = std::mem::take(&mut entry.settled_waiters);
-            let outcome = entry.machine.view().outcome;
-            entry.tell(core, settled, &outcome);
+            // A view tells of every step, and nearly always nobody asks.
+            if !settled.is_empty() {
+                let outcome = entry.machine.view().outcome;
+                entry.tell(core, settled, &outcome);
+            }
         }
         self.tell_reports(key);
         self.close_when_idle(core);

@@ -3,6 +3,8 @@
 //! Not the request's own check: that is the engine's. Invariant: the caller's objects are read and
 //! kept, never changed.
 
+use std::fmt::Display;
+
 use pyo3::prelude::*;
 use pyo3::types::{PyList, PyString};
 use unanimity::model::request::RequestParts;
@@ -101,9 +103,10 @@ impl From<PyErr> for BadField {
     }
 }
 
-fn text(given: &Bound<'_, PyAny>, field: &str) -> Result<String, BadField> {
+/// The field's name is put together only where something is wrong with it.
+fn text(given: &Bound<'_, PyAny>, field: impl Display) -> Result<String, BadField> {
     let Ok(text) = given.cast::<PyString>() else {
-        return Err(BadField::kind(field, given, "a str"));
+        return Err(BadField::kind(&field.to_string(), given, "a str"));
     };
     let text =
         text.to_str().map_err(|_| BadField::Words(format!("{field} has lone surrogates")))?;
@@ -132,7 +135,7 @@ fn texts(given: &Bound<'_, PyAny>, field: &str) -> Result<Vec<String>, BadField>
         return Err(BadField::kind(field, given, "a list of str"));
     };
     let items = items.enumerate();
-    items.map(|(index, item)| text(&item?, &format!("{field}[{index}]"))).collect()
+    items.map(|(index, item)| text(&item?, format_args!("{field}[{index}]"))).collect()
 }
 
 fn timeout(given: &Bound<'_, PyAny>) -> Result<f64, BadField> {
