@@ -242,7 +242,9 @@ impl World {
                 let delay = self.random.millis(1, 20);
                 self.schedule(delay, Happening::Read { from: of.clone() });
             }
-            Effect::Ask { .. } => unreachable!("a coordination by steps does not prepare"),
+            Effect::Ask { .. } | Effect::Walk { .. } | Effect::AwaitProjections => {
+                unreachable!("a coordination by steps neither prepares, walks nor projects")
+            }
             Effect::Execute { step, work, attempt, context, timeout } => {
                 self.check_context(of, step, work, &context);
                 if self.bug == Some(Bug::LeavesTooEarly) {
