@@ -1,10 +1,10 @@
 //! What appending an event costs as the history grows: an empty journal beside one that is full.
 //!
-//! Not a test. `cargo bench --bench events -- [FOLDER] [EVENTS]` fills a journal with so many events
-//! (1,000,000 by default, ten to a stream), then appends in turn to it and to an empty one, one event
-//! at a time and many at once, each with the version that it expects. One JSON line for each number
-//! in flight: events a second in both, and the ratio of the time for each. Then how many are read
-//! again in a second, from the first on.
+//! Not a test. `cargo bench --bench events -- [FOLDER] [EVENTS]` fills a journal with so many
+//! events (1,000,000 by default, ten to a stream), then appends in turn to it and to an empty one,
+//! one event at a time and many at once, each with the version that it expects. One JSON line for
+//! each number in flight: events a second in both, and the ratio of the time for each. Then how
+//! many are read again in a second, from the first on.
 
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::Instant;

@@ -30,12 +30,12 @@ each of them; `same` means that the state stays.
 const EVENTS: &str = "
 ## Event sourcing
 
-The begin record is the append, the check of every stream's version, and the decision, in one forced
-write. The journal gives each event its version in its stream and its position among all events, by the
-order of its log alone. Each participating store has a projection, which hands it every event in order;
-the machine waits until those have come as far as the events of its request. It takes no locks: what
-isolates writers of a stream is the version that they expect. Every row is taken by a scenario in
-`tests/scenarios/event_sourcing`.
+The begin record is the append, the check of every stream's version, and the decision, in one
+forced write. The journal gives each event its version in its stream and its position among all
+events, by the order of its log alone. Each participating store has a projection, which hands it
+every event in order; the machine waits until those have come as far as the events of its request.
+It takes no locks: what isolates writers of a stream is the version that they expect. Every row is
+taken by a scenario in `tests/scenarios/event_sourcing`.
 
 ### States
 
@@ -44,11 +44,11 @@ isolates writers of a stream is the version that they expect. Every row is taken
 const CHOREOGRAPHY: &str = "
 ## Choreographed sagas
 
-The saga is a routing slip that travels over a durable event bus. At each stop the process that has
-the store does its part as an orchestrated saga of one step, and undoes it, when the slip comes back,
-as an eventual coordination; both are recorded in its own journal. This table is the part of whoever
-began it: it records the beginning, sends the slip off, and records the end that it hears. Every row
-is taken by the tests next to the machine.
+The saga is a routing slip that travels over a durable event bus. At each stop the process that
+has the store does its part as an orchestrated saga of one step, and undoes it, when the slip
+comes back, as an eventual coordination; both are recorded in its own journal. This table is the
+part of whoever began it: it records the beginning, sends the slip off, and records the end that
+it hears. Every row is taken by the tests next to the machine.
 
 ### States
 

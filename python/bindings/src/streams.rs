@@ -132,6 +132,7 @@ impl Streams {
         Ok(())
     }
 
+    #[expect(clippy::too_many_arguments, reason = "the Python method's parameters")]
     fn save_snapshot(
         &self,
         py: Python<'_>,

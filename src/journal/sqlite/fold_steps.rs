@@ -35,12 +35,14 @@ pub(super) fn begun(request: &CoordinationRequest) -> Vec<StepSummary> {
 
 /// Adds a record of a step; of any other it takes no notice.
 pub(super) fn apply(stored: &mut StoredCoordination, at: Timestamp, record: &Record) {
+    let began_at = stored.created_at;
     match record {
         Record::StepStarted { step, work, attempt } => {
             with(stored, *step, |summary| started(summary, at, *work, *attempt));
         }
         Record::StepDone { step, work, result } => with(stored, *step, |summary| match work {
             Work::Execute => {
+                tried(summary, began_at);
                 summary.state = StepState::Completed;
                 summary.result = Some((**result).clone());
                 summary.completed_at = Some(at);
@@ -52,6 +54,9 @@ pub(super) fn apply(stored: &mut StoredCoordination, at: Timestamp, record: &Rec
         }),
         Record::StepFailed { step, work, message, is_unknown, is_final } => {
             with(stored, *step, |summary| {
+                if *work == Work::Execute {
+                    tried(summary, began_at);
+                }
                 summary.note = Some(message.clone());
                 if *is_final && !is_unknown && *work == Work::Execute {
                     summary.state = StepState::Failed;
@@ -68,6 +73,14 @@ pub(super) fn apply(stored: &mut StoredCoordination, at: Timestamp, record: &Rec
 fn with(stored: &mut StoredCoordination, step: u32, change: impl FnOnce(&mut StepSummary)) {
     if let Some(summary) = stored.steps.get_mut(step as usize) {
         change(summary);
+    }
+}
+
+/// The begin is the first try of the steps that depend on none: no other record tells of it.
+fn tried(summary: &mut StepSummary, began_at: Timestamp) {
+    if summary.attempts == 0 {
+        summary.attempts = 1;
+        summary.started_at.get_or_insert(began_at);
     }
 }
 

@@ -9,9 +9,9 @@
 //! nothing to prepare and nothing to roll back. A begin that is not kept ends the coordination, and
 //! no record tells of it.
 //!
-//! What is left is to wait for the participating stores: each has a projection, which hands it every
-//! event of the journal in order, from a position that is kept. That goes on without this machine.
-//! It tells when each store has come as far as the events of this request, and ends.
+//! What is left is to wait for the participating stores: each has a projection, which hands it
+//! every event of the journal in order, from a position that is kept. That goes on without this
+//! machine. It tells when each store has come as far as the events of this request, and ends.
 //!
 //! No locks are taken, also not by strong coordinations: what isolates two writers of a stream is
 //! the version that they expect, and the journal looks at it when nobody else can write.
