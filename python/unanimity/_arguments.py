@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ._exceptions import ConfigError
 from ._locks import IDistributedLockManager
 from ._stores import IStorageStore, PythonStore
+
+if TYPE_CHECKING:
+    from . import _engine
+    from ._events import IEventBus
 
 
 def checked_stores(stores: Mapping[str, Any]) -> dict[str, Any]:
@@ -67,6 +71,15 @@ def lock_manager_for_engine(manager: object) -> object | None:
         if all(getattr(own, name) is getattr(NativeLockManager, name) for name in methods):
             return manager.for_service()  # type: ignore[no-any-return]
     return manager
+
+
+def event_bus_for_engine(bus: IEventBus | None) -> _engine.EventBus | None:
+    """Give the native side of one of our buses, which may carry choreographed sagas."""
+    if bus is None:
+        return None
+    from ._event_buses import NativeEventBus
+
+    return bus.native() if isinstance(bus, NativeEventBus) else None
 
 
 def checked_journal(journal: object) -> str:

@@ -242,6 +242,7 @@ class Coordinator:
         consensus: object | None,
         lock_manager: object | None,
         event_bus: object | None,
+        carrier: EventBus | None,
         metrics: object | None,
         alerting: object | None,
     ) -> Coordinator: ...

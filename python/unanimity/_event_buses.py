@@ -70,19 +70,24 @@ class NativeEventBus(IEventBus):
     ) -> None:
         await self.close()
 
-    async def _ask(
-        self,
-        question: Callable[[_engine.EventBus, _engine.Bridge, asyncio.Future[_Answer]], None],
-    ) -> _Answer:
-        """Put a question to the native bus and wait for its answer."""
+    def native(self) -> _engine.EventBus:
+        """Give the native bus, opened; EventBusError once this one is closed."""
         if self._closed:
             raise EventBusError(
                 f"the event bus is closed; make another {type(self).__name__}", code="events.closed"
             )
         if self._opened is None:
             self._opened = self._open()
+        return self._opened
+
+    async def _ask(
+        self,
+        question: Callable[[_engine.EventBus, _engine.Bridge, asyncio.Future[_Answer]], None],
+    ) -> _Answer:
+        """Put a question to the native bus and wait for its answer."""
+        native = self.native()
         future: asyncio.Future[_Answer] = asyncio.get_running_loop().create_future()
-        question(self._opened, bridge_for_running_loop(), future)
+        question(native, bridge_for_running_loop(), future)
         return await future
 
     # ---- events -----------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from ._arguments import (
     checked_journal,
     checked_stores,
     checked_text,
+    event_bus_for_engine,
     for_engine,
     lock_manager_for_engine,
 )
@@ -175,6 +176,7 @@ class CoordinationService(EventStreams, ICoordinationService):
             consensus=self.consensus,
             lock_manager=lock_manager_for_engine(self.lock_manager),
             event_bus=self.event_bus,
+            carrier=event_bus_for_engine(self.event_bus),
             metrics=self.metrics,
             alerting=self.alerting,
         )

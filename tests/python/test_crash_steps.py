@@ -86,7 +86,7 @@ def judge(case: StepCase, world: StepWorld, found: dict[str, Any]) -> Iterator[s
             yield f"{name} was told {told[name]} and is {found['states'].get(name)}"
         # Once, and once more for each process that died with it in flight.
         tries = facts["index"].get(name, []).count(1)
-        if tries > (3 if case.first else 2) or wanted and not tries:
+        if tries > (3 if case.first else 2) or (wanted and not tries):
             yield f"{name} was done {tries} times without a barrier"
     for place in ("rows", "postgres"):
         if twice := repeated(facts[place]):

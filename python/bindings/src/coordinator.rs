@@ -20,6 +20,7 @@ use unanimity::reply::{Lost, Reply};
 
 use crate::bridge::{Bridge, Shared};
 use crate::call::Caller;
+use crate::events::EventBus;
 use crate::ports::{PythonAlerting, PythonConsensus, PythonListeners};
 use crate::request::{Unreadable, request_parts};
 use crate::runtime::Engine;
@@ -74,7 +75,8 @@ fn result_to(bridge: &Arc<Shared>, future: Py<PyAny>, attachment: Option<Attachm
 impl Coordinator {
     #[new]
     #[pyo3(signature = (
-        bridge, *, journal, stores, config, consensus, lock_manager, event_bus, metrics, alerting
+        bridge, *, journal, stores, config, consensus, lock_manager, event_bus, carrier, metrics,
+        alerting
     ))]
     #[expect(clippy::too_many_arguments, reason = "keywords, as the Python constructor has them")]
     fn new(
@@ -85,6 +87,7 @@ impl Coordinator {
         consensus: Option<Bound<'_, PyAny>>,
         lock_manager: Option<Bound<'_, PyAny>>,
         event_bus: Option<Bound<'_, PyAny>>,
+        carrier: Option<PyRef<'_, EventBus>>,
         metrics: Option<Bound<'_, PyAny>>,
         alerting: Option<Bound<'_, PyAny>>,
     ) -> PyResult<Self> {
@@ -101,6 +104,7 @@ impl Coordinator {
             stores: named,
             consensus: consensus.map(|c| PythonConsensus::adapt(&shared, &c)).transpose()?,
             locks: locks::port_of(&shared, lock_manager.as_ref())?,
+            event_bus: carrier.map(|bus| bus.port()),
             listeners: PythonListeners::adapt(&shared, event_bus.as_ref(), metrics.as_ref())?,
             alerting: alerting.map(|a| PythonAlerting::adapt(&shared, &a)).transpose()?,
         };

@@ -8,6 +8,7 @@ use std::time::Duration;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use unanimity::engine::{self, EngineError, Options, Ports, RecoveryReport};
+use unanimity::events::EventBus;
 use unanimity::journal::{Journal, JournalOptions, SqliteJournal};
 use unanimity::locks::LockManager;
 use unanimity::model::ids::StoreName;
@@ -28,6 +29,7 @@ pub(crate) struct Parts {
     pub(crate) stores: Vec<engine::NamedStore>,
     pub(crate) consensus: Option<PythonConsensus>,
     pub(crate) locks: Arc<dyn LockManager>,
+    pub(crate) event_bus: Option<Arc<dyn EventBus>>,
     pub(crate) listeners: Option<PythonListeners>,
     pub(crate) alerting: Option<PythonAlerting>,
 }
@@ -47,7 +49,7 @@ pub(crate) fn start_engine(
         consensus: parts.consensus.map(|consensus| Arc::new(consensus) as _),
         locks: Some(parts.locks),
         bus: parts.listeners.map(|listeners| Arc::new(listeners) as _),
-        event_bus: None,
+        event_bus: parts.event_bus,
         alerting: parts.alerting.map(|alerting| Arc::new(alerting) as _),
         options: parts.options,
         runtime,

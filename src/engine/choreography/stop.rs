@@ -177,6 +177,8 @@ fn stop_request(token: &Token, operation: usize) -> Result<CoordinationRequest, 
     let mut body: Vec<(String, Value)> = keys
         .iter()
         .filter(|(key, _)| !ROUTE_KEYS.contains(&key.as_str()) && key != "operation_id")
+        // "True" told the route what this store knows for itself.
+        .filter(|(key, value)| !(key == "compensation" && matches!(value, Value::Bool(true))))
         .cloned()
         .collect();
     body.push(("operation_id".to_owned(), stop.id.as_str().into()));

@@ -39,7 +39,7 @@ pub enum RouteError {
     /// Nobody can undo it, if a later one fails.
     #[error(
         "operation '{operation}' cannot be undone if a later one fails: give it a 'compensation', \
-         or 'compensation': None where there is nothing to undo"
+         True where its store knows how, or None where there is nothing to undo"
     )]
     NoCompensation {
         /// The operation.

@@ -105,7 +105,10 @@ fn publishers_are_told_that_the_server_is_away_and_it_goes_on_when_it_is_back() 
     assert!(matches!(refused, Err(EventBusError::Unavailable { .. })), "{refused:?}");
     cluster.resume();
     eventually("it works again", || process.publish(event("s", 1)).ok());
-    assert_eq!((heard.ids(1), own_heard.ids(1)), (vec!["s/1".into()], vec!["s/1".into()]));
+    for heard in [heard, own_heard] {
+        // That the one before was handled may have been lost with the server: then it comes again.
+        while heard.ids(1) != ["s/1"] {}
+    }
 }
 
 #[test]

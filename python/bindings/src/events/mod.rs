@@ -192,6 +192,11 @@ impl EventBus {
         Self { bus, closed, forks: runtime::forks(), pid: std::process::id() }
     }
 
+    /// The port, for an engine of this process.
+    pub(crate) fn port(&self) -> Arc<dyn events::EventBus> {
+        Arc::clone(&self.bus)
+    }
+
     fn check_process(&self, py: Python<'_>) -> PyResult<()> {
         if self.forks == runtime::forks() {
             return Ok(());
