@@ -5,7 +5,7 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use crate::journal::{Answer, Append};
+use crate::journal::{Answer, Append, OpenCoordination};
 use crate::model::ids::CoordinationId;
 use crate::model::lock::Grant;
 use crate::model::outcome::{Decision, Outcome, OutcomeKind, TransactionState};
@@ -49,6 +49,8 @@ pub(super) struct State {
     pub(super) followers: HashMap<CoordinationId, Vec<Waiter>>,
     /// Locks of coordinations that other processes have taken over.
     pub(super) kept_locks: HashMap<CoordinationId, Vec<Grant>>,
+    /// Adopted while another entry stood under their ids.
+    pub(super) adopted_early: HashMap<CoordinationId, OpenCoordination>,
     /// When an unknown prepared transaction was first seen at a store.
     pub(super) orphans: HashMap<(usize, CoordinationId), Timestamp>,
     pub(super) reports: Vec<super::recovery::Collector>,
@@ -71,6 +73,7 @@ impl State {
             lines: Lines::default(),
             followers: HashMap::new(),
             kept_locks: HashMap::new(),
+            adopted_early: HashMap::new(),
             orphans: HashMap::new(),
             reports: Vec::new(),
             closing: None,

@@ -90,6 +90,9 @@ impl State {
     /// The machine as its records tell it, in the table, not stepped yet.
     fn rebuild(&mut self, core: &Core, open: OpenCoordination) -> Option<SlotKey> {
         if self.table.find(&open.id).is_some() {
+            // Somebody asked for it at the same moment, and its begin is not answered yet, or it
+            // was taken from this process and came back: it is resumed when that entry goes.
+            self.adopted_early.insert(open.id.clone(), open);
             return None;
         }
         let Some(Record::Begin { request, .. }) = open.records.first().map(|(_, record)| record)
@@ -109,6 +112,16 @@ impl State {
         let mut entry = Entry::new(machine, None);
         entry.locks.resumed = true;
         Some(self.table.insert(entry))
+    }
+
+    /// An entry has gone that stood in the way of one that was adopted meanwhile.
+    pub(super) fn resume_adopted(&mut self, core: &Core, id: &CoordinationId) {
+        // The common service has none, and pays no hash.
+        if !self.adopted_early.is_empty()
+            && let Some(open) = self.adopted_early.remove(id)
+        {
+            core.post(Fact::Adopted { open: vec![open], report: Collector::new(None) });
+        }
     }
 
     /// A coordination has moved: reports that wait for it may be complete.

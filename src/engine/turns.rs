@@ -45,12 +45,14 @@ impl State {
         self.step(core, key, Input::TurnCame { turn });
     }
 
-    /// Takes a coordination out of the table, and out of every line.
+    /// Takes a coordination out of the table, and out of every line. One that was adopted under its
+    /// id meanwhile is resumed now.
     pub(super) fn remove(&mut self, core: &Core, key: SlotKey) -> Option<Box<Entry>> {
         let entry = self.table.remove(key)?;
         for left in entry.turns.iter() {
             self.leave_line(core, key, left);
         }
+        self.resume_adopted(core, entry.id());
         Some(entry)
     }
 }

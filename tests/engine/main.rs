@@ -11,7 +11,7 @@ mod events_nats;
 mod events_projected;
 mod fencing;
 mod fencing_stopped;
-mod late_decision;
+mod late_answers;
 mod lock_table;
 mod locks_postgres;
 mod locks_zookeeper;

@@ -1,4 +1,5 @@
-//! A decision that the journal confirms late: what a caller hears whose time is over by then.
+//! Answers of the journal that come late: a decision that is confirmed when its caller's time is
+//! over, and a begin that stood already when another process's was taken over meanwhile.
 //!
 //! The real engine over a real journal, whose answers on decisions are held back by the test. No
 //! clock is moved: that the first caller's time is over is known from the answer to a second one,
@@ -9,13 +10,14 @@ use std::time::Duration;
 
 use unanimity::engine::{Coordinator, EngineError, Options, Ports};
 use unanimity::journal::{
-    Answer, AnswerSink, Append, HistoryFilter, Journal, JournalError, JournalOptions,
+    Answer, AnswerSink, Append, Durability, HistoryFilter, Journal, JournalError, JournalOptions,
     JournalStatus, OpenCoordination, SqliteJournal, StoredCoordination,
 };
 use unanimity::model::ids::{ClusterId, CoordinationId, InstanceId, StoreName};
 use unanimity::model::outcome::{Acknowledgement, CoordinationResult, OutcomeKind, Vote};
 use unanimity::model::record::Record;
-use unanimity::model::request::RequestParts;
+use unanimity::model::request::{CoordinationRequest, RequestParts};
+use unanimity::model::time::Timestamp;
 use unanimity::model::value::Value;
 use unanimity::participants::{
     Abilities, DeliveryAsk, MemoryStore, Participant, ParticipantError, PrepareAsk,
@@ -55,8 +57,10 @@ impl AnswerSink for Gate {
 struct LateJournal {
     inner: SqliteJournal,
     gate: Arc<Gate>,
-    /// Answers on decisions of this coordination alone are held back.
+    /// Answers on records of this coordination alone are held back.
     late: CoordinationId,
+    /// Of its records, those of this kind.
+    kind: &'static str,
 }
 
 impl Journal for LateJournal {
@@ -75,7 +79,7 @@ impl Journal for LateJournal {
 
     fn append(&self, batch: &mut Vec<Append>) {
         for append in batch.iter().filter(|append| append.id == self.late) {
-            if matches!(append.record, Record::Decision { .. }) {
+            if append.record.kind() == self.kind {
                 self.gate.decisions.lock().unwrap().push(append.token);
             }
         }
@@ -169,10 +173,15 @@ struct Held {
 }
 
 fn start(confirm_wait: Duration) -> Held {
+    start_on("memory:", "decision", Options { confirm_wait, ..Options::default() })
+}
+
+fn start_on(path: &str, kind: &'static str, options: Options) -> Held {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let gate = Arc::new(Gate { held: Mutex::new(Some(Vec::new())), ..Gate::default() });
     let journal = LateJournal {
-        inner: SqliteJournal::open("memory:", JournalOptions::default()).unwrap(),
+        inner: SqliteJournal::open(path, JournalOptions::default()).unwrap(),
+        kind,
         gate: Arc::clone(&gate),
         late: CoordinationId::new("late").unwrap(),
     };
@@ -189,29 +198,36 @@ fn start(confirm_wait: Duration) -> Held {
         event_bus: None,
         alerting: None,
         locks: None,
-        options: Options { confirm_wait, ..Options::default() },
+        options,
         runtime: runtime.handle().clone(),
     };
     let engine = Coordinator::start(ports, Reply::new(|_| {})).unwrap();
     Held { engine, gate, _runtime: runtime }
 }
 
+fn parts(id: &str, store: &str, timeout_seconds: f64) -> RequestParts {
+    let operation = [("store", store), ("type", "put"), ("key", id), ("value", "v")];
+    RequestParts {
+        id: id.to_owned(),
+        kind: "two_phase_commit".to_owned(),
+        stores: vec![store.to_owned()],
+        operations: vec![Value::Map(
+            operation.map(|(key, value)| (key.into(), Value::Text(value.into()))).into(),
+        )],
+        timeout_seconds,
+        consistency: "session".to_owned(),
+        metadata: Value::Map(Vec::new()),
+    }
+}
+
 impl Held {
     fn coordinate(&self, id: &str, store: &str, timeout_seconds: f64) -> Results {
-        let operation = [("store", store), ("type", "put"), ("key", id), ("value", "v")];
-        let parts = RequestParts {
-            id: id.to_owned(),
-            kind: "two_phase_commit".to_owned(),
-            stores: vec![store.to_owned()],
-            operations: vec![Value::Map(
-                operation.map(|(key, value)| (key.into(), Value::Text(value.into()))).into(),
-            )],
-            timeout_seconds,
-            consistency: "session".to_owned(),
-            metadata: Value::Map(Vec::new()),
-        };
         let (sender, results) = mpsc::channel();
-        self.engine.coordinate(parts, None, Reply::new(move |result| sender.send(result).unwrap()));
+        self.engine.coordinate(
+            parts(id, store, timeout_seconds),
+            None,
+            Reply::new(move |result| sender.send(result).unwrap()),
+        );
         results
     }
 
@@ -254,5 +270,34 @@ fn a_decision_that_is_not_confirmed_is_told_as_a_doubt_and_its_end_when_it_is() 
     held.engine.wait_for(CoordinationId::new("late").unwrap(), waiter);
     held.release();
     assert_eq!(told(&ends).0, OutcomeKind::Committed);
+    held.engine.shut_down();
+}
+
+#[test]
+fn one_that_is_taken_over_while_somebody_asks_for_it_anew_is_resumed_all_the_same() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("journal.db").display().to_string();
+    let rare = Options { recovery_interval: Duration::from_secs(3_600), ..Options::default() };
+    let held = start_on(&path, "begin", rare);
+    // Another process begins it and dies.
+    let other = SqliteJournal::open(&path, JournalOptions::default()).unwrap();
+    let request = Arc::new(CoordinationRequest::check(parts("late", "left", 30.0)).unwrap());
+    let owner = other.instance().clone();
+    other.append(&mut vec![Append {
+        token: 0,
+        id: request.id.clone(),
+        epoch: 1,
+        at: Timestamp(1),
+        record: Record::Begin { request, owner, epoch: 1, locks: Vec::new() },
+        durability: Durability::Forced,
+    }]);
+    other.close();
+    let late = held.coordinate("late", "left", 30.0);
+    let (sender, reports) = mpsc::channel();
+    held.engine.recover(Reply::new(move |report| drop(sender.send(report))));
+    reports.recv_timeout(Duration::from_secs(20)).unwrap().unwrap();
+    // Only now it hears that its own begin came too late.
+    held.release();
+    assert_eq!(told(&late).0, OutcomeKind::Aborted);
     held.engine.shut_down();
 }
