@@ -183,9 +183,10 @@ fn closing_lets_what_is_out_end_and_then_refuses_everything() {
     let bus = Arc::clone(&fixture.bus);
     let closing = std::thread::spawn(move || bus.close());
     // It refuses at once, and ends when the handler has answered.
-    while fixture.publish("b", "x") != Err(EventBusError::Closed) {
+    while answer(|reply| fixture.bus.parked(1, reply)) != Err(EventBusError::Closed) {
         std::thread::yield_now();
     }
+    assert_eq!(fixture.publish("b", "x"), Err(EventBusError::Closed));
     assert!(!closing.is_finished());
     reply.send(Handled::Done);
     closing.join().unwrap();
