@@ -79,7 +79,7 @@ def event_bus_for_engine(bus: IEventBus | None) -> _engine.EventBus | None:
         return None
     from ._event_buses import NativeEventBus
 
-    return bus.native() if isinstance(bus, NativeEventBus) else None
+    return bus._native() if isinstance(bus, NativeEventBus) else None
 
 
 def checked_journal(journal: object) -> str:

@@ -70,7 +70,7 @@ class NativeEventBus(IEventBus):
     ) -> None:
         await self.close()
 
-    def native(self) -> _engine.EventBus:
+    def _native(self) -> _engine.EventBus:
         """Give the native bus, opened; EventBusError once this one is closed."""
         if self._closed:
             raise EventBusError(
@@ -85,7 +85,7 @@ class NativeEventBus(IEventBus):
         question: Callable[[_engine.EventBus, _engine.Bridge, asyncio.Future[_Answer]], None],
     ) -> _Answer:
         """Put a question to the native bus and wait for its answer."""
-        native = self.native()
+        native = self._native()
         future: asyncio.Future[_Answer] = asyncio.get_running_loop().create_future()
         question(native, bridge_for_running_loop(), future)
         return await future
