@@ -252,7 +252,8 @@ STORE_SIGNATURES = {
     "MemoryStore": "(name='memory')",
     "SqliteStore": "(path, name='sqlite')",
     "FileStore": "(root, name='files')",
-    "PostgresStore": "(dsn, name='postgres', min_connections=1, max_connections=20, *, serves_outbox=False)",
+    "PostgresStore": "(dsn, name='postgres', min_connections=1, max_connections=20, *, "
+    "serves_outbox=False)",
 }
 
 LOCK_MANAGER_SIGNATURES = {
