@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from unanimity import (
@@ -102,3 +105,15 @@ def test_what_cannot_be_delivered_is_parked_and_holds_up_its_key_alone(make_serv
 
     asyncio.run(scenario())
     assert index.told == [("b", 2), ("a", 1), ("a", 3)]
+
+
+def test_the_example_keeps_a_cache_and_an_index_in_step(tmp_path: Path) -> None:
+    example = Path(__file__).parents[2] / "examples" / "cache_and_index.py"
+    command = [sys.executable, str(example), str(tmp_path)]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.splitlines()[-3:] == [
+        "rows:  ['White tea', 'Black coffee']",
+        "cache: ['White tea', 'Black coffee']",
+        "index: {'tea': ['a'], 'white': ['a'], 'black': ['b'], 'coffee': ['b']}",
+    ]
