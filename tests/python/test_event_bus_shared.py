@@ -119,14 +119,15 @@ def test_two_processes_share_a_group_and_one_that_is_killed_loses_nothing(
             async with make_bus(made) as bus:
                 await publish_all(bus, range(20))
                 handled = await until_handled(paths, 20 * STREAMS)
-                assert all(handled), "each had its share"
                 both = [one for lines in handled for one in lines]
                 assert len(both) == len(set(both)), "nothing was handled twice"
                 assert all(in_order(lines) for lines in handled)
 
                 publishing = asyncio.ensure_future(publish_all(bus, range(20, 60)))
-                await until_handled(paths, 25 * STREAMS)
-                workers[0].send_signal(signal.SIGKILL)
+                handled = await until_handled(paths, 25 * STREAMS)
+                # The one that has done more: how they share is not promised.
+                busy = max(range(2), key=lambda worker: len(handled[worker]))
+                workers[busy].send_signal(signal.SIGKILL)
                 await publishing
                 first, second = await until_handled(paths, 60 * STREAMS)
                 assert in_order(first) and in_order(second)
