@@ -61,6 +61,7 @@ mod locking;
 pub mod retry;
 pub mod saga;
 mod step_records;
+pub mod table;
 mod track;
 pub mod two_phase;
 

@@ -102,16 +102,13 @@ impl Eventual {
 
     /// The rules that were taken so far, for coverage.
     pub fn rules_taken(&self) -> impl Iterator<Item = Rule> {
-        let taken = self.taken;
-        TRANSITIONS.iter().map(|row| row.rule).filter(move |rule| taken >> *rule as u8 & 1 == 1)
+        Rule::of_bits(self.taken)
     }
 
     /// Takes a row of the table: the only way in which the state changes.
     fn take(&mut self, rule: Rule) {
-        let row = rule.row();
-        assert!(row.from.contains(&self.state), "{rule:?} cannot be taken from {:?}", self.state);
-        self.taken |= 1 << rule as u8;
-        self.state = row.to.unwrap_or(self.state);
+        self.state = rule.after(self.state);
+        self.taken |= rule.bit();
     }
 
     fn ignored(&mut self) -> Vec<Effect> {

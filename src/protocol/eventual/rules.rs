@@ -4,74 +4,23 @@
 //! the state. `docs/protocols.md` is printed from here. Invariant: a rule is taken only from a
 //! state in its `from`; [`super::Eventual`] asserts it.
 
-/// Where a coordination stands, finer than the public state.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum State {
-    /// Built, not begun.
-    New,
-    /// Accepted; operations are delivered until all are done.
-    Delivering,
-    /// The tries of an operation are spent; an operator is needed, others go on.
-    Parked,
-    /// Nothing is left to do.
-    Ended,
-}
+use crate::protocol::table::{states, transitions};
 
-impl State {
-    /// The name in tables and messages.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::New => "New",
-            Self::Delivering => "Delivering",
-            Self::Parked => "Parked",
-            Self::Ended => "Ended",
-        }
+states! {
+    /// Where a coordination stands, finer than the public state.
+    pub enum State {
+        /// Built, not begun.
+        New,
+        /// Accepted; operations are delivered until all are done.
+        Delivering,
+        /// The tries of an operation are spent; an operator is needed, others go on.
+        Parked,
+        /// Nothing is left to do.
+        Ended,
     }
 }
 
-/// One row of the table.
-#[derive(Clone, Copy, Debug)]
-pub struct Transition {
-    /// The rule's name.
-    pub rule: Rule,
-    /// The states it is taken from.
-    pub from: &'static [State],
-    /// The input.
-    pub on: &'static str,
-    /// What must hold besides.
-    pub when: &'static str,
-    /// The state after it; `None` for the same.
-    pub to: Option<State>,
-    /// What is done, in the order of the law.
-    pub does: &'static str,
-}
-
-macro_rules! table {
-    ($($name:ident: [$($from:ident),+] $on:literal, $when:literal => $to:tt, $does:literal;)+) => {
-        /// A row of the table by name.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-        #[repr(u8)]
-        pub enum Rule {
-            $(#[doc = $does] $name,)+
-        }
-
-        /// Every row, in the order of [`Rule`].
-        pub const TRANSITIONS: &[Transition] = &[
-            $(Transition {
-                rule: Rule::$name,
-                from: &[$(State::$from),+],
-                on: $on,
-                when: $when,
-                to: table!(@to $to),
-                does: $does,
-            },)+
-        ];
-    };
-    (@to same) => { None };
-    (@to $to:ident) => { Some(State::$to) };
-}
-
-table! {
+transitions! {
     Accept: [New] "Started", "" => Delivering,
         "record BEGIN (forced): the acceptance, and the intent of the first operation of each key; stand in line for the keys; publish the start; at the level \"eventual\" answer";
     TurnCame: [Delivering, Parked] "TurnCame", "operations of the key are not done" => same,
@@ -110,11 +59,4 @@ table! {
         "the same; finish as failed";
     Ignored: [New, Delivering, Parked, Ended] "any", "late, doubled, or of no use here" => same,
         "nothing";
-}
-
-impl Rule {
-    /// The row.
-    pub fn row(self) -> &'static Transition {
-        &TRANSITIONS[self as usize]
-    }
 }

@@ -167,14 +167,13 @@ impl LockTable {
 
     /// The rules that were taken so far, for coverage.
     pub fn rules_taken(&self) -> impl Iterator<Item = Rule> {
-        let taken = self.taken;
-        TRANSITIONS.iter().map(|row| row.rule).filter(move |rule| taken >> *rule as u8 & 1 == 1)
+        Rule::of_bits(self.taken)
     }
 
     /// Takes a row of the table of rules, from this state of a claim.
     fn take(&mut self, rule: Rule, from: State) {
         debug_assert!(rule.row().from.contains(&from), "{rule:?} cannot be taken from {from:?}");
-        self.taken |= 1 << rule as u8;
+        self.taken |= rule.bit();
     }
 
     /// Where a wait stands: at which queue, behind how many that wait.

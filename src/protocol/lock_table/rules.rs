@@ -3,74 +3,23 @@
 //! Not the code of the steps: those name the rule they take. `docs/protocols.md` is printed from
 //! here. Invariant: a rule is taken only from a state in its `from`.
 
-/// Where a claim stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum State {
-    /// Asked for, not judged yet.
-    Asked,
-    /// In the queue.
-    Waiting,
-    /// Granted.
-    Held,
-    /// Gone; nothing of it is left.
-    Gone,
-}
+use crate::protocol::table::{states, transitions};
 
-impl State {
-    /// The name in tables and messages.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Asked => "Asked",
-            Self::Waiting => "Waiting",
-            Self::Held => "Held",
-            Self::Gone => "Gone",
-        }
+states! {
+    /// Where a claim stands.
+    pub enum State {
+        /// Asked for, not judged yet.
+        Asked,
+        /// In the queue.
+        Waiting,
+        /// Granted.
+        Held,
+        /// Gone; nothing of it is left.
+        Gone,
     }
 }
 
-/// One row of the table.
-#[derive(Clone, Copy, Debug)]
-pub struct Transition {
-    /// The rule's name.
-    pub rule: Rule,
-    /// The states it is taken from.
-    pub from: &'static [State],
-    /// The input.
-    pub on: &'static str,
-    /// What must hold besides.
-    pub when: &'static str,
-    /// The state after it; `None` for the same.
-    pub to: Option<State>,
-    /// What is done.
-    pub does: &'static str,
-}
-
-macro_rules! table {
-    ($($name:ident: [$($from:ident),+] $on:literal, $when:literal => $to:tt, $does:literal;)+) => {
-        /// A row of the table by name.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-        #[repr(u8)]
-        pub enum Rule {
-            $(#[doc = $does] $name,)+
-        }
-
-        /// Every row, in the order of [`Rule`].
-        pub const TRANSITIONS: &[Transition] = &[
-            $(Transition {
-                rule: Rule::$name,
-                from: &[$(State::$from),+],
-                on: $on,
-                when: $when,
-                to: table!(@to $to),
-                does: $does,
-            },)+
-        ];
-    };
-    (@to same) => { None };
-    (@to $to:ident) => { Some(State::$to) };
-}
-
-table! {
+transitions! {
     Impossible: [Asked] "ask", "a lease of no length, or the table has all the waits it may have" => Gone,
         "refuse as invalid";
     GrantedFree: [Asked] "ask", "nobody's claim is in its way" => Held,
@@ -119,11 +68,4 @@ table! {
         "answer false, or nothing";
     NotWaiting: [Gone, Held] "cancel", "no such wait, or not any more" => same,
         "answer false";
-}
-
-impl Rule {
-    /// The row.
-    pub fn row(self) -> &'static Transition {
-        &TRANSITIONS[self as usize]
-    }
 }

@@ -4,95 +4,37 @@
 //! the state. `docs/protocols.md` is printed from here. Invariant: a rule is taken only from a
 //! state in its `from`; [`super::Saga`] asserts it.
 
-/// Where a saga stands, finer than the public state.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum State {
-    /// Built, not begun.
-    New,
-    /// Locks are waited for; nothing was asked of any participant.
-    Locking,
-    /// Steps are being done; it may still turn round.
-    Executing,
-    /// A decision is proposed to the consensus service.
-    Proposing,
-    /// The consensus service is asked what stands.
-    Reading,
-    /// Nobody knows whether it is decided; asked again later.
-    InDoubt,
-    /// Decided commit: it only goes forward.
-    Committing,
-    /// Decided abort; tries that are out are waited for.
-    Turning,
-    /// Decided abort; steps are being undone, one after the other.
-    Compensating,
-    /// The tries of a step are spent; an operator is needed.
-    Parked,
-    /// Nothing is left to do.
-    Ended,
-}
+use crate::protocol::table::{states, transitions};
 
-impl State {
-    /// The name in tables and messages.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::New => "New",
-            Self::Locking => "Locking",
-            Self::Executing => "Executing",
-            Self::Proposing => "Proposing",
-            Self::Reading => "Reading",
-            Self::InDoubt => "InDoubt",
-            Self::Committing => "Committing",
-            Self::Turning => "Turning",
-            Self::Compensating => "Compensating",
-            Self::Parked => "Parked",
-            Self::Ended => "Ended",
-        }
+states! {
+    /// Where a saga stands, finer than the public state.
+    pub enum State {
+        /// Built, not begun.
+        New,
+        /// Locks are waited for; nothing was asked of any participant.
+        Locking,
+        /// Steps are being done; it may still turn round.
+        Executing,
+        /// A decision is proposed to the consensus service.
+        Proposing,
+        /// The consensus service is asked what stands.
+        Reading,
+        /// Nobody knows whether it is decided; asked again later.
+        InDoubt,
+        /// Decided commit: it only goes forward.
+        Committing,
+        /// Decided abort; tries that are out are waited for.
+        Turning,
+        /// Decided abort; steps are being undone, one after the other.
+        Compensating,
+        /// The tries of a step are spent; an operator is needed.
+        Parked,
+        /// Nothing is left to do.
+        Ended,
     }
 }
 
-/// One row of the table.
-#[derive(Clone, Copy, Debug)]
-pub struct Transition {
-    /// The rule's name.
-    pub rule: Rule,
-    /// The states it is taken from.
-    pub from: &'static [State],
-    /// The input.
-    pub on: &'static str,
-    /// What must hold besides.
-    pub when: &'static str,
-    /// The state after it; `None` for the same.
-    pub to: Option<State>,
-    /// What is done, in the order of the law.
-    pub does: &'static str,
-}
-
-macro_rules! table {
-    ($($name:ident: [$($from:ident),+] $on:literal, $when:literal => $to:tt, $does:literal;)+) => {
-        /// A row of the table by name.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-        #[repr(u8)]
-        pub enum Rule {
-            $(#[doc = $does] $name,)+
-        }
-
-        /// Every row, in the order of [`Rule`].
-        pub const TRANSITIONS: &[Transition] = &[
-            $(Transition {
-                rule: Rule::$name,
-                from: &[$(State::$from),+],
-                on: $on,
-                when: $when,
-                to: table!(@to $to),
-                does: $does,
-            },)+
-        ];
-    };
-    (@to same) => { None };
-    (@to $to:ident) => { Some(State::$to) };
-}
-
-table! {
+transitions! {
     Lock: [New] "Started", "locks are needed" => Locking,
         "acquire them, all or none, within the lock timeout";
     Begin: [New] "Started", "no locks are needed" => Executing,
@@ -207,11 +149,4 @@ table! {
         "finish as failed; after a commit the others go on";
     Ignored: [New, Locking, Executing, Proposing, Reading, InDoubt, Committing, Turning, Compensating, Parked, Ended] "any", "late, doubled, or of no use here" => same,
         "nothing";
-}
-
-impl Rule {
-    /// The row.
-    pub fn row(self) -> &'static Transition {
-        &TRANSITIONS[self as usize]
-    }
 }
