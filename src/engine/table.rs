@@ -5,7 +5,7 @@
 //! at most one timer.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 
 use crate::model::ids::CoordinationId;
 use crate::model::outcome::Decision;
@@ -50,12 +50,6 @@ pub(super) struct Awaited {
     pub(super) sequence: u64,
 }
 
-/// For those that stand in no line: one for all, because most do not.
-fn no_turns() -> Arc<[TurnKey]> {
-    static NONE: LazyLock<Arc<[TurnKey]>> = LazyLock::new(Arc::default);
-    Arc::clone(&NONE)
-}
-
 /// One coordination under way.
 pub(super) struct Entry {
     pub(super) machine: Coordination,
@@ -74,8 +68,8 @@ pub(super) struct Entry {
     /// The global position of the last event that it appended, once the journal has said it.
     pub(super) events_through: Option<u64>,
     pub(super) locks: HeldLocks,
-    /// The lines that it stands in, or stood in.
-    pub(super) turns: Arc<[TurnKey]>,
+    /// The lines that it stands in, or stood in; most stand in none.
+    pub(super) turns: Option<Arc<[TurnKey]>>,
     /// Whether it waits for its turn.
     pub(super) queued: bool,
     /// Whether it takes one of the places of those that run at once.
@@ -96,7 +90,7 @@ impl Entry {
             attachment,
             events_through: None,
             locks: HeldLocks::default(),
-            turns: no_turns(),
+            turns: None,
             queued: false,
             counted: false,
             timer: None,

@@ -16,7 +16,7 @@ impl State {
     /// Stands in line for each of these keys.
     pub(super) fn enter_turns(&mut self, core: &Core, key: SlotKey, turns: &Arc<[TurnKey]>) {
         let Some(entry) = self.table.get(key) else { return };
-        entry.turns = Arc::clone(turns);
+        entry.turns = Some(Arc::clone(turns));
         for (turn, wanted) in turns.iter().enumerate() {
             if self.turns.enter(wanted, key) {
                 // A fact like any other: it waits until the step that asked is done.
@@ -28,14 +28,16 @@ impl State {
     /// Leaves one line.
     pub(super) fn leave_turn(&mut self, core: &Core, key: SlotKey, turn: usize) {
         let Some(entry) = self.table.get(key) else { return };
-        let Some(left) = entry.turns.get(turn).cloned() else { return };
+        let turns = entry.turns.as_deref().unwrap_or_default();
+        let Some(left) = turns.get(turn).cloned() else { return };
         self.leave_line(core, key, &left);
     }
 
     fn leave_line(&mut self, core: &Core, key: SlotKey, left: &TurnKey) {
         let Some(next) = self.turns.leave(left, key) else { return };
         let Some(entry) = self.table.get(next) else { return };
-        if let Some(turn) = entry.turns.iter().position(|turn| turn == left) {
+        let mut turns = entry.turns.iter().flat_map(|turns| turns.iter());
+        if let Some(turn) = turns.position(|turn| turn == left) {
             core.post(Fact::TurnCame { key: next, turn });
         }
     }
@@ -49,7 +51,7 @@ impl State {
     /// id meanwhile is resumed now.
     pub(super) fn remove(&mut self, core: &Core, key: SlotKey) -> Option<Box<Entry>> {
         let entry = self.table.remove(key)?;
-        for left in entry.turns.iter() {
+        for left in entry.turns.iter().flat_map(|turns| turns.iter()) {
             self.leave_line(core, key, left);
         }
         self.resume_adopted(core, entry.id());
