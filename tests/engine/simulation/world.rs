@@ -4,8 +4,7 @@
 //! are `unanimity::protocol`, used as they are. Invariant: what a process knows dies with it; only
 //! the disk and the stores remember.
 
-use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,6 +23,7 @@ use super::driver::Node;
 use super::journal::Disk;
 use super::locks::Locks;
 use super::store::Store;
+use crate::support::agenda::{Agenda, trace_line};
 use crate::support::random::Random;
 
 /// From then on nothing goes wrong any more.
@@ -80,32 +80,6 @@ pub(super) enum Happening {
     Tick,
 }
 
-struct Scheduled {
-    at: Timestamp,
-    order: u64,
-    happening: Happening,
-}
-
-impl PartialEq for Scheduled {
-    fn eq(&self, other: &Self) -> bool {
-        self.order == other.order
-    }
-}
-
-impl Eq for Scheduled {}
-
-impl PartialOrd for Scheduled {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for Scheduled {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        (self.at, self.order).cmp(&(other.at, other.order))
-    }
-}
-
 /// What is drawn once for a run.
 pub(super) struct Climate {
     pub(super) has_consensus: bool,
@@ -142,8 +116,7 @@ pub(super) struct World {
     pub(super) trace: Option<Vec<String>>,
     pub(super) runs: u64,
     pub(super) deaths_left: usize,
-    queue: BinaryHeap<Reverse<Scheduled>>,
-    order: u64,
+    agenda: Agenda<Happening>,
 }
 
 impl World {
@@ -180,8 +153,7 @@ impl World {
             trace: is_traced.then(Vec::new),
             runs: 0,
             deaths_left: 6,
-            queue: BinaryHeap::new(),
-            order: 0,
+            agenda: Agenda::default(),
         };
         world.plan_requests();
         world.plan_misfortune();
@@ -270,9 +242,7 @@ impl World {
     }
 
     pub(super) fn schedule(&mut self, delay: Duration, happening: Happening) {
-        self.order += 1;
-        let scheduled = Scheduled { at: self.now + delay, order: self.order, happening };
-        self.queue.push(Reverse(scheduled));
+        self.agenda.plan(self.now + delay, happening);
     }
 
     /// Whether bad luck is over.
@@ -297,12 +267,7 @@ impl World {
     pub(super) fn note(&mut self, text: impl FnOnce() -> String) {
         let now = self.now;
         if let Some(trace) = &mut self.trace {
-            let micros = u64::try_from(now.0).expect("time begins at 0");
-            trace.push(format!(
-                "{:>10.3}s {}",
-                Duration::from_micros(micros).as_secs_f64(),
-                text()
-            ));
+            trace.push(trace_line(now, &text()));
         }
     }
 
@@ -312,9 +277,9 @@ impl World {
 
     /// Lets everything happen until all is over, or an invariant breaks.
     pub(super) fn run(&mut self) {
-        while let Some(Reverse(next)) = self.queue.pop() {
-            self.now = next.at;
-            self.happen(next.happening);
+        while let Some((at, happening)) = self.agenda.next() {
+            self.now = at;
+            self.happen(happening);
             if self.failure.is_some() {
                 return;
             }

@@ -1,5 +1,6 @@
 //! What several tests of the engine need.
 
+pub(crate) mod agenda;
 pub(crate) mod fenced;
 pub(crate) mod keeper_proxy;
 pub(crate) mod lock_caller;
