@@ -39,6 +39,13 @@ impl<T: Lost> Drop for Reply<T> {
     }
 }
 
+/// Asks a question, and waits for its answer as a task does. The task may be gone by then.
+pub async fn asked<T: Lost + Send + 'static>(question: impl FnOnce(Reply<T>)) -> T {
+    let (sender, answer) = tokio::sync::oneshot::channel();
+    question(Reply::new(move |answer| drop(sender.send(answer))));
+    answer.await.unwrap_or_else(|_| T::lost())
+}
+
 /// What is said of an answer that was lost.
 pub const LOST: &str = "the store dropped the question without an answer";
 

@@ -18,11 +18,10 @@ use std::time::Duration;
 
 use crate::events::{
     BusEvent, Delivery, EventBus, EventBusError, EventHandler, Handled, SubscribeAsk,
-    SubscriptionId,
 };
 use crate::model::request::CoordinationType;
 use crate::protocol::choreography::Route;
-use crate::reply::Reply;
+use crate::reply::{Reply, asked};
 
 use self::token::{ENDED, Token};
 use super::core::{Core, Fact};
@@ -91,12 +90,7 @@ pub(super) fn listen(core: &Arc<Core>) {
 /// Tries until the bus takes it, or the engine is closed.
 async fn subscribe(core: Weak<Core>, bus: Arc<dyn EventBus>, ask: SubscribeAsk) {
     loop {
-        let (sender, answer) = tokio::sync::oneshot::channel();
-        let reply = Reply::new(move |answer: Result<SubscriptionId, EventBusError>| {
-            let _ = sender.send(answer);
-        });
-        bus.subscribe(ask.clone(), reply);
-        let answer = answer.await.unwrap_or(Err(EventBusError::Closed));
+        let answer = asked(|reply| bus.subscribe(ask.clone(), reply)).await;
         let Some(core) = core.upgrade().filter(|core| !core.closed.load(Ordering::SeqCst)) else {
             if let Ok(id) = answer {
                 bus.unsubscribe(id, Reply::new(drop));
@@ -119,12 +113,7 @@ async fn subscribe(core: Weak<Core>, bus: Arc<dyn EventBus>, ask: SubscribeAsk) 
 /// Sends until the bus takes it, or the engine is closed.
 async fn send(core: Weak<Core>, bus: Arc<dyn EventBus>, event: BusEvent) {
     loop {
-        let (sender, answer) = tokio::sync::oneshot::channel();
-        let reply = Reply::new(move |answer: Result<(), EventBusError>| {
-            let _ = sender.send(answer);
-        });
-        bus.publish(event.clone(), reply);
-        match answer.await.unwrap_or(Err(EventBusError::Closed)) {
+        match asked(|reply| bus.publish(event.clone(), reply)).await {
             Ok(()) | Err(EventBusError::Closed) => return,
             Err(error) => tracing::warn!(%error, id = event.id, "a slip cannot be sent yet"),
         }

@@ -9,14 +9,13 @@ use crate::journal::JournalError;
 use crate::journal::streams::{Projection, Streams};
 use crate::model::ids::{StoreName, StreamId};
 use crate::model::stream::{Snapshot, StreamEvent};
-use crate::reply::{Lost, Reply};
+use crate::reply::{Lost, Reply, asked};
 
 use super::super::Coordinator;
 use super::super::core::Core;
 use super::super::error::EngineError;
 use super::POLL;
 use super::parked::PREFIX;
-use super::run::told;
 
 /// An answer of the engine about streams.
 pub(super) type Answered<T> = Reply<Result<T, EngineError>>;
@@ -122,16 +121,16 @@ fn of_journal(error: JournalError) -> EngineError {
 impl Core {
     async fn read_all(&self, after: u64, limit: usize) -> Result<Vec<StreamEvent>, EngineError> {
         let streams = self.streams()?;
-        told(|reply| streams.read_all(after, limit, reply)).await.map_err(of_journal)
+        asked(|reply| streams.read_all(after, limit, reply)).await.map_err(of_journal)
     }
 
     async fn rebuild(&self, store: StoreName) -> Result<u64, EngineError> {
         let streams = self.streams()?;
         let refused =
             |reason: String| EngineError::CannotProject { store: store.to_string(), reason };
-        let through = told(|reply| streams.last_position(reply)).await.map_err(of_journal)?;
-        let asked = store.clone();
-        let begun = told(|reply| streams.restart_projection(asked, Some(0), reply)).await;
+        let through = asked(|reply| streams.last_position(reply)).await.map_err(of_journal)?;
+        let wanted = store.clone();
+        let begun = asked(|reply| streams.restart_projection(wanted, Some(0), reply)).await;
         let begun = begun.map_err(of_journal)?;
         let Some(begun) = begun else {
             let reason = "no process has ever run one for a store of this name; give the store the \
@@ -143,7 +142,7 @@ impl Core {
             let moved = self.signals.moved.notified();
             tokio::pin!(moved);
             moved.as_mut().enable();
-            let rows = told(|reply| streams.projections(reply)).await.map_err(of_journal)?;
+            let rows = asked(|reply| streams.projections(reply)).await.map_err(of_journal)?;
             let Some(row) = rows.into_iter().find(|row| row.store == store) else {
                 return Err(refused("its row is gone".to_owned()));
             };

@@ -8,14 +8,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use crate::journal::streams::Projection;
 use crate::journal::{Journal, JournalError};
 use crate::model::step::Work;
-use crate::reply::Reply;
+use crate::reply::{Reply, asked};
 
 use super::super::Coordinator;
 use super::super::core::{Core, Fact};
 use super::super::dead_letters::DeadLetter;
 use super::super::error::EngineError;
 use super::handle::Answered;
-use super::run::told;
 
 /// Under this and the store's name a parked projection stands among the dead letters.
 pub(super) const PREFIX: &str = "projection:";
@@ -111,12 +110,12 @@ impl Coordinator {
 impl Core {
     async fn redrive_projection(&self, operation_id: &str) -> Result<bool, EngineError> {
         let Ok(streams) = self.streams() else { return Ok(false) };
-        let rows = told(|reply| streams.projections(reply)).await?;
+        let rows = asked(|reply| streams.projections(reply)).await?;
         let is_it = |row: &Projection| {
             row.parked.is_some() && operation_id.strip_prefix(PREFIX) == Some(row.store.as_str())
         };
         let Some(row) = rows.into_iter().find(is_it) else { return Ok(false) };
-        let restarted = told(|reply| streams.restart_projection(row.store, None, reply)).await?;
+        let restarted = asked(|reply| streams.restart_projection(row.store, None, reply)).await?;
         self.signals.appended.notify_waiters();
         Ok(restarted.is_some())
     }

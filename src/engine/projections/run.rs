@@ -8,11 +8,10 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use crate::crash;
-use crate::journal::streams::{ParkedProjection, Projection, Streams, Told};
+use crate::journal::streams::{ParkedProjection, Projection, Streams};
 use crate::journal::{Journal, JournalError};
 use crate::model::ids::StoreName;
 use crate::model::outcome::Acknowledgement;
@@ -20,7 +19,7 @@ use crate::model::stream::StreamEvent;
 use crate::observe::{Alert, Severity};
 use crate::participants::{EventAsk, Participant};
 use crate::protocol::retry::Backoff;
-use crate::reply::{Lost, Reply};
+use crate::reply::asked;
 
 use super::super::core::Core;
 use super::parked::PREFIX;
@@ -30,19 +29,6 @@ use super::{News, POLL, Signals};
 const PAGE: usize = 256;
 /// How often a projection that another process runs is tried to be claimed.
 const CLAIM_INTERVAL: Duration = Duration::from_secs(1);
-
-/// Asks the journal, and waits for its word. The task's own thread is not kept.
-pub(super) async fn told<T: Send + 'static>(ask: impl FnOnce(Told<T>)) -> Result<T, JournalError>
-where
-    Result<T, JournalError>: Lost,
-{
-    let (sender, answer) = oneshot::channel();
-    ask(Reply::new(move |told| {
-        // Whoever asked may be gone.
-        let _ = sender.send(told);
-    }));
-    answer.await.unwrap_or(Err(JournalError::Closed))
-}
 
 /// How handing over one event ended.
 enum Applied {
@@ -130,7 +116,7 @@ impl Projector {
 
     /// Sees who runs it, and does the next events. True when there may be more at once.
     async fn round(&mut self) -> Result<bool, JournalError> {
-        let rows = told(|reply| match self.streams() {
+        let rows = asked(|reply| match self.streams() {
             Ok(streams) => streams.projections(reply),
             Err(error) => reply.send(Err(error)),
         });
@@ -143,7 +129,7 @@ impl Projector {
             return Ok(false);
         }
         let streams = self.streams()?;
-        let events = told(|reply| streams.read_all(own.position, PAGE, reply)).await?;
+        let events = asked(|reply| streams.read_all(own.position, PAGE, reply)).await?;
         let is_full = events.len() == PAGE;
         self.hand_over(events).await?;
         Ok(is_full)
@@ -173,7 +159,7 @@ impl Projector {
         }
         self.claim_at = Instant::now() + CLAIM_INTERVAL;
         let (streams, store) = (self.streams()?, self.store.clone());
-        let claimed = told(|reply| streams.claim_projection(store, reply)).await?;
+        let claimed = asked(|reply| streams.claim_projection(store, reply)).await?;
         let is_owner = claimed.is_some();
         if let Some(row) = claimed {
             tracing::info!(store = %row.store, position = row.position, "its projection runs here");
@@ -222,7 +208,7 @@ impl Projector {
         }
         let position = own.position;
         let streams = self.streams()?;
-        let stands = told(|reply| streams.advance_projection(own, reply)).await;
+        let stands = asked(|reply| streams.advance_projection(own, reply)).await;
         crash::point("projection_written", self.store.as_str());
         match stands {
             Ok(true) => self.written = position,
@@ -290,28 +276,17 @@ impl Projector {
 
     async fn ask(&self, event: &Arc<StreamEvent>, attempt: u32) -> Acknowledgement {
         crash::point("before_apply", self.store.as_str());
-        let (sender, answer) = oneshot::channel();
         let ask = EventAsk {
             event: Arc::clone(event),
             store: self.store.clone(),
             attempt,
             timeout: self.timeout,
         };
-        self.participant.apply_event(
-            ask,
-            Reply::new(move |answer: Acknowledgement| {
-                let _ = sender.send(answer);
-            }),
-        );
-        let answer = tokio::time::timeout(self.timeout, answer).await;
+        let question = asked(|reply| self.participant.apply_event(ask, reply));
+        let answer = tokio::time::timeout(self.timeout, question).await;
         crash::point("after_apply", self.store.as_str());
-        match answer {
-            Ok(Ok(answer)) => answer,
-            Ok(Err(_)) => Acknowledgement::lost(),
-            Err(_) => {
-                let message = format!("it gave no answer within {:?}", self.timeout);
-                Acknowledgement::Unknown { message }
-            }
-        }
+        answer.unwrap_or_else(|_| Acknowledgement::Unknown {
+            message: format!("it gave no answer within {:?}", self.timeout),
+        })
     }
 }
