@@ -82,7 +82,7 @@ async def main(work: Path) -> None:
         found = await rows.fetch("SELECT id, title FROM article ORDER BY id")
         print("rows: ", [row["title"] for row in found])
         print("cache:", [await cache.get("a"), await cache.get("b")])
-        print("index:", {word: sorted(articles) for word, articles in words.items() if articles})
+        print("index:", {word: sorted(words[word]) for word in sorted(words) if words[word]})
 
 
 if __name__ == "__main__":

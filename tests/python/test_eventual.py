@@ -115,5 +115,5 @@ def test_the_example_keeps_a_cache_and_an_index_in_step(tmp_path: Path) -> None:
     assert ran.stdout.splitlines()[-3:] == [
         "rows:  ['White tea', 'Black coffee']",
         "cache: ['White tea', 'Black coffee']",
-        "index: {'tea': ['a'], 'white': ['a'], 'black': ['b'], 'coffee': ['b']}",
+        "index: {'black': ['b'], 'coffee': ['b'], 'tea': ['a'], 'white': ['a']}",
     ]
