@@ -3,7 +3,8 @@
     python benches/run.py [WORKLOAD ...] [--rounds 5] [--seconds 0.8] [--quick]
 
 Writes `target/bench/results.jsonl` (the facts of the machine, then one row for each run) and a
-table to the screen. Invariants: within a round all subjects of a workload run right after each
+table to the screen. Workloads that are picked replace their own rows there; those of others stay.
+Invariants: within a round all subjects of a workload run right after each
 other, and each round begins with another one, so that the machine's mood meets all alike; what
 cannot run is named with its reason and makes the exit code 1.
 """
@@ -52,9 +53,12 @@ def main() -> None:
     RESULTS.parent.mkdir(parents=True, exist_ok=True)
     given.folder.mkdir(parents=True, exist_ok=True)
     failed = 0
+    kept = _rows_of_others({each.name for each in chosen})
     with RESULTS.open("w") as results:
         facts = {**machine_facts(given.folder), "rounds": given.rounds, "seconds": given.seconds}
         _write(results, {"facts": {**facts, "quick": given.quick}})
+        for row in kept:
+            _write(results, row)
         for workload in chosen:
             rows = []
             for row in _rounds(workload, given):
@@ -82,6 +86,14 @@ def _arguments() -> argparse.Namespace:
     given.seconds = given.seconds or (0.2 if given.quick else 0.8)
     given.folder = given.folder or RESULTS.parent
     return given
+
+
+def _rows_of_others(chosen: set[str]) -> list[Row]:
+    """The rows that stand from an earlier run, of workloads that are not run now."""
+    if not RESULTS.exists():
+        return []
+    rows: list[Row] = [json.loads(line) for line in RESULTS.read_text().splitlines()]
+    return [row for row in rows if "facts" not in row and row["workload"] not in chosen]
 
 
 def _write(results: Any, row: Row) -> None:

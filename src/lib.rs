@@ -4,7 +4,7 @@
 //!
 //! - [`model`] (layer 0): the words, plain data.
 //! - [`protocol`] (layer 1): the rules, pure state machines. Start with its law.
-//! - [`db`] (layer 1): SQLite connections and migrations.
+//! - [`db`] (layer 1): SQLite connections and migrations; [`cluster`]: the port of a replicated log.
 //! - [`journal`], [`locks`], [`participants`], [`consensus`], [`events`] (layer 2): ports and
 //!   adapters that never meet each other.
 //! - [`engine`] (layer 3): the only part that drives: it steps machines and carries out effects.
@@ -12,6 +12,7 @@
 //! The bridge to Python (`python/bindings`, layer 4) and the package people import
 //! (`python/unanimity`, layer 5) stand on top. `tests/engine/tidy.rs` holds the layers as data.
 
+pub mod cluster;
 pub mod consensus;
 pub mod crash;
 pub mod db;

@@ -180,7 +180,7 @@ impl fmt::Display for LockId {
 }
 
 /// A wait that can be given up.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct WaitId(pub u64);
 
 /// What a holder is told.

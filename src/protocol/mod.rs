@@ -58,6 +58,7 @@ pub mod key_order;
 pub mod lock_plan;
 pub mod lock_table;
 mod locking;
+pub mod replica;
 pub mod retry;
 pub mod saga;
 mod step_records;

@@ -16,6 +16,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("reply", &["model"]),
     ("protocol", &["model"]),
     ("db", &["model", "crash"]),
+    ("cluster", &["model", "reply", "protocol"]),
     ("config", &["model"]),
     ("journal", LAYER_2),
     ("locks", LAYER_2),
@@ -26,12 +27,13 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("error", PORTS),
     ("engine", ENGINE),
 ];
-const LAYER_2: &[&str] = &["model", "reply", "crash", "protocol", "db", "config"];
+const LAYER_2: &[&str] = &["model", "reply", "crash", "protocol", "db", "cluster", "config"];
 const PORTS: &[&str] = &[
     "model",
     "reply",
     "protocol",
     "db",
+    "cluster",
     "config",
     "journal",
     "locks",
@@ -46,6 +48,7 @@ const ENGINE: &[&str] = &[
     "crash",
     "protocol",
     "db",
+    "cluster",
     "config",
     "error",
     "journal",
@@ -69,9 +72,12 @@ const ONLY_IN: &[(&str, &[&str])] = &[
             "src/locks/postgres",
             "src/participants/postgres",
             "src/events/postgres",
+            "src/journal/postgres",
             "tests/",
         ],
     ),
+    ("openraft", &["src/consensus/raft", "tests/"]),
+    ("rustls", &["src/consensus/raft/transport", "tests/"]),
     ("zookeeper_client", &["src/locks/zookeeper", "tests/"]),
     ("async_nats", &["src/events/nats", "tests/"]),
     ("pyo3", &["python/bindings/"]),
