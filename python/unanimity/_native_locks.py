@@ -29,6 +29,8 @@ from ._types import LockType
 __all__ = ["Holding", "NativeLockManager", "positive"]
 
 LostCallback = Callable[[str, str, str], Any]
+SuspendedCallback = Callable[[str, str, float], Any]
+ResumedCallback = Callable[[str, str], Any]
 
 _LOG = logging.getLogger("unanimity.locks")
 _Answer = TypeVar("_Answer")
@@ -53,7 +55,8 @@ class NativeLockManager(IDistributedLockManager):
         self._thread = 0
         self._pid = os.getpid()
         self._closed = False
-        self._lost_callbacks: list[LostCallback] = []
+        # By what they hear of; empty until somebody listens.
+        self._callbacks: dict[str, list[Callable[..., Any]]] = {}
         self._tasks: set[asyncio.Future[Any]] = set()
 
     @abstractmethod
@@ -114,7 +117,7 @@ class NativeLockManager(IDistributedLockManager):
         if self._loop is None:
             native.come_home(bridge_for_running_loop(), loop.create_future)
             self._native, self._loop = native, loop
-            if self._lost_callbacks:
+            if self._callbacks:
                 self._listen()
         elif loop is not self._loop:
             raise ServiceElsewhere(
@@ -260,33 +263,55 @@ class NativeLockManager(IDistributedLockManager):
 
         It runs on the manager's event loop, and may be a coroutine function.
         """
+        self._hear("on_lost", callback)
+
+    def on_suspended(self, callback: SuspendedCallback) -> None:
+        """Have `callback(lock_id, requester_id, seconds_left)` called when the server is silent.
+
+        The lock is held for so many seconds more, and then lost, unless the server answers before:
+        see `on_resumed`. Called for every lock that is held, as `on_lost` is.
+        """
+        self._hear("on_suspended", callback)
+
+    def on_resumed(self, callback: ResumedCallback) -> None:
+        """Have `callback(lock_id, requester_id)` called when a suspended lock is held as before.
+
+        Called as `on_lost` is.
+        """
+        self._hear("on_resumed", callback)
+
+    def _hear(self, what: str, callback: Callable[..., Any]) -> None:
         if not callable(callback):
             raise TypeError(f"callback is a {type(callback).__name__}; give something to call")
-        self._lost_callbacks.append(callback)
-        if self._loop is not None and len(self._lost_callbacks) == 1:
+        is_first = not self._callbacks
+        self._callbacks.setdefault(what, []).append(callback)
+        if self._loop is not None and is_first:
             self._listen()
 
     def _listen(self) -> None:
         # Weak: the engine's reference to it is not seen by the garbage collector.
         known = weakref.ref(self)
 
-        def lost(lock_id: str, requester_id: str, reason: str) -> None:
-            manager = known()
-            if manager is not None:
-                manager._tell_lost(lock_id, requester_id, reason)
+        def telling(what: str) -> Callable[..., None]:
+            def tell(*told: object) -> None:
+                manager = known()
+                if manager is not None:
+                    manager._tell(what, told)
 
-        self._native.listen(lost)
+            return tell
 
-    def _tell_lost(self, lock_id: str, requester_id: str, reason: str) -> None:
-        for callback in list(self._lost_callbacks):
+        self._native.listen(telling("on_lost"), telling("on_suspended"), telling("on_resumed"))
+
+    def _tell(self, what: str, told: tuple[object, ...]) -> None:
+        for callback in list(self._callbacks.get(what, ())):
             try:
-                started = callback(lock_id, requester_id, reason)
+                started = callback(*told)
                 if inspect.isawaitable(started):
-                    task = asyncio.ensure_future(_logged(started))
+                    task = asyncio.ensure_future(_logged(what, started))
                     self._tasks.add(task)
                     task.add_done_callback(self._tasks.discard)
             except Exception:
-                _LOG.exception("an on_lost callback raised")
+                _LOG.exception("an %s callback raised", what)
 
     def __repr__(self) -> str:
         state = "closed" if self._closed else "open" if self._opened else "not started"
@@ -376,11 +401,11 @@ async def _awaited(wait: _engine.LockWait[_Answer]) -> _Answer:
         raise
 
 
-async def _logged(started: Any) -> None:
+async def _logged(what: str, started: Any) -> None:
     try:
         await started
     except Exception:
-        _LOG.exception("an on_lost callback raised")
+        _LOG.exception("an %s callback raised", what)
 
 
 def _closed_error() -> LockError:

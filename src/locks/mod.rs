@@ -13,7 +13,8 @@
 //! 4. A release is acknowledged when others can see it; [`LockManager::release`] of what the
 //!    requester does not hold answers false and changes nothing.
 //! 5. A holder whose lease or session ended hears of it through [`LockEar::lost`], and by its own
-//!    clock no later than anybody else could be granted the lock.
+//!    clock no later than anybody else could be granted the lock. Before that, as long as the
+//!    server is silent, it is told that the lock is suspended, and then that it is resumed or lost.
 //! 6. **Never block**: every method returns at once and answers through its [`Reply`], from any
 //!    thread, also before it returns.
 
@@ -28,7 +29,7 @@ mod zookeeper_queue;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::model::ids::CoordinationId;
 pub use crate::model::lock::{
@@ -67,6 +68,13 @@ pub type WaitForGraph = BTreeMap<RequesterId, Vec<RequesterId>>;
 pub trait LockEar: Send + Sync {
     /// A lock that was held is held no more.
     fn lost(&self, lock_id: &LockId, requester: &RequesterId, reason: &str);
+
+    /// The server does not answer: a lock is held until then, and is lost if it does not answer
+    /// before.
+    fn suspended(&self, _lock_id: &LockId, _requester: &RequesterId, _until: Instant) {}
+
+    /// The server answers again: a lock that was suspended is held as before.
+    fn resumed(&self, _lock_id: &LockId, _requester: &RequesterId) {}
 
     /// A circle of waits was found, and its victim refused.
     fn deadlock(&self, deadlock: &Deadlock);

@@ -89,6 +89,51 @@ fn a_holder_whose_heartbeats_stop_hears_of_it_by_its_own_clock_before_another_ho
 }
 
 #[test]
+fn holders_hear_that_a_stopped_server_is_silent_and_that_it_goes_on_or_that_they_lost() {
+    let mut server = ZooKeeperServer::start();
+    let session_timeout = Duration::from_secs(8);
+    let options = ZooKeeperOptions { session_timeout, ..ZooKeeperOptions::new(&server.address()) };
+    let caller = Caller::new(options);
+    let held = caller.take(wish("a", Exclusive, "a")).unwrap();
+    server.freeze(true);
+    let [(id, until)] = &caller.ear.suspensions(1)[..] else { panic!("told once") };
+    assert_eq!(*id, held.lock_id);
+    let until = until.expect("suspended");
+    assert!(until > Instant::now(), "told in time");
+    server.freeze(false);
+    assert_eq!(caller.ear.suspensions(2)[1], (held.lock_id.clone(), None));
+    assert!(caller.ear.lost.lock().unwrap().is_empty());
+    assert_eq!(caller.status(Some("a"))[0].lock_id, Some(held.lock_id.clone()));
+    // The second time it stays away.
+    server.freeze(true);
+    let until = caller.ear.suspensions(3)[2].1.expect("suspended");
+    let (lost, _, at) = caller.ear.first_loss();
+    assert!(lost == held.lock_id && at >= until, "held until then");
+    server.freeze(false);
+    assert_eq!(caller.ear.suspensions(3).len(), 3, "what is lost is not resumed");
+}
+
+#[test]
+fn a_lost_connection_suspends_at_once_and_a_new_one_resumes() {
+    let server = ZooKeeperServer::start();
+    let proxy = KeeperProxy::before(server.port);
+    let options = ZooKeeperOptions {
+        session_timeout: Duration::from_secs(20),
+        ..ZooKeeperOptions::new(&proxy.address())
+    };
+    let caller = Caller::new(options);
+    let held = caller.take(wish("a", Exclusive, "a")).unwrap();
+    let let_go = caller.take(wish("b", Exclusive, "a")).unwrap();
+    assert_eq!(caller.release(&let_go.lock_id, "a"), Ok(true));
+    proxy.refuse(true);
+    let told = caller.ear.suspensions(1);
+    assert!(told.len() == 1 && told[0].0 == held.lock_id, "{told:?}");
+    proxy.refuse(false);
+    assert_eq!(caller.ear.suspensions(2)[1], (held.lock_id.clone(), None));
+    assert_eq!(caller.release(&held.lock_id, "a"), Ok(true));
+}
+
+#[test]
 fn one_who_waits_through_the_end_of_its_session_enters_the_queue_again() {
     let server = ZooKeeperServer::start();
     let proxy = KeeperProxy::before(server.port);

@@ -219,6 +219,8 @@ SIGNATURES = {
             "wait_for_graph": "(self)",
             "deadlocks": "(self)",
             "on_lost": "(self, callback)",
+            "on_suspended": "(self, callback)",
+            "on_resumed": "(self, callback)",
             "start": "(self)",
             "close": "(self)",
         }.items()
@@ -239,6 +241,8 @@ NOT_ASYNC = {
     "CoordinationService.__init__",
     "LocalLockManager.lock",
     "LocalLockManager.on_lost",
+    "LocalLockManager.on_suspended",
+    "LocalLockManager.on_resumed",
     "Transaction.add",
     "Participant.__init__",
     "Participant.operation",

@@ -1,14 +1,14 @@
 //! Locks in a PostgreSQL database, shared by all processes that use it.
 //!
 //! Read it from here down: `shared` is what its tasks share; `state` is what this process asked for
-//! and holds; `lane` sends `errand`s and `answer` takes in what comes back; `session` keeps the
-//! heartbeat and hears of grants; `watch` sweeps what others left and looks for deadlocks;
-//! `question` reads; `link` is one connection, which must reach the server itself or a pool by
-//! session, not by transaction. The rules themselves run in the database, beside the rows
-//! (`db/migrations/postgres/0001_locks.sql`), so that a grant is made by
-//! whoever makes room for it, in the same transaction. Not a queue in memory. Invariants: the rows
-//! decide, this process only believes; a holder stops being one by its own clock before others may
-//! be granted.
+//! and holds, `suspension` what holders hear while the server is silent; `lane` sends `errand`s and
+//! `answer` takes in what comes back; `session` keeps the heartbeat and hears of grants; `watch`
+//! sweeps what others left and looks for deadlocks; `question` reads; `link` is one connection,
+//! which must reach the server itself or a pool by session, not by transaction. The rules
+//! themselves run in the database, beside the rows (`db/migrations/postgres/0001_locks.sql`), so
+//! that a grant is made by whoever makes room for it, in the same transaction. Not a queue in
+//! memory. Invariants: the rows decide, this process only believes; a holder stops being one by its
+//! own clock before others may be granted.
 
 mod answer;
 mod errand;
@@ -19,6 +19,7 @@ mod question;
 mod session;
 mod shared;
 mod state;
+mod suspension;
 mod wait;
 mod watch;
 

@@ -47,7 +47,10 @@ pub(super) async fn run(inner: &Arc<Inner>) -> Option<Link> {
     loop {
         match hold(inner, &mut backoff).await {
             Ok(link) => return Some(link),
-            Err(trouble) => inner.in_trouble(trouble, None),
+            Err(trouble) => {
+                inner.in_trouble(trouble, None);
+                inner.cut_off();
+            }
         }
         tokio::select! {
             () = tokio::time::sleep(backoff) => {}

@@ -134,6 +134,13 @@ impl Inner {
         self.carry_out(out);
     }
 
+    /// The connection that keeps the session is lost.
+    pub(super) fn cut_off(&self) {
+        let mut out = Vec::new();
+        self.state().is_cut_off(&mut out);
+        self.carry_out(out);
+    }
+
     /// Notes why something did not come about. `session` is the one that was used, if any.
     pub(super) fn in_trouble(&self, trouble: Trouble, session: Option<i64>) {
         let message = match trouble {
@@ -169,6 +176,16 @@ impl Inner {
                 Effect::Lost(lock_id, requester, reason) => {
                     for ear in self.ears() {
                         ear.lost(&lock_id, &requester, &reason);
+                    }
+                }
+                Effect::Suspended(lock_id, requester, until) => {
+                    for ear in self.ears() {
+                        ear.suspended(&lock_id, &requester, until);
+                    }
+                }
+                Effect::Resumed(lock_id, requester) => {
+                    for ear in self.ears() {
+                        ear.resumed(&lock_id, &requester);
                     }
                 }
                 Effect::Watch { is_urgent } => {

@@ -21,12 +21,16 @@ pub(super) struct State {
     pub(super) waits: HashMap<u64, Wait>,
     pub(super) held: HashMap<LockId, Held>,
     pub(super) session: Option<Session>,
+    /// Whether the connection that keeps the session was lost since it was last heard of.
+    pub(super) is_cut_off: bool,
+    /// Whether holders were told that they are suspended, and not yet otherwise.
+    pub(super) has_suspended: bool,
     /// Why the server could not be reached, until it is.
     pub(super) trouble: Option<String>,
     /// Sessions that were lost, and may still have rows on the server.
     pub(super) over: Vec<i64>,
     server: String,
-    session_timeout: Duration,
+    pub(super) session_timeout: Duration,
     next_wait: u64,
     /// When the timer looks next.
     timer_at: Option<Instant>,
@@ -41,6 +45,8 @@ impl State {
             waits: HashMap::new(),
             held: HashMap::new(),
             session: None,
+            is_cut_off: false,
+            has_suspended: false,
             trouble: None,
             over: Vec::new(),
             server,
@@ -93,7 +99,11 @@ impl State {
     pub(super) fn keep_session(&mut self, session: Session, out: &mut Vec<Effect>) {
         self.session = Some(session);
         self.trouble = None;
+        self.is_cut_off = false;
         self.look(session.valid_until, out);
+        if self.has_suspended {
+            out.push(Effect::Tick);
+        }
     }
 
     /// The number of the next wait; those below were given out.
@@ -239,7 +249,11 @@ impl State {
         if let Some(at) = valid_until {
             self.look(at, out);
         }
-        self.held.insert(lock_id.clone(), Held { requester, valid_until, is_leaving });
+        let held = Held { requester, valid_until, is_leaving, is_suspended: false };
+        self.held.insert(lock_id.clone(), held);
+        if self.is_suspended(Instant::now()) {
+            out.push(Effect::Tick);
+        }
         let zk_path = None;
         let grant =
             Grant { lock_id, resource, mode, acquired_at: at, fencing_token: token, zk_path };
@@ -306,9 +320,11 @@ impl State {
             self.lose(&lock_id, "its lease ended without a renewal", out);
         }
         self.tick_waits(now, out);
+        let calm = self.tell_suspension(now, out);
         let waits = self.waits.values().filter_map(|wait| self.look_at(wait));
         let leases = self.held.values().filter_map(|held| held.valid_until);
-        let next = waits.chain(leases).chain(self.session.map(|session| session.valid_until)).min();
+        let session = self.session.map(|session| session.valid_until);
+        let next = waits.chain(leases).chain(session).chain(calm).min();
         self.timer_at = next;
         next
     }

@@ -57,6 +57,8 @@ pub(super) struct Held {
     pub(super) valid_until: Option<Instant>,
     /// Its release is on its way.
     pub(super) is_leaving: bool,
+    /// Whether its holder was told that the session is suspended.
+    pub(super) is_suspended: bool,
 }
 
 /// The hold on the server.
@@ -82,6 +84,8 @@ pub(super) enum Effect {
     Answer(GrantReply, Result<Grant, LockError>),
     Push(ResourceId, Errand),
     Lost(LockId, RequesterId, String),
+    Suspended(LockId, RequesterId, Instant),
+    Resumed(LockId, RequesterId),
     /// Somebody waits now; whether that may close a circle.
     Watch {
         is_urgent: bool,

@@ -3,11 +3,12 @@
 //! Not what is done with a session. A session is made when it is first needed and again after one
 //! ended, while somebody waits for it. Its end is noticed in three ways, whichever comes first:
 //! the server or the driver says so; its own clock passes `valid_until`; the manager is closed.
-//! While the driver is disconnected the session is suspended: nothing is granted that needs an
-//! answer, and holders keep what they hold until `valid_until`.
+//! While the driver is disconnected, or no heartbeat is acknowledged, the session is suspended:
+//! nothing is granted that needs an answer, and holders, who are told, keep what they hold until
+//! `valid_until`.
 //!
 //! Invariants: at most one session is in use; the owner of a session that ended is told once, after
-//! the session can grant nothing more.
+//! the session can grant nothing more; suspension and its end are told by one task, in their order.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
@@ -30,6 +31,12 @@ const PAUSE_MAX: Duration = Duration::from_secs(2);
 pub(super) trait Owner: Send + Sync + 'static {
     /// The session ended; what it held is lost.
     fn session_ended(&self, session: &Session, reason: &str);
+
+    /// The session is suspended, or something was granted by one that is.
+    fn session_suspended(&self, session: &Session);
+
+    /// The session is suspended no more.
+    fn session_resumed(&self, session: &Session);
 
     /// Time to compare what the session has at the server with what it should have.
     fn audit(&self, session: &Arc<Session>) -> impl Future<Output = ()> + Send;
@@ -207,21 +214,34 @@ impl<O: Owner> Keeper<O> {
 async fn watch_over<O: Owner>(keeper: &Weak<Keeper<O>>, session: &Session) {
     let mut states = session.client.state_watcher();
     let reason = loop {
+        let is_suspended = session.is_suspended();
+        let wake_at = if is_suspended { session.valid_until() } else { session.calm_until() };
         tokio::select! {
             biased;
             _ = session.ended() => return,
             state = states.changed() => match state {
                 SessionState::Expired => break "the session expired".to_owned(),
                 state if state.is_terminated() => break format!("the session ended: {state:?}"),
-                SessionState::Disconnected => {
-                    tracing::warn!("the ZooKeeper session is suspended: the connection is lost");
-                }
-                _ => tracing::info!("the ZooKeeper session goes on"),
+                SessionState::Disconnected => suspend(keeper, session, "the connection is lost"),
+                // The session is resumed when the server has acknowledged a heartbeat.
+                _ => {}
             },
-            () = sleep_until(session.valid_until().into()) => {
+            () = session.poked(), if is_suspended => {
+                let is_connected = states.peek_state() == SessionState::SyncConnected;
+                if is_connected && Instant::now() < session.calm_until() {
+                    resume(keeper, session);
+                } else {
+                    tell_owner(keeper, |owner| owner.session_suspended(session));
+                }
+            }
+            () = sleep_until(wake_at.into()) => {
                 // It may have moved on in the meantime.
-                if Instant::now() >= session.valid_until() {
+                let now = Instant::now();
+                if now >= session.valid_until() {
                     break "no heartbeat was acknowledged in time".to_owned();
+                }
+                if !is_suspended && now >= session.calm_until() {
+                    suspend(keeper, session, "no heartbeat is acknowledged");
                 }
             }
         }
@@ -229,6 +249,24 @@ async fn watch_over<O: Owner>(keeper: &Weak<Keeper<O>>, session: &Session) {
     if let Some(keeper) = keeper.upgrade() {
         keeper.retire(session, &reason);
     }
+}
+
+fn tell_owner<O: Owner>(keeper: &Weak<Keeper<O>>, of: impl FnOnce(&O)) {
+    if let Some(owner) = keeper.upgrade().and_then(|keeper| keeper.owner.upgrade()) {
+        of(&owner);
+    }
+}
+
+fn suspend<O: Owner>(keeper: &Weak<Keeper<O>>, session: &Session, why: &str) {
+    tracing::warn!(why, "the ZooKeeper session is suspended");
+    session.suspend(true);
+    tell_owner(keeper, |owner| owner.session_suspended(session));
+}
+
+fn resume<O: Owner>(keeper: &Weak<Keeper<O>>, session: &Session) {
+    tracing::info!("the ZooKeeper session goes on");
+    session.suspend(false);
+    tell_owner(keeper, |owner| owner.session_resumed(session));
 }
 
 /// Asks the server something, often enough for the session to stay valid.

@@ -147,6 +147,10 @@ impl OneByOne for Door {
                 shared.table.leave(wait);
             }
             reply.send(answer);
+            // One that was granted while its session was suspended is told so, too.
+            if let Some(session) = shared.keeper.live() {
+                session.poke_if_suspended();
+            }
         });
         wait
     }

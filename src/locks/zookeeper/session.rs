@@ -10,11 +10,11 @@
 //! session that ended stays so.
 
 use std::collections::HashSet;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use zookeeper_client::{Client, Error};
 
 /// Containers that a session remembers, so as not to make them again.
@@ -27,6 +27,9 @@ pub(super) struct Session {
     started: Instant,
     valid_until_us: AtomicU64,
     ended: watch::Sender<Option<Arc<str>>>,
+    is_suspended: AtomicBool,
+    /// Wakes whoever watches over a session that is suspended.
+    poke: Notify,
     containers: Mutex<HashSet<String>>,
 }
 
@@ -39,6 +42,8 @@ impl Session {
             started: sent,
             valid_until_us: AtomicU64::new(0),
             ended: watch::Sender::new(None),
+            is_suspended: AtomicBool::new(false),
+            poke: Notify::new(),
             containers: Mutex::default(),
         };
         session.heard_since(sent);
@@ -50,6 +55,7 @@ impl Session {
         let until = sent.saturating_duration_since(self.started) + self.validity();
         let until = u64::try_from(until.as_micros()).unwrap_or(u64::MAX);
         self.valid_until_us.fetch_max(until, Ordering::AcqRel);
+        self.poke_if_suspended();
     }
 
     fn validity(&self) -> Duration {
@@ -58,6 +64,32 @@ impl Session {
 
     pub(super) fn valid_until(&self) -> Instant {
         self.started + Duration::from_micros(self.valid_until_us.load(Ordering::Acquire))
+    }
+
+    /// Until when its silence means nothing: several heartbeats fit in.
+    pub(super) fn calm_until(&self) -> Instant {
+        let until = self.valid_until();
+        until.checked_sub(self.validity() / 2).unwrap_or(until)
+    }
+
+    pub(super) fn is_suspended(&self) -> bool {
+        self.is_suspended.load(Ordering::SeqCst)
+    }
+
+    pub(super) fn suspend(&self, is_suspended: bool) {
+        self.is_suspended.store(is_suspended, Ordering::SeqCst);
+    }
+
+    /// Has its watcher look again, if it is suspended: it was heard of, or granted something.
+    pub(super) fn poke_if_suspended(&self) {
+        if self.is_suspended() {
+            self.poke.notify_one();
+        }
+    }
+
+    /// Somebody poked it.
+    pub(super) async fn poked(&self) {
+        self.poke.notified().await;
     }
 
     /// Whether it may grant: it did not end, and its own clock allows it.

@@ -204,6 +204,18 @@ impl Owner for Shared {
         }
     }
 
+    fn session_suspended(&self, session: &Session) {
+        for (id, requester, until) in self.table.mark(session, true) {
+            self.tell(|ear| ear.suspended(&id, &requester, until));
+        }
+    }
+
+    fn session_resumed(&self, session: &Session) {
+        for (id, requester, _) in self.table.mark(session, false) {
+            self.tell(|ear| ear.resumed(&id, &requester));
+        }
+    }
+
     async fn audit(&self, session: &Arc<Session>) {
         let held = self.table.held_paths(session);
         let root = &self.keeper.server.root;

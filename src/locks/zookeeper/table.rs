@@ -24,6 +24,8 @@ pub(super) struct Hold {
     pub(super) tag: String,
     pub(super) session: Arc<Session>,
     pub(super) lease_until: Option<Instant>,
+    /// Whether its holder was told that its session is suspended.
+    pub(super) is_suspended: bool,
 }
 
 /// One that waits.
@@ -211,6 +213,27 @@ impl Table {
             .map(|(_, id)| id.clone())
             .collect();
         ended.into_iter().filter_map(|id| rows.take(&id).map(|hold| (id, hold))).collect()
+    }
+
+    /// Marks what a session holds as suspended, or as not; those that were otherwise, and until
+    /// when each is held at the least.
+    pub(super) fn mark(
+        &self,
+        session: &Session,
+        is_suspended: bool,
+    ) -> Vec<(LockId, RequesterId, Instant)> {
+        let mut rows = self.rows();
+        let is_meant = |hold: &Hold| {
+            hold.session.number == session.number && hold.is_suspended != is_suspended
+        };
+        let meant = rows.holds.iter_mut().filter(|(_, hold)| is_meant(hold));
+        let valid_until = session.valid_until();
+        let marked = meant.map(|(id, hold)| {
+            hold.is_suspended = is_suspended;
+            let until = hold.lease_until.map_or(valid_until, |lease| lease.min(valid_until));
+            (id.clone(), hold.details.requester.clone(), until)
+        });
+        marked.collect()
     }
 
     /// The paths that a session holds.

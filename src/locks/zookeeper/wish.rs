@@ -151,6 +151,7 @@ impl Wish {
             tag: stake.tag.clone(),
             session: session.clone(),
             lease_until: lease.and_then(|lease| Instant::now().checked_add(lease)),
+            is_suspended: false,
         };
         let is_leased = hold.lease_until.is_some();
         self.shared.table.grant(self.wait, &id, hold).ok()?;

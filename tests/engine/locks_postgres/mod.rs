@@ -9,6 +9,7 @@ mod deaths;
 mod endings;
 mod rate;
 mod rules;
+mod suspensions;
 
 use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex, OnceLock};
@@ -89,13 +90,25 @@ struct Process {
     manager: PostgresLockManager,
     lost: Arc<Mutex<Vec<(LockId, RequesterId, String)>>>,
     deadlocks: Arc<Mutex<Vec<Deadlock>>>,
+    suspensions: Suspensions,
 }
 
-struct Ear(Arc<Mutex<Vec<(LockId, RequesterId, String)>>>, Arc<Mutex<Vec<Deadlock>>>);
+/// Locks that were suspended until then, or resumed.
+type Suspensions = Arc<Mutex<Vec<(LockId, Option<Instant>)>>>;
+
+struct Ear(Arc<Mutex<Vec<(LockId, RequesterId, String)>>>, Arc<Mutex<Vec<Deadlock>>>, Suspensions);
 
 impl LockEar for Ear {
     fn lost(&self, lock_id: &LockId, requester: &RequesterId, reason: &str) {
         self.0.lock().unwrap().push((lock_id.clone(), requester.clone(), reason.to_owned()));
+    }
+
+    fn suspended(&self, lock_id: &LockId, _requester: &RequesterId, until: Instant) {
+        self.2.lock().unwrap().push((lock_id.clone(), Some(until)));
+    }
+
+    fn resumed(&self, lock_id: &LockId, _requester: &RequesterId) {
+        self.2.lock().unwrap().push((lock_id.clone(), None));
     }
 
     fn deadlock(&self, deadlock: &Deadlock) {
@@ -147,9 +160,10 @@ where
 impl Process {
     fn on(dsn: &str, options: PostgresLockOptions) -> Self {
         let manager = PostgresLockManager::new(dsn, options, runtime().handle().clone()).unwrap();
-        let (lost, deadlocks) = (Arc::default(), Arc::default());
-        manager.listen(Arc::new(Ear(Arc::clone(&lost), Arc::clone(&deadlocks))));
-        Self { manager, lost, deadlocks }
+        let (lost, deadlocks, suspensions) = (Arc::default(), Arc::default(), Arc::default());
+        let ear = Ear(Arc::clone(&lost), Arc::clone(&deadlocks), Arc::clone(&suspensions));
+        manager.listen(Arc::new(ear));
+        Self { manager, lost, deadlocks, suspensions }
     }
 
     fn begin(&self, ask: LockAsk) -> (WaitId, Answer) {

@@ -30,11 +30,21 @@ pub(crate) struct Caller {
 pub(crate) struct Ear {
     pub(crate) lost: Mutex<Vec<(LockId, String, Instant)>>,
     pub(crate) deadlocks: Mutex<Vec<Deadlock>>,
+    /// Suspended until then, or resumed.
+    pub(crate) suspensions: Mutex<Vec<(LockId, Option<Instant>)>>,
 }
 
 impl LockEar for Ear {
     fn lost(&self, lock_id: &LockId, _requester: &RequesterId, reason: &str) {
         self.lost.lock().unwrap().push((lock_id.clone(), reason.to_owned(), Instant::now()));
+    }
+
+    fn suspended(&self, lock_id: &LockId, _requester: &RequesterId, until: Instant) {
+        self.suspensions.lock().unwrap().push((lock_id.clone(), Some(until)));
+    }
+
+    fn resumed(&self, lock_id: &LockId, _requester: &RequesterId) {
+        self.suspensions.lock().unwrap().push((lock_id.clone(), None));
     }
 
     fn deadlock(&self, deadlock: &Deadlock) {
@@ -46,6 +56,16 @@ impl Ear {
     /// When and why it heard that something was lost; waits for it.
     pub(crate) fn first_loss(&self) -> (LockId, String, Instant) {
         eventually("a loss is told", || self.lost.lock().unwrap().first().cloned())
+    }
+}
+
+impl Ear {
+    /// What it heard of suspensions, once it is so much.
+    pub(crate) fn suspensions(&self, count: usize) -> Vec<(LockId, Option<Instant>)> {
+        eventually("suspensions are told", || {
+            let told = self.suspensions.lock().unwrap();
+            (told.len() >= count).then(|| told.clone())
+        })
     }
 }
 

@@ -50,6 +50,11 @@ impl Proxy {
         self.cut();
     }
 
+    /// Lets clients in again.
+    pub(crate) fn open(&self) {
+        self.is_closed.store(false, Ordering::SeqCst);
+    }
+
     /// Cuts all clients off.
     pub(crate) fn cut(&self) {
         for client in self.clients.lock().unwrap().drain(..) {

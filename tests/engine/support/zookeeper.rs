@@ -11,13 +11,16 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// "keep <signal>" ends the server and keeps its folder, the end of the input removes it.
+/// "keep <signal>" ends the server and keeps its folder, "tell <signal>" only signals, the end of
+/// the input ends it and removes the folder.
 const WATCH: &str = r#"
 folder=$1; shift
 "$@" >>"$folder/log" 2>&1 &
 pid=$!; exec 2>/dev/null
-read -r verb signal
-if [ "$verb" = keep ]; then kill "-$signal" $pid; wait $pid; exit 0; fi
+while read -r verb signal; do
+kill "-$signal" $pid
+if [ "$verb" = keep ]; then wait $pid; exit 0; fi
+done
 kill -KILL $pid; wait $pid; rm -rf "$folder"
 "#;
 
@@ -90,6 +93,13 @@ impl ZooKeeperServer {
         let mut input = watch.stdin.take().expect("the watch has an input");
         writeln!(input, "keep KILL").unwrap();
         assert!(watch.wait().unwrap().success());
+    }
+
+    /// Stops its clock and everything else of it, or lets it go on.
+    pub(crate) fn freeze(&mut self, is_frozen: bool) {
+        let watch = self.watch.as_mut().expect("the server runs");
+        let input = watch.stdin.as_mut().expect("the watch has an input");
+        writeln!(input, "tell {}", if is_frozen { "STOP" } else { "CONT" }).unwrap();
     }
 
     /// Starts it again on the same port and data.

@@ -134,10 +134,17 @@ impl LockManager {
     }
 
     /// Has `lost(lock_id, requester_id, reason)` called on the home loop for every lock that is
-    /// lost.
-    fn listen(&self, py: Python<'_>, lost: Py<PyAny>) -> PyResult<()> {
+    /// lost, `suspended(lock_id, requester_id, seconds_left)` while its server is silent, and
+    /// `resumed(lock_id, requester_id)` when it answers again.
+    fn listen(
+        &self,
+        py: Python<'_>,
+        lost: Py<PyAny>,
+        suspended: Py<PyAny>,
+        resumed: Py<PyAny>,
+    ) -> PyResult<()> {
         let bridge = Arc::clone(&self.at_home(py)?.bridge);
-        self.manager.listen(Arc::new(ear::PythonEar::new(bridge, lost)));
+        self.manager.listen(Arc::new(ear::PythonEar::new(bridge, [lost, suspended, resumed])));
         Ok(())
     }
 
