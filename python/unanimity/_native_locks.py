@@ -3,19 +3,19 @@
 A thin face: who waits for whom is decided in the engine, and a lock that is free is granted without
 a future or another thread. Invariants: a manager belongs to the event loop and the process that
 first used it; an await that is cancelled leaves no waiter and no lock behind; leaving an
-`async with manager.lock(...)` waits until the release is acknowledged, also when cancelled.
+`async with manager.lock(...)` waits until the release is acknowledged, also when cancelled. Over 400
+lines, because the methods of one interface stand together.
 """
 
 from __future__ import annotations
 
 import asyncio
-import inspect
 import logging
 import os
-import weakref
 from abc import abstractmethod
 from asyncio import get_running_loop
 from collections.abc import Callable, Iterable
+from dataclasses import fields
 from threading import get_ident
 from types import TracebackType
 from typing import Any, TypeVar
@@ -23,14 +23,11 @@ from typing import Any, TypeVar
 from . import _engine
 from ._bridge import bridge_for_running_loop
 from ._exceptions import ConfigError, InvalidRequest, LockError, LockLost, ServiceElsewhere
+from ._lock_listeners import Listeners, LostCallback, ResumedCallback, SuspendedCallback
 from ._locks import ActiveLock, Deadlock, IDistributedLockManager, LockAcquisitionResult, LockInfo
 from ._types import LockType
 
 __all__ = ["Holding", "NativeLockManager", "positive"]
-
-LostCallback = Callable[[str, str, str], Any]
-SuspendedCallback = Callable[[str, str, float], Any]
-ResumedCallback = Callable[[str, str], Any]
 
 _LOG = logging.getLogger("unanimity.locks")
 _Answer = TypeVar("_Answer")
@@ -55,9 +52,7 @@ class NativeLockManager(IDistributedLockManager):
         self._thread = 0
         self._pid = os.getpid()
         self._closed = False
-        # By what they hear of; empty until somebody listens.
-        self._callbacks: dict[str, list[Callable[..., Any]]] = {}
-        self._tasks: set[asyncio.Future[Any]] = set()
+        self._listeners = Listeners()
 
     @abstractmethod
     def _open(self) -> _engine.LockManager:
@@ -117,8 +112,7 @@ class NativeLockManager(IDistributedLockManager):
         if self._loop is None:
             native.come_home(bridge_for_running_loop(), loop.create_future)
             self._native, self._loop = native, loop
-            if self._callbacks:
-                self._listen()
+            self._listeners.come_home(native)
         elif loop is not self._loop:
             raise ServiceElsewhere(
                 f"this lock manager belongs to the event loop {self._loop!r} that first used it, "
@@ -218,6 +212,33 @@ class NativeLockManager(IDistributedLockManager):
             )
         return held is not None
 
+    async def downgrade(
+        self, lock: str | ActiveLock, lock_type: LockType | str, requester_id: str | None = None
+    ) -> ActiveLock | None:
+        """Change a lock for one in a weaker mode, which others that agree with it may then share.
+
+        There is no moment in between in which the requester does not hold the weaker one. What
+        comes back has an id and a fencing token of its own, and the lease that the lock had; None
+        where the lock is held no more. An ActiveLock, as `lock()` gives it, is itself changed, so
+        that its block goes on with the weaker lock; with a lock id give the requester too. When
+        the await is cancelled the change is made all the same.
+        """
+        self._come_home()
+        held: ActiveLock | None = None
+        if isinstance(lock, ActiveLock):
+            held = lock
+            lock, requester_id = held.lock_id, held.requester_id
+        if requester_id is None:
+            raise TypeError("requester_id is None; give it with a lock id, or give the ActiveLock")
+        answer = self._native.downgrade(lock, lock_type, requester_id)
+        if not asyncio.isfuture(answer):
+            return _taken_over(held, answer)
+        cancelled = await _settled(answer)
+        changed = _taken_over(held, answer.result())
+        if cancelled is not None:
+            raise cancelled
+        return changed
+
     async def release_all(self, requester_id: str) -> int:
         """Let go of all that a requester holds and waits for; how many locks it held."""
         self._come_home()
@@ -263,7 +284,7 @@ class NativeLockManager(IDistributedLockManager):
 
         It runs on the manager's event loop, and may be a coroutine function.
         """
-        self._hear("on_lost", callback)
+        self._listeners.add("on_lost", callback)
 
     def on_suspended(self, callback: SuspendedCallback) -> None:
         """Have `callback(lock_id, requester_id, seconds_left)` called when the server is silent.
@@ -271,47 +292,14 @@ class NativeLockManager(IDistributedLockManager):
         The lock is held for so many seconds more, and then lost, unless the server answers before:
         see `on_resumed`. Called for every lock that is held, as `on_lost` is.
         """
-        self._hear("on_suspended", callback)
+        self._listeners.add("on_suspended", callback)
 
     def on_resumed(self, callback: ResumedCallback) -> None:
         """Have `callback(lock_id, requester_id)` called when a suspended lock is held as before.
 
         Called as `on_lost` is.
         """
-        self._hear("on_resumed", callback)
-
-    def _hear(self, what: str, callback: Callable[..., Any]) -> None:
-        if not callable(callback):
-            raise TypeError(f"callback is a {type(callback).__name__}; give something to call")
-        is_first = not self._callbacks
-        self._callbacks.setdefault(what, []).append(callback)
-        if self._loop is not None and is_first:
-            self._listen()
-
-    def _listen(self) -> None:
-        # Weak: the engine's reference to it is not seen by the garbage collector.
-        known = weakref.ref(self)
-
-        def telling(what: str) -> Callable[..., None]:
-            def tell(*told: object) -> None:
-                manager = known()
-                if manager is not None:
-                    manager._tell(what, told)
-
-            return tell
-
-        self._native.listen(telling("on_lost"), telling("on_suspended"), telling("on_resumed"))
-
-    def _tell(self, what: str, told: tuple[object, ...]) -> None:
-        for callback in list(self._callbacks.get(what, ())):
-            try:
-                started = callback(*told)
-                if inspect.isawaitable(started):
-                    task = asyncio.ensure_future(_logged(what, started))
-                    self._tasks.add(task)
-                    task.add_done_callback(self._tasks.discard)
-            except Exception:
-                _LOG.exception("an %s callback raised", what)
+        self._listeners.add("on_resumed", callback)
 
     def __repr__(self) -> str:
         state = "closed" if self._closed else "open" if self._opened else "not started"
@@ -376,12 +364,7 @@ class Holding:
         answer = self._manager._native.release(held.lock_id, held.requester_id)
         if answer is True or answer is False:
             return answer
-        cancelled: asyncio.CancelledError | None = None
-        while not answer.done():
-            try:
-                await asyncio.wait([answer])
-            except asyncio.CancelledError as error:
-                cancelled = error
+        cancelled = await _settled(answer)
         was_held = answer.result()
         if cancelled is not None:
             raise cancelled
@@ -401,11 +384,24 @@ async def _awaited(wait: _engine.LockWait[_Answer]) -> _Answer:
         raise
 
 
-async def _logged(what: str, started: Any) -> None:
-    try:
-        await started
-    except Exception:
-        _LOG.exception("an %s callback raised", what)
+async def _settled(answer: asyncio.Future[Any]) -> asyncio.CancelledError | None:
+    """Wait until it is answered, whatever is cancelled meanwhile; the cancellation then."""
+    cancelled: asyncio.CancelledError | None = None
+    while not answer.done():
+        try:
+            await asyncio.wait([answer])
+        except asyncio.CancelledError as error:
+            cancelled = error
+    return cancelled
+
+
+def _taken_over(held: ActiveLock | None, changed: ActiveLock | None) -> ActiveLock | None:
+    """Make the lock that its block holds what it was changed for."""
+    if held is None or changed is None:
+        return changed
+    for field in fields(ActiveLock):
+        setattr(held, field.name, getattr(changed, field.name))
+    return held
 
 
 def _closed_error() -> LockError:

@@ -13,6 +13,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use super::downgrade::{self, DowngradeReply};
 use super::many::{Many, OneByOne};
 use super::telling::{Telling, tell};
 use super::{
@@ -355,6 +356,17 @@ impl LockManager for LocalLockManager {
         let is_held =
             self.shared.step(|state, now, effects| state.table.renew(now, lock_id, lease, effects));
         reply.send(Ok(is_held));
+    }
+
+    fn downgrade(
+        &self,
+        lock_id: &LockId,
+        requester: &RequesterId,
+        mode: LockMode,
+        reply: DowngradeReply,
+    ) {
+        let checked = downgrade::check(lock_id, mode);
+        reply.send(checked.map(|()| self.downgrade_now(lock_id, requester, mode)));
     }
 
     fn status(&self, resource: Option<ResourceId>, reply: Reply<Result<Vec<LockInfo>, LockError>>) {

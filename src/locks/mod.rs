@@ -19,6 +19,7 @@
 //!    thread, also before it returns.
 
 mod at_once;
+mod downgrade;
 pub mod local;
 pub mod many;
 pub mod postgres;
@@ -126,6 +127,24 @@ pub trait LockManager: Send + Sync {
 
     /// Starts the lease anew from now, `lease` long; false where the lock is not held.
     fn renew(&self, lock_id: &LockId, lease: Duration, reply: Reply<Result<bool, LockError>>);
+
+    /// Changes a lock for one in a weaker mode, with no moment in between in which the requester
+    /// does not hold the weaker one; `None` where this requester does not hold it. The new lock has
+    /// a token of its own, and the lease stays. A mode that is not weaker is
+    /// [`LockError::Invalid`].
+    fn downgrade(
+        &self,
+        lock_id: &LockId,
+        _requester: &RequesterId,
+        mode: LockMode,
+        reply: Reply<Result<Option<Grant>, LockError>>,
+    ) {
+        let message = format!(
+            "this lock manager cannot change {lock_id} for a {mode} lock; take that one as well, and \
+             then release this one"
+        );
+        reply.send(Err(LockError::Invalid { message }));
+    }
 
     /// Who holds a resource, then who waits for it, in order; of all resources for `None`.
     fn status(&self, resource: Option<ResourceId>, reply: Reply<Result<Vec<LockInfo>, LockError>>);

@@ -215,6 +215,7 @@ SIGNATURES = {
                 "(self, wishes, requester_id, timeout_seconds=300, *, lease_seconds=None)"
             ),
             "renew": "(self, lock_id, lease_seconds=None)",
+            "downgrade": "(self, lock, lock_type, requester_id=None)",
             "release_all": "(self, requester_id)",
             "wait_for_graph": "(self)",
             "deadlocks": "(self)",

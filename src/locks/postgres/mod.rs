@@ -33,10 +33,11 @@ use self::errand::{Errand, QuestionKind};
 use self::shared::{Inner, lock};
 use self::wait::Ending;
 use super::at_once::AtOnce;
+use super::downgrade::{self, DowngradeReply};
 use super::many::OneByOne;
 use super::{
-    Deadlock, Grant, LockAsk, LockEar, LockError, LockId, LockInfo, LockManager, RequesterId,
-    ResourceId, WaitForGraph, WaitId,
+    Deadlock, Grant, LockAsk, LockEar, LockError, LockId, LockInfo, LockManager, LockMode,
+    RequesterId, ResourceId, WaitForGraph, WaitId,
 };
 use crate::db::postgres::Server;
 use crate::reply::Reply;
@@ -193,7 +194,7 @@ impl LockManager for PostgresLockManager {
         let inner = &self.inner;
         let numbers: Vec<u64> = {
             let mut state = inner.state();
-            for held in state.held.values_mut().filter(|held| held.requester == *requester) {
+            for held in state.held.values_mut().filter(|held| held.ask.requester == *requester) {
                 held.is_leaving = true;
             }
             let own = state.waits.iter().filter(|(_, wait)| wait.ask.requester == *requester);
@@ -210,6 +211,27 @@ impl LockManager for PostgresLockManager {
             return reply.send(Ok(false));
         };
         self.ask(QuestionKind::Renew(lock_id.clone(), lease, reply), Some(&resource));
+    }
+
+    fn downgrade(
+        &self,
+        lock_id: &LockId,
+        requester: &RequesterId,
+        mode: LockMode,
+        reply: DowngradeReply,
+    ) {
+        if let Err(error) = downgrade::check(lock_id, mode) {
+            return reply.send(Err(error));
+        }
+        let ask = {
+            let state = self.inner.state();
+            let held = state.held.get(lock_id).filter(|held| held.ask.requester == *requester);
+            held.and_then(|held| held.in_mode(mode))
+        };
+        match ask {
+            Some(ask) => downgrade::by_taking(self.inner.clone(), lock_id.clone(), ask, reply),
+            None => reply.send(Ok(None)),
+        }
     }
 
     fn status(&self, resource: Option<ResourceId>, reply: Reply<Result<Vec<LockInfo>, LockError>>) {

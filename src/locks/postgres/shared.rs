@@ -254,7 +254,7 @@ impl OneByOne for Inner {
             return reply.send(Ok(false));
         };
         if let Some(held) = self.state().held.get_mut(lock_id)
-            && held.requester == *requester
+            && held.ask.requester == *requester
         {
             held.is_leaving = true;
         }

@@ -235,21 +235,24 @@ impl State {
             return self.ask_again(number, out);
         };
         let Some(wait) = self.waits.remove(&number) else { return };
-        let LockAsk { resource, mode, requester, lease, .. } = wait.ask;
+        let mut ask = wait.ask;
+        // Known by the server's clock, for whoever asks in its place.
+        ask.working_since.get_or_insert(at);
+        let (resource, mode) = (ask.resource.clone(), ask.mode);
         let lock_id = LockId::new(&resource, mode, token);
-        let valid_until = lease.and_then(|lease| {
+        let valid_until = ask.lease.and_then(|lease| {
             let begins = sent.or_else(|| now.local(at))?;
             begins.checked_add(lease)
         });
         let is_leaving = wait.ending == Some(Ending::Dropped) || wait.reply.is_none();
         if is_leaving {
-            let errand = Errand::release(lock_id.clone(), requester.clone(), None);
+            let errand = Errand::release(lock_id.clone(), ask.requester.clone(), None);
             out.push(Effect::Push(resource.clone(), errand));
         }
         if let Some(at) = valid_until {
             self.look(at, out);
         }
-        let held = Held { requester, valid_until, is_leaving, is_suspended: false };
+        let held = Held { ask, valid_until, is_leaving, is_suspended: false };
         self.held.insert(lock_id.clone(), held);
         if self.is_suspended(Instant::now()) {
             out.push(Effect::Tick);
@@ -264,16 +267,16 @@ impl State {
     /// Forgets a lock that was let go of.
     pub(super) fn let_go(&mut self, lock_id: &LockId) -> bool {
         let Some(held) = self.held.remove(lock_id) else { return false };
-        self.disengage(&held.requester);
+        self.disengage(&held.ask.requester);
         true
     }
 
     /// A lock is held no more, and its holder did not ask for that.
     pub(super) fn lose(&mut self, lock_id: &LockId, reason: &str, out: &mut Vec<Effect>) {
         let Some(held) = self.held.remove(lock_id) else { return };
-        self.disengage(&held.requester);
+        self.disengage(&held.ask.requester);
         if !held.is_leaving {
-            out.push(Effect::Lost(lock_id.clone(), held.requester, reason.to_owned()));
+            out.push(Effect::Lost(lock_id.clone(), held.ask.requester, reason.to_owned()));
         }
     }
 

@@ -40,7 +40,7 @@ impl State {
                 continue;
             }
             held.is_suspended = is_suspended;
-            let (lock_id, requester) = (lock_id.clone(), held.requester.clone());
+            let (lock_id, requester) = (lock_id.clone(), held.ask.requester.clone());
             let lease = held.valid_until.unwrap_or(session.valid_until);
             let until = lease.min(session.valid_until);
             out.push(match (held.is_leaving, is_suspended) {

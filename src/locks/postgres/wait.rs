@@ -3,10 +3,11 @@
 //!
 //! Not the changes (`state`).
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::errand::Errand;
-use crate::locks::{Grant, LockAsk, LockError, LockId, RequesterId, ResourceId};
+use crate::locks::downgrade::with_lease;
+use crate::locks::{Grant, LockAsk, LockError, LockId, LockMode, RequesterId, ResourceId};
 use crate::model::time::Timestamp;
 use crate::reply::Reply;
 
@@ -53,12 +54,21 @@ pub(super) struct Wait {
 
 /// A lock.
 pub(super) struct Held {
-    pub(super) requester: RequesterId,
+    /// What it was asked for with.
+    pub(super) ask: LockAsk,
     pub(super) valid_until: Option<Instant>,
     /// Its release is on its way.
     pub(super) is_leaving: bool,
     /// Whether its holder was told that the session is suspended.
     pub(super) is_suspended: bool,
+}
+
+impl Held {
+    /// What to ask for to have it in another mode; `None` where it is as good as gone.
+    pub(super) fn in_mode(&self, mode: LockMode) -> Option<LockAsk> {
+        let ask = LockAsk { mode, timeout: Some(Duration::ZERO), ..self.ask.clone() };
+        with_lease(ask, self.valid_until).filter(|_| !self.is_leaving)
+    }
 }
 
 /// The hold on the server.

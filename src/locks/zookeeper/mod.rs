@@ -30,7 +30,9 @@ use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 use tokio::time::timeout;
 
-use crate::model::lock::{Deadlock, Grant, LockError, LockId, LockInfo, RequesterId, ResourceId};
+use crate::model::lock::{
+    Deadlock, Grant, LockError, LockId, LockInfo, LockMode, RequesterId, ResourceId,
+};
 use crate::reply::Reply;
 
 use self::census::Line;
@@ -41,6 +43,7 @@ use self::session::{Trouble, told};
 use self::shared::Shared;
 use self::wish::Wish;
 use super::at_once::{AtOnce, Habits};
+use super::downgrade::{self, DowngradeReply};
 use super::many::OneByOne;
 use super::{LockAsk, LockEar, LockManager, WaitForGraph, WaitId};
 
@@ -261,6 +264,23 @@ impl LockManager for ZooKeeperLockManager {
                 Err(error) => Err(shared.keeper.server.unavailable(&told(&error))),
             });
         });
+    }
+
+    fn downgrade(
+        &self,
+        lock_id: &LockId,
+        requester: &RequesterId,
+        mode: LockMode,
+        reply: DowngradeReply,
+    ) {
+        if let Err(error) = downgrade::check(lock_id, mode) {
+            return reply.send(Err(error));
+        }
+        // In one transaction the server would not tell the number that is the token.
+        match self.shared.table.ask_of(lock_id, requester, mode) {
+            Some(ask) => downgrade::by_taking(self.door.clone(), lock_id.clone(), ask, reply),
+            None => reply.send(Ok(None)),
+        }
     }
 
     fn status(&self, resource: Option<ResourceId>, reply: Reply<Result<Vec<LockInfo>, LockError>>) {

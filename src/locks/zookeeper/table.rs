@@ -7,12 +7,13 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
-use crate::locks::WaitId;
-use crate::model::lock::{LockError, LockId, RequesterId, ResourceId};
+use crate::locks::downgrade::with_lease;
+use crate::locks::{LockAsk, WaitId};
+use crate::model::lock::{LockError, LockId, LockMode, RequesterId, ResourceId};
 
 use super::node::Details;
 use super::session::Session;
@@ -136,6 +137,31 @@ impl Table {
         }
         rows.holds.insert(id.clone(), hold);
         Ok(())
+    }
+
+    /// What to ask for to have a held lock in another mode, if this requester has it.
+    pub(super) fn ask_of(
+        &self,
+        id: &LockId,
+        requester: &RequesterId,
+        mode: LockMode,
+    ) -> Option<LockAsk> {
+        let rows = self.rows();
+        let hold = rows.holds.get(id).filter(|hold| hold.details.requester == *requester)?;
+        let Details { resource, requester, working_since, is_protected, coordination, .. } =
+            hold.details.clone();
+        let (working_since, timeout) = (Some(working_since), Some(Duration::ZERO));
+        let ask = LockAsk {
+            resource,
+            mode,
+            requester,
+            timeout,
+            lease: None,
+            working_since,
+            is_protected,
+            coordination,
+        };
+        with_lease(ask, hold.lease_until)
     }
 
     /// Takes a hold out, if this requester has it.

@@ -20,7 +20,7 @@ use std::time::Duration;
 use pyo3::prelude::*;
 use unanimity::locks::local::LocalLockManager;
 use unanimity::locks::zookeeper::ZooKeeperLockManager;
-use unanimity::locks::{self, LockError, LockId, WaitForGraph};
+use unanimity::locks::{self, Grant, LockError, LockId, WaitForGraph};
 use unanimity::reply::Reply;
 
 use crate::bridge::{Bridge, Shared};
@@ -233,6 +233,27 @@ impl LockManager {
         let lease = parts::lease(py, lease)?;
         question::put(py, self.at_home(py)?, parts::truth, |reply| {
             self.manager.renew(&lock_id, lease, reply);
+        })
+    }
+
+    /// Changes a lock for one in a weaker mode: an `ActiveLock`, None where the requester does not
+    /// hold it, or a future of either.
+    fn downgrade(
+        &self,
+        py: Python<'_>,
+        lock_id: &Bound<'_, PyAny>,
+        mode: &Bound<'_, PyAny>,
+        requester: &Bound<'_, PyAny>,
+    ) -> PyResult<Py<PyAny>> {
+        self.check_process(py)?;
+        let lock_id = LockId::from_text(parts::text(lock_id, "lock_id")?);
+        let (mode, requester) = (parts::mode(mode)?, parts::requester(requester)?);
+        question::put(py, self.at_home(py)?, parts::active_if_held, |reply| {
+            let holder = requester.clone();
+            let told = move |changed: Result<Option<Grant>, LockError>| {
+                reply.send(changed.map(|grant| grant.map(|grant| (grant, holder))));
+            };
+            self.manager.downgrade(&lock_id, &requester, mode, Reply::new(told));
         })
     }
 

@@ -87,7 +87,7 @@ fn members(py: Python<'_>) -> PyResult<&[Py<PyAny>]> {
     Ok(members)
 }
 
-fn mode(object: &Bound<'_, PyAny>) -> PyResult<LockMode> {
+pub(super) fn mode(object: &Bound<'_, PyAny>) -> PyResult<LockMode> {
     let py = object.py();
     let known = members(py)?.iter().position(|member| member.is(object));
     if let Some(index) = known {
@@ -194,6 +194,14 @@ pub(crate) fn refused(py: Python<'_>, error: &LockError) -> PyResult<Py<PyAny>> 
     let none = py.None();
     let made = RESULT.get(py)?.call1((false, &none, &none, error.to_string(), &none, cycle))?;
     Ok(made.unbind())
+}
+
+/// An `ActiveLock`, or None.
+pub(crate) fn active_if_held(
+    py: Python<'_>,
+    held: Option<(Grant, RequesterId)>,
+) -> PyResult<Py<PyAny>> {
+    held.map_or_else(|| Ok(py.None()), |(grant, requester)| active(py, &grant, &requester))
 }
 
 pub(crate) fn active(
