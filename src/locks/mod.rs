@@ -140,8 +140,8 @@ pub trait LockManager: Send + Sync {
         reply: Reply<Result<Option<Grant>, LockError>>,
     ) {
         let message = format!(
-            "this lock manager cannot change {lock_id} for a {mode} lock; take that one as well, and \
-             then release this one"
+            "this lock manager cannot change {lock_id} for a {mode} lock; take that one as \
+             well, and then release this one"
         );
         reply.send(Err(LockError::Invalid { message }));
     }

@@ -163,6 +163,48 @@ fn what_is_not_wanted_yet_comes_again_and_what_is_refused_stays_with_its_reason(
 }
 
 #[test]
+fn what_is_not_wanted_yet_is_not_overtaken_by_what_was_written_after_it_on_its_key() {
+    let place = Place::new();
+    let answer = |id: &str, count: u32| match (id, count) {
+        ("a1" | "none1", 1..=2) => Acceptance::Later("not yet".to_owned()),
+        ("a3", _) => Acceptance::Refused("never".to_owned()),
+        _ => Acceptance::Accepted,
+    };
+    let row = |id: &str, key: &str| {
+        format!(
+            "INSERT INTO unanimity_outbox (id, participating_stores, operations) VALUES ('{id}', \
+             '[\"index\"]', '[{{\"store\": \"index\", \"type\": \"put\"{key}}}]');"
+        )
+    };
+    let [a, b, ab] = ["a", "b", "a\"}, {\"store\": \"index\", \"type\": \"put\", \"key\": \"b"]
+        .map(|key| format!(", \"key\": \"{key}\""));
+    let rows = [
+        ("a1", &*a),
+        ("b1", &*b),
+        ("a2", &*a),
+        ("none1", ""),
+        ("ab", &*ab),
+        ("b2", &*b),
+        ("a3", &*a),
+        ("a4", &*a),
+        ("none2", ""),
+    ];
+    let (outbox, came, _) = place.serve(Box::new(answer));
+    place.run(&rows.iter().map(|(id, key)| row(id, key)).collect::<String>());
+    place.wait_for(ROWS, 1);
+    close(outbox);
+    let came: Vec<String> = came.try_iter().map(|request| request.id.to_string()).collect();
+    assert_eq!(came.len(), rows.len() + 4, "{came:?}");
+    let at = |id: &str| came.iter().rposition(|other| other == id).unwrap();
+    let once = |id: &str| came.iter().filter(|other| *other == id).count() == 1;
+    assert!(["b1", "a2", "ab", "b2", "a4", "none2"].into_iter().all(once), "{came:?}");
+    let on_a = ["a1", "a2", "ab", "a3", "a4"].map(at);
+    let on_b = ["b1", "ab", "b2"].map(at);
+    assert!(on_a.is_sorted() && on_b.is_sorted() && at("none1") < at("none2"), "{came:?}");
+    assert!(at("b1") < at("a1"), "other keys do not wait: {came:?}");
+}
+
+#[test]
 fn two_that_serve_one_outbox_hand_each_request_over_once() {
     let place = Place::new();
     let (one, came_to_one, _) = place.serve(accepting());

@@ -14,6 +14,7 @@ mod forget;
 mod gid;
 mod marker;
 mod outbox;
+mod outbox_portion;
 mod pool;
 mod prepare;
 mod running;

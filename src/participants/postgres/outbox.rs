@@ -2,8 +2,8 @@
 //!
 //! Theory of operation. One connection of its own listens, and takes a portion of rows, oldest
 //! first, with their locks; who else serves the table passes them over. Every row is handed to the
-//! sink; what it accepted is deleted, what it refused is marked, in the transaction that holds the
-//! locks. A trigger of the table wakes listeners at each commit; a look every second finds what
+//! sink (`outbox_portion`, in which order); what it accepted is deleted, what it refused is marked,
+//! in the transaction that holds the locks. A trigger of the table wakes listeners at each commit; a look every second finds what
 //! was missed, and what the sink did not want yet. Not the port (`participants/outbox.rs`).
 //!
 //! Invariants: a row is deleted only after the sink's word; when the connection ends in between,
@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, oneshot, watch};
 use tokio::task::JoinHandle;
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 use tokio_postgres::{AsyncMessage, Client, Row};
 
 use crate::db::postgres::{Carried, describe};
@@ -24,12 +24,11 @@ use crate::participants::outbox::{Acceptance, OutboxSink};
 use crate::reply::Reply;
 
 use super::PostgresStore;
+use super::outbox_portion::{Portion, keys_of};
 use super::pool::Pool;
 
 const PORTION: i64 = 100;
 const POLL: Duration = Duration::from_secs(1);
-/// How long a sink may take; what it says later counts when the row is handed over again.
-const PATIENCE: Duration = Duration::from_secs(30);
 const PAUSE_MIN: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(30);
 
@@ -162,36 +161,37 @@ impl Server {
     async fn portion(&self, client: &Client) -> Result<bool, tokio_postgres::Error> {
         client.batch_execute("BEGIN ISOLATION LEVEL READ COMMITTED").await?;
         let rows = client.query(TAKE, &[&PORTION]).await?;
-        let mut waiting = Vec::with_capacity(rows.len());
+        let mut portion = Portion::default();
         for row in &rows {
-            waiting.push((row.get::<_, i64>(0), self.hand_over(row)));
-        }
-        let (mut accepted, mut wants_more) = (Vec::new(), rows.len() == usize_of(PORTION));
-        for (position, answer) in waiting {
-            match timeout(PATIENCE, answer).await {
-                Ok(Ok(Acceptance::Accepted)) => accepted.push(position),
-                Ok(Ok(Acceptance::Refused(reason))) => {
-                    tracing::warn!(store = self.name, position, reason, "an outbox row is refused");
-                    let text = "UPDATE unanimity_outbox SET refused = $2 WHERE position = $1";
-                    client.execute(text, &[&position, &reason]).await?;
-                }
-                // It stays, and is handed over at the next look.
-                Ok(Ok(Acceptance::Later(_)) | Err(_)) | Err(_) => wants_more = false,
+            let request = request_of(row);
+            let keys = request.as_ref().map(keys_of).unwrap_or_default();
+            if portion.has_room(&keys).await {
+                portion.add(row.get(0), keys, self.hand_over(request));
             }
+        }
+        let (accepted, refused) = portion.settled().await;
+        for (position, reason) in refused {
+            tracing::warn!(store = self.name, position, reason, "an outbox row is refused");
+            let text = "UPDATE unanimity_outbox SET refused = $2 WHERE position = $1";
+            client.execute(text, &[&position, &reason]).await?;
         }
         if !accepted.is_empty() {
             let text = "DELETE FROM unanimity_outbox WHERE position = ANY ($1)";
             client.execute(text, &[&accepted]).await?;
         }
         client.batch_execute("COMMIT").await?;
-        Ok(wants_more)
+        // What stays is handed over at the next look.
+        Ok(rows.len() == usize_of(PORTION) && !portion.has_left)
     }
 
-    fn hand_over(&self, row: &Row) -> oneshot::Receiver<Acceptance> {
+    fn hand_over(
+        &self,
+        request: Result<CoordinationRequest, String>,
+    ) -> oneshot::Receiver<Acceptance> {
         let (sender, answer) = oneshot::channel();
         // Nobody waits any more when the patience is over.
         let reply = Reply::new(move |acceptance| drop(sender.send(acceptance)));
-        match request_of(row) {
+        match request {
             Ok(request) => self.sink.accept(request, reply),
             Err(reason) => reply.send(Acceptance::Refused(reason)),
         }
