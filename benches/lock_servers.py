@@ -1,4 +1,4 @@
-"""The servers of W4: a private PostgreSQL with fsync, and a private ZooKeeper.
+"""The servers of W4 and of the outbox: a private PostgreSQL with fsync, a private ZooKeeper.
 
 Not mocks: they are the servers of the tests. Invariant: a case begins with an empty database, or
 on nodes that are its own.
@@ -27,7 +27,7 @@ class LockDatabase:
         if find_postgres("initdb") is None:
             raise NoServer("PostgreSQL is not installed; on Debian: apt-get install postgresql")
         try:
-            self._cluster = PostgresCluster(0, max_connections="300", shared_buffers="256MB")
+            self._cluster = PostgresCluster(64, max_connections="300", shared_buffers="256MB")
             self._cluster.start()
         except (FileNotFoundError, RuntimeError) as error:
             raise NoServer(f"no PostgreSQL server: {error}") from error

@@ -281,6 +281,26 @@ WORKLOADS = (
         server="zookeeper",
     ),
     Workload(
+        "outbox",
+        "Outbox: from a user's own transaction to the store that follows it",
+        (
+            Subject(
+                "unanimity, outbox",
+                "cases.outbox",
+                "`PostgresStore(serves_outbox=True)` and a `Participant` of one async function, "
+                "SQLite journal with fsync; each row is in the journal before it leaves the "
+                "outbox, and its delivery is recorded",
+            ),
+            Subject(
+                "by hand, asyncpg, no journal",
+                "cases.outbox",
+                "a task that listens, takes up to 100 rows with their locks, calls the function "
+                "for each, deletes them and commits; no retry, and one that fails holds up all",
+            ),
+        ),
+        server="database",
+    ),
+    Workload(
         "group-commit",
         "Group commit: records a second that are waited for",
         (
