@@ -26,6 +26,7 @@ mod recovery;
 mod scenarios;
 mod simulation;
 mod simulation_steps;
+mod simulation_streams;
 mod strong;
 mod support;
 mod tidy;

@@ -8,4 +8,5 @@ pub(crate) mod nats;
 pub(crate) mod postgres;
 pub(crate) mod proxy;
 pub(crate) mod random;
+pub(crate) mod seeds;
 pub(crate) mod zookeeper;
