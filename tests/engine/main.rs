@@ -25,6 +25,7 @@ mod protocols_page;
 mod recovery;
 mod scenarios;
 mod simulation;
+mod simulation_routes;
 mod simulation_steps;
 mod simulation_streams;
 mod strong;

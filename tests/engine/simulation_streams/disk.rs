@@ -67,7 +67,7 @@ pub(super) struct Event {
 
 /// How far a store is.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Position {
+pub(super) struct Projection {
     pub(super) owner: Option<InstanceId>,
     pub(super) generation: u64,
     pub(super) position: u64,
@@ -79,7 +79,7 @@ pub(super) struct Position {
 pub(super) struct Disk {
     pub(super) rows: BTreeMap<CoordinationId, Row>,
     pub(super) events: Vec<Event>,
-    pub(super) positions: Vec<Position>,
+    pub(super) positions: Vec<Projection>,
     pub(super) bug: Option<Bug>,
 }
 

@@ -15,7 +15,7 @@ use unanimity::model::time::Timestamp;
 use unanimity::model::value::Value;
 
 use super::bugs::Bug;
-use super::disk::{Disk, Position};
+use super::disk::{Disk, Projection};
 use super::process::{Address, Node};
 use super::projecting::{Handing, Store};
 use crate::support::agenda::{Agenda, trace_line};
@@ -106,7 +106,7 @@ impl World {
             trouble: [0, 5, 20][random.below(3)],
         };
         let nodes = (0..=random.below(3)).map(|_| Node::default()).collect();
-        let positions = STORES.iter().map(|_| Position::default()).collect();
+        let positions = STORES.iter().map(|_| Projection::default()).collect();
         let mut world = Self {
             random,
             now: Timestamp(0),
@@ -147,7 +147,7 @@ impl World {
         if self.random.chance(40) {
             stores.remove(self.random.below(2));
         }
-        let operations = (0..1 + self.random.below(4)).map(|_| {
+        let operations = (0..=self.random.below(4)).map(|_| {
             let mut fields = vec![
                 ("store".to_owned(), Value::from(stores[self.random.below(stores.len())])),
                 ("type".to_owned(), Value::from("noted")),
