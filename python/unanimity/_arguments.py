@@ -93,6 +93,11 @@ def checked_journal(journal: object) -> str:
         )
     if is_postgres_journal(path):
         return path
+    if address := re.match(r"\w+://", path):
+        raise ConfigError(
+            f"journal is a {address[0]} address, which cannot be used; "
+            "give a path, or postgresql://user:password@host:5432/database"
+        )
     # SQLite's own word for it makes no file of that name either.
     if path in ("memory:", ":memory:"):
         return "memory:"

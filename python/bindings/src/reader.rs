@@ -138,7 +138,7 @@ impl JournalReader {
         let found = ask(py, |reply| {
             streams_of(&self.journal, reply, |streams, reply| {
                 streams.read_all(after, limit, reply);
-            })
+            });
         })?;
         streams::events(py, &found)
     }

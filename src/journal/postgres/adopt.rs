@@ -1,12 +1,14 @@
 //! Takes over what dead processes left open.
 //!
-//! Not what is done with it: that is the engine's recovery. Invariants: of several adopters one gets
-//! a coordination, under a higher epoch than anybody had; it is handed over when the record of its
-//! adoption is on the server's disk; what two processes claim at once neither waits for.
+//! Not what is done with it: that is the engine's recovery. Invariants: of several adopters one
+//! gets a coordination, under a higher epoch than anybody had; it is handed over when the record of
+//! its adoption is on the server's disk; what two processes claim at once neither waits for.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
 use super::alive::{self, Census};
+use super::judge::Standing;
 use super::link::{Link, Outcome, Trouble};
 use super::reader::now;
 use super::shared::Inner;
@@ -21,26 +23,17 @@ use crate::model::time::Timestamp;
 
 const OPEN: &str = "SELECT coordination_id, coordination_type, participating_stores \
      FROM coordination_transactions WHERE completed_at IS NULL \
-     AND (owner <> ALL($1::text[]) OR (owner = $2::text AND coordination_id = ANY($3::text[]))) ORDER BY position";
+     AND (owner <> ALL($1::text[]) OR (owner = $2::text AND coordination_id = ANY($3::text[]))) \
+     ORDER BY position";
 
-/// What was claimed, with what it looked like before the claim re-read by the claim itself.
-pub(super) struct Adopted {
-    pub(super) found: Vec<(StandingRow, OpenCoordination)>,
-}
-
-/// What the writer needs to go on with it.
-pub(super) struct StandingRow {
-    pub(super) stored: crate::journal::StoredCoordination,
-    pub(super) version: i64,
-}
-
-/// Claims what `stores` suffice for. `abandoned` are this process's own that nobody here drives.
+/// Claims what `stores` suffice for, and gives it in the order in which it began. `abandoned` are
+/// this process's own that nobody here drives.
 pub(super) async fn adopt(
     link: &Link,
     inner: &Inner,
     stores: &[StoreName],
     abandoned: &HashSet<CoordinationId>,
-) -> Outcome<Adopted> {
+) -> Outcome<Vec<(Standing, OpenCoordination)>> {
     let census = alive::census(link, inner).await?;
     let claim = Claim::new(inner, &census, abandoned);
     let ids = claim.candidates(link, stores).await?;
@@ -52,7 +45,7 @@ pub(super) async fn adopt(
         crash::point("after_record", "adopted");
     }
     alive::bury(link, &census.dead).await?;
-    Ok(Adopted { found: with_records(link, found).await? })
+    with_records(link, found).await
 }
 
 struct Claim<'a> {
@@ -93,11 +86,13 @@ impl<'a> Claim<'a> {
                  AND (owner <> ALL($2::text[]) \
                      OR (owner = $3::text AND coordination_id = ANY($4::text[]))) \
                  ORDER BY position FOR UPDATE SKIP LOCKED), \
-             claimed AS (UPDATE coordination_transactions t SET owner = $3::text, epoch = t.epoch + 1, \
-                 version = t.version + 1, updated_at = $5::timestamptz FROM picked p \
+             claimed AS (UPDATE coordination_transactions t SET owner = $3::text, \
+                 epoch = t.epoch + 1, version = t.version + 1, \
+                 updated_at = $5::timestamptz FROM picked p \
                  WHERE t.coordination_id = p.coordination_id RETURNING t.*), \
              kept AS (INSERT INTO coordination_records \
-                 SELECT coordination_id, version, epoch, 'adopted', $5::timestamptz, json_build_object( \
+                 SELECT coordination_id, version, epoch, 'adopted', $5::timestamptz, \
+                 json_build_object( \
                      'record', 'adopted', 'owner', owner, 'epoch', epoch)::text FROM claimed) \
              SELECT {COLUMNS} FROM claimed t"
         );
@@ -111,7 +106,7 @@ impl<'a> Claim<'a> {
 async fn with_records(
     link: &Link,
     mut found: Vec<Found>,
-) -> Outcome<Vec<(StandingRow, OpenCoordination)>> {
+) -> Outcome<Vec<(Standing, OpenCoordination)>> {
     found.sort_unstable_by_key(|found| found.position);
     let ids: Vec<String> = found.iter().map(|found| found.stored.request.id.to_string()).collect();
     let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
@@ -123,7 +118,8 @@ async fn with_records(
     }
     let mut open = Vec::with_capacity(found.len());
     for one in found {
-        let row = StandingRow { stored: one.stored.clone(), version: one.version };
+        let stored = Arc::new(one.stored.clone());
+        let standing = Standing { stored, version: one.version };
         let later = records.remove(one.stored.request.id.as_str()).unwrap_or_default();
         if i64::try_from(later.len() + 1) != Ok(one.version) {
             return Err(Trouble::Row(format!(
@@ -133,7 +129,7 @@ async fn with_records(
                 one.version
             )));
         }
-        open.push((row, one.open(later)));
+        open.push((standing, one.open(later)));
     }
     Ok(open)
 }

@@ -1,7 +1,8 @@
-//! One connection to the server, with the settings that the journal needs, and what its errors mean.
+//! One connection to the server, with the settings that the journal needs; what its errors mean.
 //!
 //! Not a pool: writer, reader and session have one each. Invariants: a question that is not
-//! answered within the patience counts as a broken connection; a commit waits for the server's disk.
+//! answered within the patience counts as a broken connection; a commit waits for the server's
+//! disk.
 
 use std::time::Duration;
 

@@ -2,8 +2,8 @@
 //!
 //! Not a store for users' data, and not the lock manager, whose tables stand beside it. Where to
 //! look: `queue` (what waits), `writer` (group commit and what happens when it fails), `judge` (who
-//! may write what), `batch` (one round trip for many records), `adopt` (what the dead left), `alive`
-//! and `session` (who lives), `reader` and `table` (questions), `link` (one connection).
+//! may write what), `batch` (one round trip for many records), `adopt` (what the dead left),
+//! `alive` and `session` (who lives), `reader` and `table` (questions), `link` (one connection).
 //!
 //! Invariants: a coordination's row counts its records, and whoever adds some says how many it
 //! knows, so that owner, epoch, first begin and first decision are judged on what stands, or not at

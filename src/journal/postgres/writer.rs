@@ -345,10 +345,9 @@ impl<'a> Writer<'a> {
         self.connect().await?;
         let Some((link, _)) = &self.link else { return Ok(Vec::new()) };
         let adopted = adopt::adopt(link, self.inner, stores, &self.abandoned).await?;
-        let mut handed = Vec::with_capacity(adopted.found.len());
-        for (row, open) in adopted.found {
+        let mut handed = Vec::with_capacity(adopted.len());
+        for (standing, open) in adopted {
             self.abandoned.remove(&open.id);
-            let standing = Standing { stored: Arc::new(row.stored), version: row.version };
             self.view.insert(open.id.clone(), standing);
             handed.push(open);
         }
