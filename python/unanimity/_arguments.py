@@ -7,6 +7,7 @@ argument that cannot be used is a ConfigError that names it and says what to giv
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -83,20 +84,38 @@ def event_bus_for_engine(bus: IEventBus | None) -> _engine.EventBus | None:
 
 
 def checked_journal(journal: object) -> str:
-    """Take a path, or "memory:"."""
+    """Take a path, "memory:", or the URL of a PostgreSQL database."""
     path = os.fspath(journal) if isinstance(journal, os.PathLike) else journal
     if not isinstance(path, str) or not path or "\0" in path:
-        raise ConfigError(f'journal is {journal!r}; give a path, or "memory:"')
-    if path.startswith(("postgresql://", "postgres://")):
         raise ConfigError(
-            "journal is a PostgreSQL address, which this version cannot use; "
-            'give a path, or "memory:"'
+            f'journal is {journal!r}; give a path, "memory:", '
+            "or postgresql://user:password@host:5432/database"
+        )
+    if is_postgres_journal(path):
+        return path
+    if address := re.match(r"\w+://", path):
+        raise ConfigError(
+            f"journal is a {address[0]} address, which cannot be used; "
+            "give a path, or postgresql://user:password@host:5432/database"
         )
     # SQLite's own word for it makes no file of that name either.
     if path in ("memory:", ":memory:"):
         return "memory:"
     # An absolute path, so that a later change of the working directory changes nothing.
     return os.path.abspath(path)  # noqa: PTH100
+
+
+def is_postgres_journal(journal: str) -> bool:
+    """Whether a journal stands in a database, and not in a file."""
+    return journal.startswith(("postgresql://", "postgres://"))
+
+
+def shown_journal(journal: str) -> str:
+    """Where a journal is, for people: without the password."""
+    if not is_postgres_journal(journal):
+        return journal
+    without = re.sub(r"://([^:/@]*):.*@", r"://\1:***@", journal)
+    return re.sub(r"(password=)[^&]*", r"\1***", without)
 
 
 def checked_text(value: object, what: str) -> str:

@@ -8,6 +8,7 @@ pub mod instance;
 pub mod migration;
 pub mod postgres;
 pub mod postgres_migration;
+pub mod process;
 pub mod segments;
 pub mod sqlite;
 pub mod wal;

@@ -30,6 +30,49 @@ pub static BUS: Schema = Schema {
     steps: &[include_str!("migrations/postgres_bus/0001_bus.sql")],
 };
 
+/// The journal's, which stand beside the locks'.
+pub static JOURNAL: Schema = Schema {
+    version_table: "unanimity_journal_schema",
+    steps: &[include_str!("migrations/postgres_journal/0001_journal.sql")],
+};
+
+/// The highest version of the journal's tables that this engine knows.
+pub const JOURNAL_SCHEMA_KNOWN: u32 = 1;
+
+/// Tables of the journal that may stand where another program made them.
+const OCCUPIED: &str = "SELECT name FROM unnest(ARRAY['coordination_transactions', \
+     'coordination_operations', 'coordination_records', 'consensus_log', 'journal_meta', \
+     'journal_instances']) AS name WHERE to_regclass(name) IS NOT NULL \
+     UNION ALL SELECT name FROM unnest(ARRAY['distributed_locks', 'lock_wait_queue']) AS name \
+     WHERE to_regclass(name) IS NOT NULL AND to_regclass('unanimity_schema') IS NULL";
+
+/// Whether there are tables of a journal, of this version or an older one.
+pub async fn has_journal(client: &Client, label: &str) -> Result<bool, DbError> {
+    Ok(check(client, label, &JOURNAL).await?.is_some())
+}
+
+/// Applies what is missing of the journal's tables, and of the locks', which are part of them;
+/// as [`migrate_schema`]. Tables of others are left alone.
+pub async fn migrate_journal(client: &Client, label: &str) -> Result<(), DbError> {
+    if check(client, label, &JOURNAL).await?.is_none() {
+        let failed = |error: tokio_postgres::Error| open_error(label, &describe(&error));
+        let rows = client.query(OCCUPIED, &[]).await.map_err(failed)?;
+        // Another process may have made them between the two questions.
+        if let Some(row) = rows.first()
+            && check(client, label, &JOURNAL).await?.is_none()
+        {
+            let reason = format!(
+                "its schema has a table '{}' that unanimity did not make; name a database, or \
+                 with `options=-csearch_path%3D...` in the dsn a schema, where it does not stand",
+                row.get::<_, &str>(0)
+            );
+            return Err(DbError::Foreign { path: label.to_owned(), reason });
+        }
+        migrate(client, label).await?;
+    }
+    migrate_schema(client, label, &JOURNAL).await
+}
+
 /// Applies what is missing of the locks' tables; as [`migrate_schema`].
 pub async fn migrate(client: &Client, label: &str) -> Result<(), DbError> {
     migrate_schema(client, label, &LOCKS).await

@@ -160,7 +160,9 @@ impl State {
         reason: String,
         reply: Reply<Result<bool, EngineError>>,
     ) {
-        let Some(key) = self.table.find(id) else { return reply.send(Ok(false)) };
+        let Some(key) = self.table.find(id) else {
+            return core.abort_elsewhere(id, reason, reply);
+        };
         let Some(entry) = self.table.get(key) else { return reply.send(Ok(false)) };
         if entry.queued {
             let message = format!("aborted on request: {reason}");

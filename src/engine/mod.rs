@@ -17,6 +17,7 @@ mod clock;
 mod core;
 pub mod dead_letters;
 mod drive;
+mod elsewhere;
 mod error;
 mod forget;
 pub mod held_locks;

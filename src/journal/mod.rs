@@ -21,6 +21,10 @@
 //!    everything else is kept and written again until it stands: those records may already be
 //!    depended upon by nobody, and dropping a decision is not the journal's to do.
 
+mod fold;
+mod fold_steps;
+pub mod postgres;
+mod progress;
 pub mod sqlite;
 pub mod streams;
 
@@ -28,6 +32,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use self::postgres::{PostgresJournal, PostgresJournalOptions};
 pub use self::sqlite::{JournalOptions, SqliteJournal, forget_instance_locks_in_child};
 use crate::model::ids::{ClusterId, CoordinationId, InstanceId, StoreName, StreamId};
 use crate::model::outcome::{Decision, Outcome, StoreSummary, TransactionState};
@@ -231,6 +236,20 @@ impl<T> Lost for Result<T, JournalError> {
         let reason = LOST.to_owned();
         Err(JournalError::Unavailable { path: String::new(), reason })
     }
+}
+
+/// Opens the journal that `location` names: a file, `memory:`, or a PostgreSQL database by a URL.
+/// It is made where there is none, or with `must_exist`, in a database, refused. Blocks.
+pub fn open(
+    location: &str,
+    options: JournalOptions,
+    must_exist: bool,
+) -> Result<Arc<dyn Journal>, JournalError> {
+    if postgres::is_postgres(location) {
+        let options = PostgresJournalOptions { must_exist, ..(&options).into() };
+        return Ok(Arc::new(PostgresJournal::open(location, options)?));
+    }
+    Ok(Arc::new(SqliteJournal::open(location, options)?))
 }
 
 /// The journal as the engine sees it. Methods with a [`Reply`] answer from the journal's threads.

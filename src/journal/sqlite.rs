@@ -12,8 +12,6 @@
 //! whatever happens to the files, nothing of them is overwritten that was not understood.
 
 mod event_table;
-mod fold;
-mod fold_steps;
 mod held;
 mod judge;
 mod linger;

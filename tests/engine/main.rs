@@ -11,6 +11,7 @@ mod events_nats;
 mod events_projected;
 mod fencing;
 mod fencing_stopped;
+mod journal_duties;
 mod late_answers;
 mod lock_table;
 mod locks_postgres;

@@ -284,8 +284,8 @@ CONSTRUCTORS: dict[str, tuple[Callable[[Path], object], list[str]]] = {
     "class as a store": (lambda _: CoordinationService({"a": Ledger}), ["'a'", "instance"]),
     "no journal": (lambda _: CoordinationService({}, journal=""), ["journal", "memory:"]),
     "journal not served": (
-        lambda _: CoordinationService({}, journal="postgresql://x"),
-        ["journal", "PostgreSQL"],
+        lambda _: CoordinationService({}, journal="mysql://x"),
+        ["journal", "mysql://", "postgresql://"],
     ),
     "config as text": (lambda _: CoordinationService({}, config="fast"), ["config", "str"]),  # type: ignore[arg-type]
     "unknown section": (

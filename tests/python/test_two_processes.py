@@ -1,6 +1,6 @@
 """Two processes work on one journal and the same stores; one of them is killed, again and again.
 
-Real processes, stores and signals. The kills come at random moments: the seed is printed, and
+The journal is a file, or stands in PostgreSQL. Real processes, stores and signals. The kills come at random moments: the seed is printed, and
 UNANIMITY_SEED repeats it.
 """
 
@@ -75,8 +75,15 @@ class Process:
 Start = Callable[[], Process]
 
 
-@pytest.fixture
-def world(tmp_path: Path, postgres: PostgresCluster) -> World:
+@pytest.fixture(params=["file", "postgres"])
+def world(
+    tmp_path: Path,
+    postgres: PostgresCluster,
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
+) -> World:
+    # Where the processes have their journal.
+    monkeypatch.setenv("UNANIMITY_TEST_JOURNAL", request.param)
     database = postgres.create_database()
     postgres.query(database, "CREATE TABLE facts (name text PRIMARY KEY)")
     made = World(tmp_path / "world", postgres.dsn(database), "facts", "shared")

@@ -10,10 +10,8 @@ use pyo3::types::PyDict;
 use unanimity::engine::dead_letters::dead_letters;
 use unanimity::engine::held_locks::held_locks;
 use unanimity::engine::{EngineError, operator};
-use unanimity::journal::streams::Streams as _;
-use unanimity::journal::{
-    Journal, JournalError, JournalOptions, SqliteJournal, StoredCoordination,
-};
+use unanimity::journal::streams::Streams;
+use unanimity::journal::{self, Journal, JournalError, JournalOptions, StoredCoordination};
 use unanimity::model::ids::CoordinationId;
 use unanimity::reply::{Lost, Reply};
 
@@ -22,7 +20,7 @@ use crate::{coordinator, errors, locks, records, streams};
 /// A journal that is looked at.
 #[pyclass(frozen)]
 pub(crate) struct JournalReader {
-    journal: Arc<SqliteJournal>,
+    journal: Arc<dyn Journal>,
 }
 
 /// Asks the journal and waits for its answer.
@@ -44,13 +42,30 @@ where
     answer.map_err(|error| errors::of_journal(py, &error))
 }
 
+/// Asks the journal's streams, where it keeps any.
+fn streams_of<T>(
+    journal: &Arc<dyn Journal>,
+    reply: Reply<Result<T, JournalError>>,
+    question: impl FnOnce(&dyn Streams, Reply<Result<T, JournalError>>),
+) where
+    Result<T, JournalError>: Lost,
+{
+    match journal.streams() {
+        Some(streams) => question(streams, reply),
+        None => reply.send(Err(JournalError::Unavailable {
+            path: "PostgreSQL".to_owned(),
+            reason: "it keeps no streams of events; a journal in a file does".to_owned(),
+        })),
+    }
+}
+
 #[pymethods]
 impl JournalReader {
     #[new]
     fn new(py: Python<'_>, path: &str) -> PyResult<Self> {
-        let journal = py.detach(|| SqliteJournal::open(path, JournalOptions::default()));
+        let journal = py.detach(|| journal::open(path, JournalOptions::default(), true));
         let journal = journal.map_err(|error| errors::of_journal(py, &error))?;
-        Ok(Self { journal: Arc::new(journal) })
+        Ok(Self { journal })
     }
 
     fn status(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
@@ -80,7 +95,7 @@ impl JournalReader {
         let decision = coordinator::decision(py, outcome)?;
         let id = CoordinationId::new(id)
             .map_err(|error| errors::exception(py, "InvalidRequest", &error.to_string(), &[]))?;
-        let journal: Arc<dyn Journal> = Arc::clone(&self.journal) as _;
+        let journal = Arc::clone(&self.journal);
         let resolved = py.detach(|| operator::resolve(&journal, &id, decision, &reason));
         let stored = resolved.map_err(|error| errors::of_engine(py, &error))?;
         records::stored(py, &stored)
@@ -106,21 +121,25 @@ impl JournalReader {
         coordination_id: Option<&str>,
     ) -> PyResult<bool> {
         let coordination = coordination_id.map(|id| coordinator::checked_id(py, id)).transpose()?;
-        let journal: Arc<dyn Journal> = Arc::clone(&self.journal) as _;
+        let journal = Arc::clone(&self.journal);
         py.detach(|| operator::redrive(&journal, operation_id, coordination.as_ref()))
             .map_err(|error| errors::of_engine(py, &error))
     }
 
     /// The locks that open coordinations hold.
     fn locks(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
-        let journal: Arc<dyn Journal> = Arc::clone(&self.journal) as _;
+        let journal = Arc::clone(&self.journal);
         let held = py.detach(|| held_locks(&journal));
         locks::infos(py, held.map_err(|error| errors::of_engine(py, &error))?)
     }
 
     /// Events of all streams behind a position.
     fn events(&self, py: Python<'_>, after: u64, limit: usize) -> PyResult<Py<PyAny>> {
-        let found = ask(py, |reply| self.journal.read_all(after, limit, reply))?;
+        let found = ask(py, |reply| {
+            streams_of(&self.journal, reply, |streams, reply| {
+                streams.read_all(after, limit, reply);
+            });
+        })?;
         streams::events(py, &found)
     }
 
@@ -133,18 +152,28 @@ impl JournalReader {
         limit: usize,
     ) -> PyResult<Py<PyAny>> {
         let stream = streams::stream_id(py, stream)?;
-        let read = |reply| self.journal.read_stream(stream, from_version, limit, reply);
+        let read = |reply| {
+            streams_of(&self.journal, reply, |streams, reply| {
+                streams.read_stream(stream, from_version, limit, reply);
+            });
+        };
         streams::events(py, &ask(py, read)?)
     }
 
     fn stream_version(&self, py: Python<'_>, stream: &str) -> PyResult<u64> {
         let stream = streams::stream_id(py, stream)?;
-        ask(py, |reply| self.journal.stream_version(stream, reply))
+        ask(py, |reply| {
+            streams_of(&self.journal, reply, |streams, reply| {
+                streams.stream_version(stream, reply);
+            });
+        })
     }
 
     /// The position of the last event of all.
     fn last_event(&self, py: Python<'_>) -> PyResult<u64> {
-        ask(py, |reply| self.journal.last_position(reply))
+        ask(py, |reply| {
+            streams_of(&self.journal, reply, |streams, reply| streams.last_position(reply));
+        })
     }
 
     /// Opening has brought the tables up to date already; says how they are.

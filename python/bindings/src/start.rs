@@ -9,7 +9,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use unanimity::engine::{self, EngineError, Options, Ports, RecoveryReport};
 use unanimity::events::EventBus;
-use unanimity::journal::{Journal, JournalOptions, SqliteJournal};
+use unanimity::journal::{self, JournalOptions};
 use unanimity::locks::LockManager;
 use unanimity::model::ids::StoreName;
 use unanimity::participants::Participant;
@@ -40,8 +40,7 @@ pub(crate) fn start_engine(
     bridge: &Shared,
     slot: &OnceLock<Arc<Engine>>,
 ) -> Result<(), EngineError> {
-    let journal: Arc<dyn Journal> =
-        Arc::new(SqliteJournal::open(&parts.journal, parts.journal_options)?);
+    let journal = journal::open(&parts.journal, parts.journal_options, false)?;
     let closing = Arc::clone(&journal);
     let ports = Ports {
         journal,

@@ -103,7 +103,7 @@ def _verb(
         "--journal",
         metavar="PATH",
         default="unanimity.db",
-        help="the journal's file (default: %(default)s)",
+        help="the journal's file, or postgresql://... (default: %(default)s)",
     )
     verb.add_argument("--json", action="store_true", help="print one JSON document")
     return verb

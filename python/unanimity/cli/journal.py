@@ -13,6 +13,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .._arguments import is_postgres_journal, shown_journal
 from .._exceptions import InvalidRequest, JournalError
 from .._records import CoordinationRecord, History, history_filter
 from .output import pairs, print_json
@@ -34,8 +35,10 @@ def reading(path: str) -> Iterator[JournalReader]:
 
 
 def existing_journal(path: str) -> str:
-    """Check that there is such a file before anything would make it."""
-    if path in ("memory:", ":memory:") or path.startswith(("postgresql://", "postgres://")):
+    """Check that there is such a file before anything would make it; a database is asked later."""
+    if is_postgres_journal(path):
+        return path
+    if path in ("memory:", ":memory:"):
         raise JournalError(f"the journal {path} has no file to look at; give --journal PATH")
     if not Path(path).is_file():
         raise JournalError(
@@ -110,7 +113,7 @@ def show_verb(arguments: Namespace) -> int:
         row = reader.describe(arguments.id)
     if row is None:
         raise InvalidRequest(
-            f"the journal {arguments.journal} knows no coordination {arguments.id}; "
+            f"the journal {shown_journal(arguments.journal)} knows no coordination {arguments.id}; "
             "`unanimity list` shows the latest"
         )
     return _print_record(row, arguments)

@@ -16,10 +16,8 @@ use super::trouble::{Outcome, Trouble};
 use super::view::View;
 use super::{event_table, held};
 use crate::journal::StoredCoordination;
-use crate::model::operation::Operation;
-use crate::model::outcome::OutcomeKind;
+use crate::journal::progress::{Progress, error_message};
 use crate::model::record::Record;
-use crate::model::step::{StepState, StepSummary};
 use crate::model::time::Timestamp;
 use crate::model::value::Value;
 
@@ -180,18 +178,10 @@ fn upsert(connection: &Connection, stored: &StoredCoordination) -> Outcome<()> {
     upsert_operations(connection, stored)
 }
 
-fn error_message(stored: &StoredCoordination) -> Option<&str> {
-    let outcome = stored.outcome.as_ref().and_then(|outcome| outcome.message.as_deref());
-    outcome.or(stored.reason.as_ref().map(|reason| reason.message.as_str()))
-}
-
 fn upsert_operations(connection: &Connection, stored: &StoredCoordination) -> Outcome<()> {
     let mut statement = connection.prepare_cached(UPSERT_OPERATION)?;
     for (sequence, operation) in stored.request.operations.iter().enumerate() {
-        let progress = match stored.steps.get(sequence) {
-            Some(step) => Progress::of_step(step),
-            None => Progress::of(stored, operation),
-        };
+        let progress = Progress::at(stored, sequence, operation);
         let max_retries = operation.body.get("max_retries").and_then(Value::as_int).unwrap_or(3);
         statement.execute(params![
             operation.id,
@@ -210,55 +200,4 @@ fn upsert_operations(connection: &Connection, stored: &StoredCoordination) -> Ou
         ])?;
     }
     Ok(())
-}
-
-/// How far one operation is, as its coordination's records tell.
-#[derive(Default)]
-struct Progress<'a> {
-    state: &'static str,
-    error_message: Option<&'a str>,
-    executed_at: Option<Timestamp>,
-    completed_at: Option<Timestamp>,
-    retry_count: u32,
-}
-
-impl<'a> Progress<'a> {
-    fn of(stored: &'a StoredCoordination, operation: &Operation) -> Self {
-        let summary = stored.stores.iter().find(|summary| summary.store == operation.store);
-        let executed_at = summary.and_then(|summary| summary.prepare_asked_at);
-        let Some(outcome) = &stored.outcome else {
-            let state = if stored.decision.is_some() { "executing" } else { "pending" };
-            return Self { state, executed_at, ..Self::default() };
-        };
-        let acknowledged_at = summary.and_then(|summary| summary.acknowledged_at);
-        let is_completed = match outcome.kind {
-            OutcomeKind::Committed => true,
-            OutcomeKind::Heuristic => acknowledged_at.is_some(),
-            _ => false,
-        };
-        let note = summary.and_then(|summary| summary.note.as_deref());
-        let error_message = if is_completed { None } else { note.or(error_message(stored)) };
-        Self {
-            state: if is_completed { "completed" } else { "failed" },
-            error_message,
-            executed_at,
-            completed_at: acknowledged_at.or(stored.completed_at),
-            retry_count: 0,
-        }
-    }
-
-    fn of_step(step: &'a StepSummary) -> Self {
-        Self {
-            state: match step.state {
-                StepState::Executing if step.attempts > 1 => "retrying",
-                // The column's own words have none for it.
-                StepState::Parked => "failed",
-                state => state.as_str(),
-            },
-            error_message: step.note.as_deref(),
-            executed_at: step.started_at,
-            completed_at: step.compensated_at.or(step.completed_at),
-            retry_count: step.attempts.saturating_sub(1),
-        }
-    }
 }

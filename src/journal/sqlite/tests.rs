@@ -13,7 +13,7 @@ use crate::model::outcome::{
     Decision, Outcome as Ending, OutcomeKind, StoreSummary, TransactionState,
 };
 use crate::model::record::{Reason, Record};
-use crate::model::request::{CoordinationRequest, CoordinationType, RequestParts};
+use crate::model::request::{CoordinationRequest, RequestParts};
 use crate::model::time::Timestamp;
 use crate::model::value::Value;
 use crate::reply::Lost;

@@ -14,7 +14,6 @@ mod answer;
 mod errand;
 mod lane;
 mod link;
-mod process;
 mod question;
 mod session;
 mod shared;

@@ -17,13 +17,13 @@ use tokio_postgres::{AsyncMessage, Row};
 
 use super::errand::{Errand, micros, timestamp, wait_number};
 use super::link::{Link, Trouble};
-use super::process;
 use super::shared::Inner;
 use super::state::State;
 use super::wait::{Effect, Ending, Session, Stage};
 use crate::db::DbError;
 use crate::db::postgres::{Carried, describe};
 use crate::db::postgres_migration::migrate;
+use crate::db::process;
 use crate::locks::{LockId, RequesterId};
 
 const BACKOFF_MIN: Duration = Duration::from_millis(20);

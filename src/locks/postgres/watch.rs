@@ -12,7 +12,8 @@ use std::time::{Duration, Instant, SystemTime};
 use super::errand::timestamp;
 use super::link::{Link, Trouble};
 use super::shared::Inner;
-use super::{answer, process, question};
+use super::{answer, question};
+use crate::db::process;
 use crate::locks::Deadlock;
 
 /// A burst of new waits is looked at together.

@@ -8,7 +8,7 @@ use std::fs;
 
 /// The machine since its start, with the namespace of its process ids; empty where that cannot be
 /// told, and then nobody is ever said to have ended.
-pub(super) fn machine() -> String {
+pub fn machine() -> String {
     let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id");
     let namespace = fs::read_link("/proc/self/ns/pid");
     match (boot, namespace) {
@@ -18,13 +18,13 @@ pub(super) fn machine() -> String {
 }
 
 /// This process: its id and when it was started.
-pub(super) fn process() -> String {
+pub fn process() -> String {
     let id = std::process::id();
     format!("{id} {}", started(id).unwrap_or_default())
 }
 
 /// Whether this process of this machine has ended.
-pub(super) fn has_ended(process: &str) -> bool {
+pub fn has_ended(process: &str) -> bool {
     let Some((id, start)) = process.split_once(' ') else { return false };
     let Ok(id) = id.parse() else { return false };
     !start.is_empty() && started(id).is_none_or(|now| now != start)

@@ -4,7 +4,7 @@
 //! that the request does not have changes nothing; a coordination by votes, or of events, has
 //! no steps.
 
-use crate::journal::StoredCoordination;
+use super::StoredCoordination;
 use crate::model::outcome::{Decision, TransactionState};
 use crate::model::record::{Reason, Record};
 use crate::model::request::{CoordinationRequest, CoordinationType};

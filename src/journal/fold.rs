@@ -3,17 +3,18 @@
 //! Not recovery: machines fold records themselves; this is for the tables, for answers, and for
 //! people. Invariant: the first decision stands, whatever comes later.
 
-use super::{fold_steps, streams};
-use crate::journal::StoredCoordination;
+use super::{StoredCoordination, fold_steps};
 use crate::model::outcome::{Decision, TransactionState};
 use crate::model::record::{Reason, Record};
+use crate::model::request::CoordinationType;
 use crate::model::time::Timestamp;
 
 /// The coordination that a begin record makes; `None` for any other record.
 pub(super) fn begun(at: Timestamp, record: &Record) -> Option<StoredCoordination> {
     let Record::Begin { request, owner, epoch, locks } = record else { return None };
     // Events stand with the begin that appends them: there is nothing left to decide.
-    let decision = streams::appends(request).then_some(Decision::Commit);
+    let appends = request.kind == CoordinationType::EventSourcing;
+    let decision = appends.then_some(Decision::Commit);
     Some(StoredCoordination {
         request: request.clone(),
         owner: owner.clone(),
