@@ -1,0 +1,3 @@
+//! A cluster that keeps decisions by the Raft protocol.
+
+pub mod transport;
