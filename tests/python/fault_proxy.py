@@ -97,9 +97,11 @@ class FaultProxy:
 
     async def _listen(self, node_id: str, port: int) -> int:
         async def taken(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            with contextlib.suppress(OSError, asyncio.IncompleteReadError):
-                await self._link(node_id, port, reader, writer)
-            writer.close()
+            try:
+                with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+                    await self._link(node_id, port, reader, writer)
+            finally:
+                writer.transport.abort()
 
         server = await asyncio.start_server(taken, "127.0.0.1", 0)
         self._servers.append(server)
@@ -120,10 +122,14 @@ class FaultProxy:
     async def _end(self) -> None:
         for server in self._servers:
             server.close()
-        tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        own = asyncio.current_task()
+        # A second round for what was accepted in the first; then sockets close in a round of theirs.
+        for _ in range(2):
+            tasks = [task for task in asyncio.all_tasks() if task is not own]
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await asyncio.sleep(0)
 
     async def _link(
         self,
@@ -151,7 +157,7 @@ class FaultProxy:
             for pump in pumps:
                 pump.cancel()
         finally:
-            far.close()
+            far.transport.abort()
 
     def _pumping(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, pair: Pair
