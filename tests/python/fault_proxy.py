@@ -123,7 +123,7 @@ class FaultProxy:
         for server in self._servers:
             server.close()
         own = asyncio.current_task()
-        # A second round for what was accepted in the first; then sockets close in a round of theirs.
+        # A second round for what was accepted in the first. Sockets close in a round of theirs.
         for _ in range(2):
             tasks = [task for task in asyncio.all_tasks() if task is not own]
             for task in tasks:
