@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::{AbortHandle, JoinError, JoinSet};
 
 use super::counts::Counts;
@@ -21,7 +21,7 @@ use super::greet::{GreetError, Identity, answer};
 use super::hello::Complaint;
 use super::link::{Link, LinkError, Reader, Writer};
 use super::message::{MESSAGE_HEAD_BYTES, Message};
-use super::options::TransportOptions;
+use super::options::{TransportOptions, bytes_units};
 use super::peer::STILL_HERE_EVERY;
 use super::port::Handler;
 
@@ -29,6 +29,12 @@ use super::port::Handler;
 const IDLE_MAX: Duration = STILL_HERE_EVERY.saturating_mul(4);
 /// How long the door waits when the system has no more sockets.
 const OUT_OF_SOCKETS_WAIT: Duration = Duration::from_millis(100);
+
+/// Why a semaphore gives a place.
+const OPEN: &str = "it is never closed";
+
+/// An answer, and the place in the bounds that its request has until it is on its way.
+type Ready = (Message, (OwnedSemaphorePermit, OwnedSemaphorePermit));
 
 /// What every connection needs.
 pub(super) struct Door {
@@ -153,24 +159,26 @@ async fn hear(
     reader: &mut Reader,
     peer: &str,
     frame_max: usize,
-    answers: mpsc::Sender<Message>,
+    answers: mpsc::Sender<Ready>,
 ) -> Result<(), LinkError> {
     let places = Arc::new(Semaphore::new(door.options.calls_max));
+    let bytes = Arc::new(Semaphore::new(door.options.bytes_max()));
     let mut work = JoinSet::new();
     loop {
-        let place = places.clone().acquire_owned().await.expect("it is never closed");
+        let place = places.clone().acquire_owned().await.expect(OPEN);
         let Ok(message) = tokio::time::timeout(IDLE_MAX, reader.next()).await else {
             return Ok(());
         };
         match message? {
             Some(Message::Request { number, body }) => {
+                let units = bytes_units(body.len());
+                let room = bytes.clone().acquire_many_owned(units).await.expect(OPEN);
                 let asked = door.handler.handle(peer.to_owned(), Vec::from(body));
                 let answers = answers.clone();
                 work.spawn(async move {
-                    let _place = place;
                     let answer = answer_message(number, asked.await, frame_max);
-                    // The connection is over: whoever asked hears of that.
-                    let _ = answers.send(answer).await;
+                    // When the connection is over, whoever asked hears of that.
+                    let _ = answers.send((answer, (place, room))).await;
                 });
             }
             Some(Message::StillHere) => {}
@@ -190,11 +198,11 @@ fn answer_message(number: u64, answer: Vec<u8>, frame_max: usize) -> Message {
     Message::Answer { number, body: Bytes::from(answer) }
 }
 
-async fn speak(writer: &mut Writer, ready: &mut mpsc::Receiver<Message>) -> Result<(), LinkError> {
-    while let Some(message) = ready.recv().await {
+async fn speak(writer: &mut Writer, ready: &mut mpsc::Receiver<Ready>) -> Result<(), LinkError> {
+    while let Some((message, _room)) = ready.recv().await {
         writer.put(&message);
         while writer.is_roomy()
-            && let Ok(message) = ready.try_recv()
+            && let Ok((message, _room)) = ready.try_recv()
         {
             writer.put(&message);
         }

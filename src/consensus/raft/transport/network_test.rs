@@ -71,6 +71,19 @@ async fn a_large_message_arrives_whole() {
 }
 
 #[tokio::test]
+async fn many_large_messages_at_once_are_held_to_the_bound_in_bytes_and_all_arrive() {
+    let narrow = |id| {
+        let mut narrow = options(id, open());
+        narrow.frame_bytes_max = 64 * 1_024;
+        narrow
+    };
+    let (a, b) = (node_of(narrow("a")).await, node_of(narrow("b")).await);
+    let large = vec![7; 60 * 1_024];
+    let answers = join_all((0..40).map(|_| a.call(&b.address, &large)));
+    assert!(answers.await.into_iter().all(|answer| answer.unwrap() == large));
+}
+
+#[tokio::test]
 async fn calls_beyond_the_bound_wait_for_their_turn() {
     let mut narrow = options("a", open());
     narrow.calls_max = 2;

@@ -85,6 +85,12 @@ impl TransportOptions {
         }
     }
 
+    /// How many bytes of requests may be under way on one connection, in the units of
+    /// [`bytes_units`]: always enough for the largest frame.
+    pub(super) fn bytes_max(&self) -> usize {
+        2 * bytes_units(self.frame_bytes_max) as usize
+    }
+
     /// Where it listens.
     pub(super) fn listens(&self) -> (&str, u16) {
         match &self.listen {
@@ -92,6 +98,11 @@ impl TransportOptions {
             None => (&self.own.host, self.own.port),
         }
     }
+}
+
+/// A number of bytes in units of a kibibyte, as semaphores can count them.
+pub(super) fn bytes_units(bytes: usize) -> u32 {
+    u32::try_from(bytes / 1_024 + 1).unwrap_or(u32::MAX)
 }
 
 /// Why a transport cannot be made.

@@ -23,7 +23,7 @@ use super::greet::{GreetError, Identity, greet};
 use super::hello::Complaint;
 use super::link::{Link, LinkError, Reader, Writer};
 use super::message::{MESSAGE_HEAD_BYTES, Message};
-use super::options::TransportOptions;
+use super::options::{TransportOptions, bytes_units};
 use super::port::{PeerAddress, TransportError};
 use crate::protocol::retry::Backoff;
 
@@ -48,6 +48,7 @@ pub(super) struct Peer {
     options: Arc<TransportOptions>,
     queue: mpsc::Sender<Errand>,
     places: Semaphore,
+    bytes: Semaphore,
     numbers: AtomicU64,
     calls: Mutex<HashMap<u64, oneshot::Sender<Answer>>>,
     silence: Mutex<Silence>,
@@ -89,6 +90,7 @@ impl Peer {
             counts,
             queue,
             places: Semaphore::new(options.calls_max),
+            bytes: Semaphore::new(options.bytes_max()),
             options,
             numbers: AtomicU64::new(1),
             calls: Mutex::default(),
@@ -116,6 +118,8 @@ impl Peer {
     async fn ask(&self, body: Bytes) -> Answer {
         self.check_size(&body, self.options.frame_bytes_max)?;
         let _place = self.places.acquire().await.map_err(|_| TransportError::Closed)?;
+        let room = self.bytes.acquire_many(bytes_units(body.len())).await;
+        let _room = room.map_err(|_| TransportError::Closed)?;
         let (reply, answer) = oneshot::channel();
         let number = self.numbers.fetch_add(1, Ordering::Relaxed);
         self.calls().insert(number, reply);
@@ -139,6 +143,7 @@ impl Peer {
     /// Ends every call, now and later.
     pub(super) fn close(&self) {
         self.places.close();
+        self.bytes.close();
         self.fail_all(&TransportError::Closed);
     }
 
