@@ -1,3 +1,22 @@
-//! A cluster that keeps decisions by the Raft protocol.
+//! A cluster that keeps one state on several nodes by the Raft protocol.
+//!
+//! Not the protocol itself: that is openraft's, and stays in this folder. Not the state either
+//! (`protocol/replica`). Read `node` first: it holds the rest together. `log_store` is what has
+//! to be on the disk, `state_machine` carries entries out, `message` is what nodes say to each
+//! other over the port `transport`, `membership` changes who belongs to the cluster.
+//!
+//! Invariants:
+//! - What was answered is on the disks of a majority.
+//! - A node that cannot write down what it promises stops.
+//! - The id of a node that left is never used again.
 
+mod error;
+mod identity;
+mod log_store;
+mod state_machine;
+#[cfg(test)]
+mod storage_test;
 pub mod transport;
+mod types;
+
+pub use error::RaftError;
