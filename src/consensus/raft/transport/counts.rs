@@ -1,15 +1,15 @@
-//! What happened at the door of a node, counted, and said in the log, but not more often than once
-//! a second: a stranger must not fill the disk of whoever refuses it.
+//! What happened at the door of a node, counted, and said in the log, but of each kind not more often
+//! than once a second: a stranger must not fill the disk of whoever refuses it.
 
 use std::fmt::Display;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// The shortest time between two warnings.
+/// The shortest time between two warnings of a kind.
 const WARN_EVERY: Duration = Duration::from_secs(1);
 
-/// What happened at the door of a node since it started.
+/// What happened between a node and others since it started.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TransportCounts {
     /// Connections of nodes that are open now, opened by them.
@@ -22,16 +22,25 @@ pub struct TransportCounts {
     pub crowded: u64,
     /// Connections that ended, or took too long, before both sides knew each other.
     pub unfinished: u64,
+    /// Tries of this node to reach another one that ended in a refusal, by either of them.
+    pub calls_refused: u64,
 }
 
 /// The counters, and the tongue.
 #[derive(Debug, Default)]
 pub(super) struct Counts {
     pub(super) connections: AtomicU64,
-    pub(super) refused: AtomicU64,
-    pub(super) garbage: AtomicU64,
-    pub(super) crowded: AtomicU64,
-    pub(super) unfinished: AtomicU64,
+    pub(super) refused: Dropped,
+    pub(super) garbage: Dropped,
+    pub(super) crowded: Dropped,
+    pub(super) unfinished: Dropped,
+    pub(super) calls_refused: Dropped,
+}
+
+/// One kind of connections that were dropped.
+#[derive(Debug, Default)]
+pub(super) struct Dropped {
+    count: AtomicU64,
     warned: Mutex<Warned>,
 }
 
@@ -43,19 +52,22 @@ struct Warned {
 
 impl Counts {
     pub(super) fn read(&self) -> TransportCounts {
-        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let read = |dropped: &Dropped| dropped.count.load(Ordering::Relaxed);
         TransportCounts {
-            connections: read(&self.connections),
+            connections: self.connections.load(Ordering::Relaxed),
             refused: read(&self.refused),
             garbage: read(&self.garbage),
             crowded: read(&self.crowded),
             unfinished: read(&self.unfinished),
+            calls_refused: read(&self.calls_refused),
         }
     }
+}
 
-    /// Counts one that was dropped, and says why.
-    pub(super) fn dropped(&self, counter: &AtomicU64, peer: &dyn Display, reason: &dyn Display) {
-        counter.fetch_add(1, Ordering::Relaxed);
+impl Dropped {
+    /// Counts one, and says why.
+    pub(super) fn note(&self, peer: &dyn Display, reason: &dyn Display) {
+        self.count.fetch_add(1, Ordering::Relaxed);
         let mut warned = self.warned.lock().unwrap_or_else(PoisonError::into_inner);
         if warned.at.is_some_and(|at| at.elapsed() < WARN_EVERY) {
             warned.unsaid += 1;

@@ -8,7 +8,7 @@
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -16,7 +16,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::{AbortHandle, JoinError, JoinSet};
 
-use super::counts::Counts;
+use super::counts::{Counts, Dropped};
 use super::greet::{GreetError, Identity, answer};
 use super::hello::Complaint;
 use super::link::{Link, LinkError, Reader, Writer};
@@ -83,7 +83,7 @@ fn make_room(door: &Door, greetings: &mut VecDeque<Greeting>) {
     {
         oldest.task.abort();
         let reason = "too many connections greet at once; the oldest goes";
-        door.counts.dropped(&door.counts.crowded, &"somebody", &reason);
+        door.counts.crowded.note(&"somebody", &reason);
     }
 }
 
@@ -105,20 +105,20 @@ async fn connection(door: Arc<Door>, tcp: TcpStream, from: SocketAddr, is_over: 
     let (link, peer) = match greeted {
         Ok(Ok(greeted)) => greeted,
         Ok(Err(error)) => {
-            let (counter, reason) = complaint(counts, error);
-            return counts.dropped(counter, &from, &reason);
+            let (dropped, reason) = complaint(counts, error);
+            return dropped.note(&from, &reason);
         }
-        Err(_) => return counts.dropped(&counts.unfinished, &from, &"it greets too slowly"),
+        Err(_) => return counts.unfinished.note(&from, &"it greets too slowly"),
     };
     let Ok(_place) = door.places.try_acquire() else {
-        return counts.dropped(&counts.crowded, &from, &"too many connections are open");
+        return counts.crowded.note(&from, &"too many connections are open");
     };
     counts.connections.fetch_add(1, Ordering::Relaxed);
     let _open = Open(counts);
     if let Err(error) = converse(&door, link, &peer).await
         && error.is_garbage()
     {
-        counts.dropped(&counts.garbage, &format!("{peer} at {from}"), &error);
+        counts.garbage.note(&format!("{peer} at {from}"), &error);
     }
 }
 
@@ -131,7 +131,7 @@ impl Drop for Open<'_> {
     }
 }
 
-fn complaint(counts: &Counts, error: GreetError) -> (&AtomicU64, String) {
+fn complaint(counts: &Counts, error: GreetError) -> (&Dropped, String) {
     match error {
         GreetError::Complaint(Complaint::Garbage(words)) => (&counts.garbage, words.to_owned()),
         GreetError::Complaint(Complaint::Stranger(words)) => (&counts.refused, words),

@@ -9,6 +9,7 @@
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher as _, RandomState};
+use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -239,15 +240,11 @@ impl Peer {
     }
 
     fn trouble(&self, error: GreetError) -> TransportError {
-        let counter = match &error {
-            // What TLS has against a certificate comes as invalid data.
-            GreetError::Io(error) if error.kind() == std::io::ErrorKind::InvalidData => None,
-            GreetError::Io(error) => return self.unreachable(error),
-            GreetError::Refused => None,
-            GreetError::Complaint(Complaint::Garbage(_)) => Some(&self.counts.garbage),
-            GreetError::Complaint(Complaint::Stranger(_)) => Some(&self.counts.refused),
-        };
         let reason = match error {
+            // What TLS has against a certificate comes as invalid data.
+            GreetError::Io(error) if error.kind() != io::ErrorKind::InvalidData => {
+                return self.unreachable(&error);
+            }
             GreetError::Io(error) => error.to_string(),
             GreetError::Refused => "it refuses this node; its log says why (another cluster, \
                                     secret, certificate or release)"
@@ -255,8 +252,7 @@ impl Peer {
             GreetError::Complaint(Complaint::Garbage(words)) => words.to_owned(),
             GreetError::Complaint(Complaint::Stranger(words)) => words,
         };
-        let spare = AtomicU64::new(0);
-        self.counts.dropped(counter.unwrap_or(&spare), &self.address, &reason);
+        self.counts.calls_refused.note(&self.address, &reason);
         TransportError::Refused(format!("{}: {reason}", self.address))
     }
 
@@ -278,7 +274,7 @@ impl Peer {
         };
         self.silence().since = None;
         if let Some(error) = error.as_ref().filter(|error| error.is_garbage()) {
-            self.counts.dropped(&self.counts.garbage, &self.address, error);
+            self.counts.garbage.note(&self.address, error);
         }
         let reason = match error {
             Some(error) => error.to_string(),
