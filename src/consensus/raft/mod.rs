@@ -10,13 +10,27 @@
 //! - A node that cannot write down what it promises stops.
 //! - The id of a node that left is never used again.
 
+#[cfg(test)]
+mod cluster_test;
 mod error;
 mod identity;
 mod log_store;
+mod membership;
+mod message;
+mod node;
+mod options;
+mod peers;
+mod server;
 mod state_machine;
+mod status;
 #[cfg(test)]
 mod storage_test;
+#[cfg(test)]
+mod test_kit;
 pub mod transport;
 mod types;
 
 pub use error::RaftError;
+pub use node::RaftNode;
+pub use options::RaftOptions;
+pub use status::{MemberStatus, RaftStatus};

@@ -77,7 +77,10 @@ impl Known {
     }
 
     fn append(&mut self, position: i64, entry: Entry) -> Result<(), String> {
-        let (last, index) = (self.last().map(|id| id.index), entry.log_id.index);
+        // What stands first may follow a purge whose entries are gone with a segment, because of a
+        // later purge; whether something is missing shows at the end.
+        let last = self.entries.back().map(|entry| entry.log_id.index);
+        let index = entry.log_id.index;
         if last.is_some_and(|last| last + 1 != index) {
             return Err(format!("entry {index} stands behind entry {}", last.unwrap_or(0)));
         }
