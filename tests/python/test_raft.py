@@ -99,6 +99,10 @@ def test_a_minority_decides_nothing_and_says_so(cluster: RaftCluster) -> None:
     with pytest.raises(NodeError) as caught:
         last.ask("read", "before")
     assert caught.value.kind == "NoQuorum" and caught.value.code == "consensus.no_quorum"
+    assert all(node in str(caught.value) for node in set("abc") - {last.node_id})
+    with pytest.raises(NodeError) as caught:
+        last.ask("add", "d=127.0.0.1:1")
+    assert caught.value.kind in ("NoQuorum", "NotLeader")
     cluster.start()
     eventually(lambda: last.ask("status")["trouble"] is None, "a majority is in reach")
     assert _decided(last, "before") == "COMMIT"

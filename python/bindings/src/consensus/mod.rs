@@ -68,14 +68,13 @@ impl RaftNode {
         // A leader has to find a node that is back before that one stands for election.
         transport.reconnect_max = raft.heartbeat_interval.min(transport.reconnect_max);
         let (forks, pid) = (runtime::forks(), std::process::id());
-        let node = Arc::new(Node::new(raft, transport));
-        runtime::close_node_at_exit(&node);
-        Ok(Self { node, forks, pid })
+        Ok(Self { node: Arc::new(Node::new(raft, transport)), forks, pid })
     }
 
     /// Opens the log and takes part, on a thread of its own, then completes the future.
     fn start(&self, py: Python<'_>, bridge: &Bound<'_, Bridge>, future: Py<PyAny>) -> PyResult<()> {
         self.check_process(py)?;
+        runtime::keep_node(&self.node);
         let (node, runtime) = (Arc::clone(&self.node), runtime::handle(None)?);
         on_a_thread("unanimity-start", bridge, future, move || node.start(&runtime))
     }
@@ -83,12 +82,13 @@ impl RaftNode {
     /// Whether it was started and not closed.
     fn is_running(&self, py: Python<'_>) -> PyResult<bool> {
         self.check_process(py)?;
-        Ok(self.node.running().is_ok())
+        Ok(self.node.is_running())
     }
 
     /// Stops taking part, on a thread of its own, then completes the future.
     fn close(&self, py: Python<'_>, bridge: &Bound<'_, Bridge>, future: Py<PyAny>) -> PyResult<()> {
         self.check_process(py)?;
+        runtime::let_node_go(&self.node);
         let (node, runtime) = (Arc::clone(&self.node), runtime::handle(None)?);
         on_a_thread("unanimity-close", bridge, future, move || {
             node.close(&runtime);

@@ -12,7 +12,7 @@ use unanimity::consensus::Consensus;
 use unanimity::consensus::raft::transport::{
     Network, PeerAddress, TransportCounts, TransportOptions,
 };
-use unanimity::consensus::raft::{RaftNode, RaftOptions, RaftStatus};
+use unanimity::consensus::raft::{RaftError, RaftNode, RaftOptions, RaftStatus};
 
 use super::parts::Trouble;
 
@@ -68,6 +68,10 @@ impl Node {
             State::New => Err(Trouble::closed(format!("the node {id} is not started"))),
             State::Closed => Err(Trouble::closed(format!("the node {id} is closed"))),
         }
+    }
+
+    pub(crate) fn is_running(&self) -> bool {
+        matches!(*self.state(), State::Running(_))
     }
 
     pub(super) fn is_closed(&self) -> bool {
@@ -145,7 +149,21 @@ impl Running {
             Change::Remove(id) => self.node.remove_node(&id).await,
             Change::Transfer(id) => self.node.transfer_leadership(&id).await,
         };
-        changed.map_err(Into::into)
+        changed.map_err(|error| match error {
+            RaftError::NoAnswer(_) => self.unanswered(&error),
+            other => other.into(),
+        })
+    }
+
+    /// Why a change has no answer, as far as this node knows.
+    fn unanswered(&self, error: &RaftError) -> Trouble {
+        let status = self.status_now();
+        let (class, code) = match (status.trouble, status.leader) {
+            (Some(_), _) => ("NoQuorum", "consensus.no_quorum"),
+            (None, None) => ("NotLeader", "consensus.not_leader"),
+            (None, Some(_)) => ("ConsensusError", "consensus.unknown"),
+        };
+        Trouble::new(class, code, error)
     }
 
     /// The node first, which says that it leaves.

@@ -63,7 +63,7 @@ impl From<RaftError> for Trouble {
             RaftError::Data { .. } => ("ConfigError", "config.data_dir"),
             RaftError::Io { .. } => ("ConsensusError", "consensus.disk"),
             RaftError::Membership(_) => ("ConsensusError", "consensus.membership"),
-            RaftError::NoAnswer(_) => ("NotLeader", "consensus.not_leader"),
+            RaftError::NoAnswer(_) => ("ConsensusError", "consensus.unknown"),
             RaftError::Stopped(_) => ("ConsensusError", "consensus.stopped"),
             _ => ("ConsensusError", "consensus.failed"),
         };
