@@ -8,7 +8,7 @@ use crate::cluster::{ClusterError, ReplicaEar, ReplicatedLog};
 use crate::consensus::{Consensus, Proposal, Standing};
 use crate::model::outcome::Decision::{Abort, Commit};
 use crate::model::value::Value;
-use crate::protocol::replica::{Answer, Effect, Replica};
+use crate::protocol::replica::{Answer, Command, Effect, Replica};
 use crate::reply::asked;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -352,4 +352,52 @@ fn options_that_cannot_be_say_which_and_why() {
     let mut options = cluster.options("a", &["a"]);
     options.log_compaction_threshold = 0;
     assert!(options.check().is_err());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_lost_its_folder_begins_no_second_cluster() {
+    let mut cluster = Cluster::on_disk().of_three().await;
+    assert_eq!(decided(cluster.node("b"), "x", Commit).await, Ok(Commit));
+    cluster.crash("a").await;
+    std::fs::remove_dir_all(cluster.data_dir("a").unwrap()).unwrap();
+    cluster.leader_among(&["b", "c"]).await;
+    assert_eq!(decided(cluster.node("b"), "y", Commit).await, Ok(Commit));
+    cluster.start("a", &["a", "b", "c"]).await;
+    level(cluster.node("a"), cluster.node("b")).await;
+    for name in ["x", "y"] {
+        assert_eq!(decided(cluster.node("a"), name, Abort).await, Ok(Commit));
+    }
+    cluster.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_process_renews_its_session_without_being_asked() {
+    let mut cluster = Cluster::in_memory();
+    cluster.lease = std::time::Duration::from_millis(300);
+    let node = cluster.start("a", &["a"]).await;
+    // The first is written at once; the others follow, with nobody at work.
+    let before = wait(&node, |metrics| metrics.last_applied.is_some_and(|id| id.index >= 2)).await;
+    let more = before.last_applied.unwrap().index + 3;
+    wait(&node, |metrics| metrics.last_applied.is_some_and(|id| id.index >= more)).await;
+    node.close().await;
+    assert_eq!(node.status().await.unwrap().state, "shutdown");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn few_large_entries_are_compacted_too() {
+    let mut cluster = Cluster::on_disk();
+    cluster.start("a", &["a"]).await;
+    let node = cluster.node("a");
+    for number in 0..40 {
+        let evidence = Value::Text("x".repeat(10_000));
+        let id = id(&format!("x{number}"));
+        let command = Command::Decide { id, decision: Commit, evidence };
+        propose(node, vec![command]).await.unwrap();
+    }
+    wait(node, |metrics| metrics.purged.is_some_and(|id| id.index > 20)).await;
+    assert!(node.inner.log.bytes() < 300_000);
+    cluster.crash("a").await;
+    cluster.start("a", &["a"]).await;
+    assert_eq!(decided(cluster.node("a"), "x0", Abort).await, Ok(Commit));
+    cluster.close().await;
 }

@@ -54,7 +54,7 @@ impl RaftError {
             LogError::Io(error) => Self::io(path, error),
             LogError::Busy => Self::data(
                 path,
-                "another process runs this node: each node needs a folder of its own, and one process",
+                "another process runs this node; give each node a folder of its own",
             ),
             LogError::Gap => Self::data(path, format!("segments are missing; {MEND}")),
             LogError::Foreign(words) | LogError::Damaged(words) | LogError::Broken(words) => {

@@ -165,6 +165,12 @@ pub(super) async fn remove(inner: &Inner, name: &str) -> Result<(), NotChanged> 
     if voters.len() == 1 && voters.contains(&id) {
         return Err(impossible(format!("{name} is the last node; add another one first")));
     }
+    if id == inner.me {
+        // The next leader does it: one that removes itself leaves the others without any.
+        let next = others_by_progress(&metrics, id).into_iter().next();
+        transfer(inner, &next.ok_or_else(|| impossible("there is no other voting node"))?).await?;
+        return Err(NotChanged::NotLeader);
+    }
     // First, so that no crash in between leaves an id that could be used again.
     let retired = inner.raft.client_write(Payload::Retire(id)).await;
     retired.map(drop).map_err(not_changed)?;
@@ -175,6 +181,15 @@ pub(super) async fn remove(inner: &Inner, name: &str) -> Result<(), NotChanged> 
         ChangeMembers::RemoveNodes(only)
     };
     inner.raft.change_membership(change, false).await.map(drop).map_err(not_changed)
+}
+
+/// The ids of the other voting nodes, the one first that has the most.
+fn others_by_progress(metrics: &Metrics, than: Number) -> Vec<String> {
+    let (voters, members) = (voters(metrics), members(metrics));
+    let matched = |id: &Number| metrics.replication.as_ref().and_then(|all| all.get(id)).copied();
+    let mut others: Vec<_> = voters.into_iter().filter(|id| *id != than).collect();
+    others.sort_by_key(|id| std::cmp::Reverse(matched(id).flatten()));
+    others.iter().filter_map(|id| members.get(id)).map(|member| member.id.clone()).collect()
 }
 
 /// On the leader.

@@ -39,6 +39,8 @@ pub struct RaftOptions {
     pub data_dir: Option<PathBuf>,
     /// After how many entries the log is compacted into a snapshot.
     pub log_compaction_threshold: u64,
+    /// After how many bytes of proposals in the log it is compacted all the same.
+    pub log_bytes_max: usize,
     /// How long this process counts as alive without a word; `None` for three election timeouts,
     /// and 5 seconds at least.
     pub lease: Option<Duration>,
@@ -57,6 +59,7 @@ impl RaftOptions {
             heartbeat_interval: Duration::from_secs(1),
             data_dir: None,
             log_compaction_threshold: 10_000,
+            log_bytes_max: 64 << 20,
             lease: None,
             frames_dropped: Arc::default(),
         }

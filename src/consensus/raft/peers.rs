@@ -108,6 +108,7 @@ impl Peer {
         })
     }
 
+    #[expect(clippy::result_large_err, reason = "openraft's traits ask for this error")]
     fn told<T, E: std::error::Error>(
         &self,
         told: Result<T, OpenraftError<Number, E>>,

@@ -31,7 +31,8 @@ impl Handler for Server {
         let inner = Arc::clone(&self.0);
         async move {
             let answer = match Request::decode(&request) {
-                _ if inner.applied.is_retired(number(&from)) => {
+                // While it is still a member it may have to lead its own removal.
+                _ if inner.applied.is_retired(number(&from)) && !inner.has_member(&from) => {
                     Answer::Refused(format!("the node {from} was removed from this cluster"))
                 }
                 Ok(request) => answer(&inner, request).await,

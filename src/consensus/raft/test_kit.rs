@@ -88,11 +88,19 @@ pub(super) struct Cluster {
     pub(super) nodes: BTreeMap<String, Arc<RaftNode>>,
     folder: Option<tempfile::TempDir>,
     pub(super) threshold: u64,
+    /// Long, so that renewals do not come between what tests ask.
+    pub(super) lease: Duration,
 }
 
 impl Cluster {
     pub(super) fn in_memory() -> Self {
-        Self { net: Arc::default(), nodes: BTreeMap::new(), folder: None, threshold: 10_000 }
+        Self {
+            net: Arc::default(),
+            nodes: BTreeMap::new(),
+            folder: None,
+            threshold: 10_000,
+            lease: 10 * BOUND,
+        }
     }
 
     pub(super) fn on_disk() -> Self {
@@ -119,6 +127,8 @@ impl Cluster {
             heartbeat_interval: Duration::from_millis(60),
             data_dir: self.data_dir(id),
             log_compaction_threshold: self.threshold,
+            log_bytes_max: 100_000,
+            lease: Some(self.lease),
             ..RaftOptions::new(ClusterId::new("tests").unwrap(), id, nodes)
         }
     }

@@ -21,6 +21,7 @@ mod frame;
 mod lock;
 mod segment;
 mod spare;
+mod stranded;
 #[cfg(test)]
 mod tests;
 
@@ -135,35 +136,6 @@ impl SegmentLog {
     /// Whether a log was ever begun in this folder.
     pub fn exists(folder: &Path) -> bool {
         segment::list(folder).is_ok_and(|firsts| !firsts.is_empty())
-    }
-
-    /// The position with which the first segment in this folder begins; `None` where there is none.
-    pub fn first_in(folder: &Path) -> io::Result<Option<i64>> {
-        segment::list(folder).map(|firsts| firsts.first().copied())
-    }
-
-    /// The whole records that stand behind the one at which reading ended: what a loss of power
-    /// left of a batch, or what comes after damage. To be asked before [`SegmentLog::settle`],
-    /// which wipes them away.
-    pub fn stranded(&self) -> Result<Vec<(i64, Vec<u8>)>, LogError> {
-        let mut found = Vec::new();
-        if self.is_full || self.segment.is_zero_from(self.offset).map_err(LogError::Io)? {
-            return Ok(found);
-        }
-        let (left, mut bytes) = (self.segment.bytes() - self.offset, Vec::new());
-        let left = usize::try_from(left).unwrap_or(usize::MAX);
-        self.segment.read(self.offset, left, &mut bytes).map_err(LogError::Io)?;
-        let mut at = 0;
-        while at < bytes.len() {
-            at += match frame::look(&bytes[at..]) {
-                Found::Record { position, payload, bytes } if position > self.tail => {
-                    found.push((position, payload.to_vec()));
-                    bytes
-                }
-                _ => frame::ALIGNED_BYTES,
-            };
-        }
-        Ok(found)
     }
 
     /// The position of the last record.

@@ -84,6 +84,11 @@ impl LogStore {
         known.vote.is_none() && known.last().is_none()
     }
 
+    /// How many bytes of proposals are in memory, and would be read after a restart.
+    pub(super) fn bytes(&self) -> usize {
+        self.lock().entries.iter().map(payload_bytes).sum()
+    }
+
     /// Writes what waits and lets go of the folder. Blocks.
     pub(super) fn close(&self) {
         if let Some(writer) = &self.writer {

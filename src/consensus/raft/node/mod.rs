@@ -119,6 +119,11 @@ impl Inner {
         self.peers.place(leader, member).map(|place| (leader, place))
     }
 
+    pub(super) fn has_member(&self, id: &str) -> bool {
+        let server = self.raft.server_metrics();
+        server.borrow().membership_config.membership().get_node(&number(id)).is_some()
+    }
+
     /// Returns when the node will never be well again.
     pub(super) async fn over(&self) {
         // An error says that the sender is gone, which this node holds.
@@ -227,6 +232,17 @@ impl RaftNode {
     }
 }
 
+impl Drop for RaftNode {
+    /// One that was not closed ends as after a crash, as soon as its runtime gets to it.
+    fn drop(&mut self) {
+        self.inner.become_(State::Closed);
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            let raft = self.inner.raft.clone();
+            runtime.spawn(async move { raft.shutdown().await });
+        }
+    }
+}
+
 /// Opens what the node keeps, on a thread that may block.
 async fn open_storage(
     options: &RaftOptions,
@@ -236,8 +252,8 @@ async fn open_storage(
     let Some(data_dir) = options.data_dir.clone() else {
         tracing::warn!(
             node = %options.node_id,
-            "this node has no data_dir: what it knows ends with the process, and a majority of \
-             such nodes that ends at once loses every decision; give a data_dir in production"
+            "this node has no data_dir: what it knows and has promised ends with the process. When \
+             such nodes are started again, decisions can be lost; give a data_dir in production"
         );
         return Ok((LogStore::in_memory(), StateMachine::open(None, instance)?));
     };

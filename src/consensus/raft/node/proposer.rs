@@ -22,7 +22,8 @@ use super::{Ask, Inner, State};
 use crate::cluster::ClusterError;
 use crate::consensus::raft::message::{Answer, NotTaken, Request};
 use crate::consensus::raft::state_machine::{Asked, fail};
-use crate::consensus::raft::transport::TransportError;
+use crate::consensus::raft::transport::{PeerAddress, TransportError};
+use crate::consensus::raft::types::Number;
 use crate::protocol::replica::{Command, Proposal};
 use crate::reply::Reply;
 
@@ -126,13 +127,12 @@ impl Proposer {
         let until = Instant::now() + patience;
         let mut state = self.inner.state.subscribe();
         loop {
-            // A marker that only grows while the call is under way: it may be dropped in between.
-            let is_known_elsewhere = self.inner.leader().is_some();
-            let was_out = may_be_out;
-            may_be_out |= is_known_elsewhere;
+            let (leader, was_out) = (self.inner.leader(), may_be_out);
+            // From here on: sending may be cut short at any point.
+            may_be_out |= leader.is_some();
             let sent = tokio::select! {
-                sent = self.send(&text) => sent,
-                () = sleep_until(until) => return not_known("it did not answer in time", may_be_out),
+                sent = self.send(&text, leader) => sent,
+                () = sleep_until(until) => return not_known("no answer in time", may_be_out),
                 over = trouble(&mut state, may_be_out) => return over,
             };
             match sent {
@@ -166,8 +166,8 @@ impl Proposer {
         }
     }
 
-    async fn send(&self, text: &Arc<RawValue>) -> Sent {
-        let Some((leader, place)) = self.inner.leader() else { return Sent::Never };
+    async fn send(&self, text: &Arc<RawValue>, leader: Option<(Number, PeerAddress)>) -> Sent {
+        let Some((leader, place)) = leader else { return Sent::Never };
         if leader == self.inner.me {
             let (reply, taken) = oneshot::channel();
             let submission = Submission { proposal: Arc::clone(text), reply };

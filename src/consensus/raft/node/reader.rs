@@ -30,12 +30,15 @@ pub(super) async fn run(inner: Arc<Inner>) {
         let ready = tokio::select! {
             ready = reach(&inner) => ready,
             () = inner.over() => Err(over(&inner)),
-            () = sleep_until(until) => Err(ClusterError::NoQuorum {
-                message: format!("no leader answered a read; of the calls: {}", inner.peers.troubles()),
-            }),
+            () = sleep_until(until) => Err(unanswered(&inner)),
         };
         show(&inner, looks, &ready);
     }
+}
+
+fn unanswered(inner: &Inner) -> ClusterError {
+    let troubles = inner.peers.troubles();
+    ClusterError::NoQuorum { message: format!("no leader answered; of the calls: {troubles}") }
 }
 
 fn over(inner: &Inner) -> ClusterError {

@@ -29,6 +29,21 @@ pub(super) async fn run(inner: Arc<Inner>) {
         }
         good_at = last_good(&inner, &metrics).unwrap_or(good_at).max(good_at);
         judge(&inner, &metrics, good_at);
+        compact(&inner, &metrics).await;
+    }
+}
+
+/// Openraft compacts after so many entries; few large ones must not fill memory either.
+async fn compact(inner: &Inner, metrics: &Metrics) {
+    if inner.log.bytes() <= inner.options.log_bytes_max {
+        return;
+    }
+    // An error says that openraft has stopped, which the next look sees.
+    if metrics.last_applied > metrics.snapshot {
+        let _ = inner.raft.trigger().snapshot().await;
+    }
+    if let Some(snapshot) = metrics.snapshot {
+        let _ = inner.raft.trigger().purge_log(snapshot.index).await;
     }
 }
 

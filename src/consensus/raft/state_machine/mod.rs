@@ -43,7 +43,7 @@ impl StateMachine {
     /// The state of the last snapshot; openraft then has the log carried out from there. Blocks.
     pub(super) fn open(data_dir: Option<&Path>, instance: InstanceId) -> Result<Self, RaftError> {
         let snapshots = Snapshots::open(data_dir)?;
-        let (replica, beside) = match snapshots.last() {
+        let (replica, beside) = match snapshots.last()? {
             None => (Replica::new(), Beside::default()),
             Some(kept) => unpack(&kept.meta, &kept.data).map_err(|error| {
                 let path = data_dir.unwrap_or(Path::new("")).join("snapshots");
@@ -135,11 +135,17 @@ impl RaftStateMachine<Types> for StateMachine {
     }
 
     async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot>, StorageError> {
-        Ok(self.snapshots.last().map(|kept| handed_out(kept.meta, &kept.data)))
+        let snapshots = Arc::clone(&self.snapshots);
+        let last = beside_the_loop(move || snapshots.last().map_err(|error| error.to_string()));
+        let last = last
+            .await
+            .map_err(|words| StorageIOError::read_snapshot(None, AnyError::error(words)))?;
+        Ok(last.map(|kept| handed_out(kept.meta, kept.data)))
     }
 }
 
 impl StateMachine {
+    #[expect(clippy::result_large_err, reason = "openraft's traits ask for this error")]
     fn apply_one(&self, entry: Entry) -> Result<(), StorageError> {
         let id = entry.log_id;
         match entry.payload {
@@ -181,7 +187,7 @@ impl RaftSnapshotBuilder<Types> for Builder {
             let data = Arc::new(pack(&replica, &beside));
             let kept = Kept { meta: meta.clone(), data: Arc::clone(&data) };
             snapshots.keep(kept).map_err(|error| error.to_string())?;
-            Ok(handed_out(meta, &data))
+            Ok(handed_out(meta, data))
         };
         let built = beside_the_loop(work).await;
         built.map_err(|words| StorageIOError::write_snapshot(None, AnyError::error(words)).into())
@@ -200,8 +206,10 @@ fn meta_of(beside: &Beside) -> SnapshotMeta {
     }
 }
 
-fn handed_out(meta: SnapshotMeta, data: &Arc<Vec<u8>>) -> Snapshot {
-    Snapshot { meta, snapshot: Box::new(Cursor::new(data.as_ref().clone())) }
+fn handed_out(meta: SnapshotMeta, data: Arc<Vec<u8>>) -> Snapshot {
+    // No copy where it is on the disk alone.
+    let data = Arc::try_unwrap(data).unwrap_or_else(|shared| shared.as_ref().clone());
+    Snapshot { meta, snapshot: Box::new(Cursor::new(data)) }
 }
 
 /// Work that takes long, on a thread where it holds nobody up.

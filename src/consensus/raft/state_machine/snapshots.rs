@@ -12,18 +12,34 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::consensus::raft::error::{MEND, RaftError};
 use crate::consensus::raft::identity::write_durably;
-use crate::consensus::raft::types::SnapshotMeta;
+use crate::consensus::raft::types::{LogId, SnapshotMeta};
 use crate::crash;
 
 const MARK: [u8; 8] = *b"unansnp\x01";
 const HEAD_BYTES: usize = 16;
 const ENDING: &str = ".snapshot";
 
-/// A snapshot as it is kept.
+/// A snapshot.
 #[derive(Clone, Debug)]
 pub(super) struct Kept {
     pub(super) meta: SnapshotMeta,
     pub(super) data: Arc<Vec<u8>>,
+}
+
+/// The last snapshot, or where it is.
+#[derive(Clone, Debug)]
+enum Last {
+    Memory(Kept),
+    File(Option<LogId>, PathBuf),
+}
+
+impl Last {
+    fn id(&self) -> Option<LogId> {
+        match self {
+            Self::Memory(kept) => kept.meta.last_log_id,
+            Self::File(id, _) => *id,
+        }
+    }
 }
 
 /// The place of the last snapshot.
@@ -31,7 +47,7 @@ pub(super) struct Kept {
 pub(super) struct Snapshots {
     folder: Option<PathBuf>,
     /// Held while one is written: two must not overtake each other.
-    last: Mutex<Option<Kept>>,
+    last: Mutex<Option<Last>>,
 }
 
 impl Snapshots {
@@ -42,29 +58,39 @@ impl Snapshots {
             None => None,
             Some(folder) => {
                 fs::create_dir_all(folder).map_err(|error| RaftError::io(folder, error))?;
-                read_last(folder)?
+                find_last(folder)?
             }
         };
         Ok(Self { folder, last: Mutex::new(last) })
     }
 
-    pub(super) fn last(&self) -> Option<Kept> {
-        self.last.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    /// The last one. Blocks.
+    pub(super) fn last(&self) -> Result<Option<Kept>, RaftError> {
+        // Held while it is read: a later one removes the file.
+        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*last {
+            None => Ok(None),
+            Some(Last::Memory(kept)) => Ok(Some(kept.clone())),
+            Some(Last::File(_, path)) => read_file(path).map(Some),
+        }
     }
 
     /// Keeps a snapshot, unless a later one is kept. Blocks.
     pub(super) fn keep(&self, kept: Kept) -> io::Result<()> {
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        if last.as_ref().is_some_and(|last| last.meta.last_log_id > kept.meta.last_log_id) {
+        if last.as_ref().is_some_and(|last| last.id() > kept.meta.last_log_id) {
             return Ok(());
         }
-        if let Some(folder) = &self.folder {
-            let name = name(&kept.meta);
-            write_durably(folder, &name, |file| write(file, &kept))?;
-            crash::point("raft_snapshot", "named");
-            remove_others(folder, &name);
-        }
-        *last = Some(kept);
+        *last = match &self.folder {
+            None => Some(Last::Memory(kept)),
+            Some(folder) => {
+                let name = name(&kept.meta);
+                write_durably(folder, &name, |file| write(file, &kept))?;
+                crash::point("raft_snapshot", "named");
+                remove_others(folder, &name);
+                Some(Last::File(kept.meta.last_log_id, folder.join(name)))
+            }
+        };
         Ok(())
     }
 }
@@ -89,15 +115,19 @@ fn write(file: &mut fs::File, kept: &Kept) -> io::Result<()> {
     file.write_all(&kept.data)
 }
 
-fn read_last(folder: &Path) -> Result<Option<Kept>, RaftError> {
+fn find_last(folder: &Path) -> Result<Option<Last>, RaftError> {
     let names = names(folder).map_err(|error| RaftError::io(folder, error))?;
     let Some(name) = names.last() else { return Ok(None) };
     let path = folder.join(name);
-    let bytes = fs::read(&path).map_err(|error| RaftError::io(&path, error))?;
-    let kept = read(&bytes)
-        .ok_or_else(|| RaftError::data(&path, format!("it is not as it was written; {MEND}")))?;
+    let kept = read_file(&path)?;
     remove_others(folder, name);
-    Ok(Some(kept))
+    Ok(Some(Last::File(kept.meta.last_log_id, path)))
+}
+
+fn read_file(path: &Path) -> Result<Kept, RaftError> {
+    let bytes = fs::read(path).map_err(|error| RaftError::io(path, error))?;
+    let damaged = || RaftError::data(path, format!("it is not as it was written; {MEND}"));
+    read(&bytes).ok_or_else(damaged)
 }
 
 fn read(bytes: &[u8]) -> Option<Kept> {
