@@ -159,7 +159,10 @@ impl Leader {
             }
             // It may be in the log: not a refusal.
             Err(error) => {
-                tracing::warn!(%error, "an entry was not written");
+                // That a node which is closed writes nothing more is nothing to say.
+                if !self.inner.state.borrow().is_over() {
+                    tracing::warn!(%error, "an entry was not written");
+                }
                 Err(NotTaken::NotLeader)
             }
         }
