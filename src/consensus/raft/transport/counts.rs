@@ -1,5 +1,5 @@
-//! What happened at the door of a node, counted, and said in the log, but of each kind not more often
-//! than once a second: a stranger must not fill the disk of whoever refuses it.
+//! What happened at the door of a node, counted, and said in the log, but of each kind once a
+//! second at most: a stranger must not fill the disk of whoever refuses it.
 
 use std::fmt::Display;
 use std::sync::atomic::{AtomicU64, Ordering};
