@@ -142,6 +142,8 @@ async fn a_minority_decides_nothing_and_says_so_until_it_is_back() {
 async fn what_a_cut_off_leader_was_asked_is_unknown_and_one_decision_stands_everywhere() {
     let cluster = Cluster::in_memory().of_three().await;
     let old = cluster.leader().await;
+    // Behind it nothing of the node's own is under way, for which the next would wait.
+    assert_eq!(decided(cluster.node(&old), "before", Commit).await, Ok(Commit));
     cluster.net.isolate(&old);
     // Written where nobody else hears it.
     let asked = decided(cluster.node(&old), "x", Abort);
