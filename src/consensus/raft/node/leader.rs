@@ -154,13 +154,13 @@ impl Leader {
         self.last = Some((term, now));
         match self.inner.raft.client_write(Payload::Entry(text.into())).await {
             Ok(_) => Ok(()),
+            // Told also of entries that were written before leadership was lost.
             Err(OpenraftError::APIError(ClientWriteError::ForwardToLeader(_))) => {
-                Err(NotTaken::NotLeader)
+                Err(NotTaken::Lost)
             }
-            // It may be in the log: not a refusal.
             Err(error) => {
-                tracing::warn!(%error, "an entry was not written");
-                Err(NotTaken::NotLeader)
+                tracing::warn!(%error, "whether an entry was written is not known");
+                Err(NotTaken::Lost)
             }
         }
     }
