@@ -56,12 +56,20 @@ pub struct MemberStatus {
 impl RaftNode {
     /// How this node stands.
     pub async fn status(&self) -> Result<RaftStatus, RaftError> {
+        let committed = self.inner.raft.with_raft_state(|state| state.committed.index()).await;
+        let status = self.status_now();
+        // One that has stopped knows no more than it carried out.
+        let commit_index = committed.ok().flatten().unwrap_or(0).max(status.last_applied);
+        Ok(RaftStatus { commit_index, ..status })
+    }
+
+    /// How this node stands, without asking openraft: its commit index is what it carried out.
+    pub fn status_now(&self) -> RaftStatus {
         let inner = &self.inner;
         let (metrics, state) = (inner.metrics(), inner.state.borrow().clone());
         let last_applied = metrics.last_applied.index().unwrap_or(0);
-        let committed = inner.raft.with_raft_state(|state| state.committed.index()).await;
         let name = |number| name(&metrics, number);
-        Ok(RaftStatus {
+        RaftStatus {
             node_id: inner.options.node_id.clone(),
             state: word(&metrics, &state),
             term: metrics.current_term,
@@ -72,14 +80,13 @@ impl RaftNode {
                 .filter(|_| metrics.current_term > 0)
                 .map(name),
             leader: metrics.current_leader.map(name),
-            // One that has stopped knows no more than it carried out.
-            commit_index: committed.ok().flatten().unwrap_or(last_applied),
+            commit_index: last_applied,
             last_applied,
             members: members(&metrics),
             decisions: inner.applied.recent(),
             trouble: state.error().map(|error| error.to_string()),
             frames_dropped: inner.options.frames_dropped.load(Ordering::Relaxed),
-        })
+        }
     }
 }
 
