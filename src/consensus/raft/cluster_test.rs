@@ -142,6 +142,8 @@ async fn a_minority_decides_nothing_and_says_so_until_it_is_back() {
 async fn what_a_cut_off_leader_was_asked_is_unknown_and_one_decision_stands_everywhere() {
     let cluster = Cluster::in_memory().of_three().await;
     let old = cluster.leader().await;
+    // Behind it nothing of the node's own is under way, for which the next would wait.
+    assert_eq!(decided(cluster.node(&old), "before", Commit).await, Ok(Commit));
     cluster.net.isolate(&old);
     // Written where nobody else hears it.
     let asked = decided(cluster.node(&old), "x", Abort);
@@ -288,6 +290,13 @@ async fn a_single_node_grows_to_three_and_shrinks_and_ids_are_not_used_again() {
     let elsewhere = PeerAddress { port: 9, ..address("c") };
     let refused = cluster.node("a").add_node(&elsewhere).await.unwrap_err().to_string();
     assert!(refused.contains("was removed") && refused.contains("another id"), "{refused}");
+    // One that runs as a cluster of its own, and one that does not run.
+    cluster.start("d", &["d"]).await;
+    wait(cluster.node("d"), |metrics| metrics.current_leader.is_some()).await;
+    let refused = cluster.node("a").add_node(&address("d")).await.unwrap_err().to_string();
+    assert!(refused.contains("belongs to a cluster already"), "{refused}");
+    let refused = cluster.node("a").add_node(&address("e")).await.unwrap_err().to_string();
+    assert!(refused.contains("start it first"), "{refused}");
     let unknown = cluster.node("a").remove_node("nobody").await.unwrap_err().to_string();
     assert!(unknown.contains("not among the nodes"), "{unknown}");
     cluster.close().await;

@@ -137,6 +137,9 @@ pub(super) async fn add(inner: &Inner, member: Member) -> Result<(), NotChanged>
     if voters(&metrics).contains(&id) {
         return Ok(());
     }
+    if !members(&metrics).contains_key(&id) {
+        greet(inner, &member).await?;
+    }
     let name = member.id.clone();
     let until = Instant::now() + catch_up(inner);
     match timeout_at(until, inner.raft.add_learner(id, member, true)).await {
@@ -149,6 +152,24 @@ pub(super) async fn add(inner: &Inner, member: Member) -> Result<(), NotChanged>
     }
     let change = ChangeMembers::AddVoterIds(BTreeSet::from([id]));
     inner.raft.change_membership(change, true).await.map(drop).map_err(not_changed)
+}
+
+/// Sees that a new node runs, and belongs to no cluster: one that began its own has promises and
+/// a log that would meet ours.
+async fn greet(inner: &Inner, member: &Member) -> Result<(), NotChanged> {
+    let (place, timeout) = (PeerAddress::from(member), inner.options.election_timeout);
+    match inner.peers.ask(&place, Request::Hello, timeout).await {
+        Ok(Answer::Hello { is_initialized: false }) => Ok(()),
+        Ok(_) => {
+            let words = "belongs to a cluster already; start it with an empty data_dir, and with \
+                         cluster_nodes that name the nodes of this one too";
+            Err(impossible(format!("the node {place} {words}")))
+        }
+        Err(error) => {
+            let words = "does not answer; start it first";
+            Err(impossible(format!("the node {place} {words} ({error})")))
+        }
+    }
 }
 
 /// On the leader.

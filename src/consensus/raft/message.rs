@@ -63,8 +63,10 @@ pub(super) enum Answer {
 /// Why a leader did not do what it was asked.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum NotTaken {
-    /// This node does not lead. What it was given may be in its log all the same.
+    /// This node does not lead. Nothing was written.
     NotLeader,
+    /// It does not lead any more, or has stopped. What it was given may be in the log.
+    Lost,
     /// It leads, and has no majority. Nothing was written.
     NoQuorum(String),
     /// The question cannot be read, or the node has stopped. Nothing was written.

@@ -11,6 +11,8 @@
 //! - The id of a node that left is never used again.
 
 #[cfg(test)]
+mod chaos_test;
+#[cfg(test)]
 mod cluster_test;
 mod error;
 mod identity;

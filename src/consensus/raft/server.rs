@@ -69,5 +69,5 @@ async fn submit(inner: &Inner, proposal: Arc<RawValue>) -> Result<(), NotTaken> 
     let ended = || NotTaken::Refused("the node has ended".to_owned());
     inner.submissions.send(Submission { proposal, reply }).await.map_err(|_| ended())?;
     // The leader's task ended with it in hand: it may be in the log.
-    taken.await.unwrap_or(Err(NotTaken::NotLeader))
+    taken.await.unwrap_or(Err(NotTaken::Lost))
 }

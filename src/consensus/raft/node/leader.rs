@@ -26,6 +26,9 @@ use crate::protocol::replica::{Proposal, STEP_MAX};
 /// How many bytes of proposals an entry has, unless one proposal has more.
 const ENTRY_BYTES_MAX: usize = 1 << 20;
 
+/// Entries that are there only because time passes are not closer together.
+const TICK_MIN: Duration = Duration::from_millis(10);
+
 /// A proposal that asks to be written.
 pub(in crate::consensus::raft) struct Submission {
     pub(in crate::consensus::raft) proposal: Arc<RawValue>,
@@ -81,19 +84,22 @@ impl Leader {
     /// When to look again at the latest, and whether an entry is needed then because something
     /// ends by the cluster's time.
     fn due(&self) -> (Instant, bool) {
-        let (now, term) = (Instant::now(), self.term());
+        let now = Instant::now();
+        if !self.is_writing() {
+            return (now + self.inner.pause(), false);
+        }
         let deadline = {
             let replica = self.inner.applied.replica();
             replica.deadline().map(|deadline| deadline.since(replica.now()))
         };
         match (deadline, self.last) {
-            (Some(left), Some((last_term, last))) if last_term == term => {
-                // An entry moves the time by no more than a step.
-                (last + left.min(STEP_MAX), true)
+            (None, _) => (now + STEP_MAX, false),
+            // An entry moves the time by no more than a step.
+            (Some(left), Some((term, last))) if term == self.term() => {
+                (last + left.clamp(TICK_MIN, STEP_MAX), true)
             }
             // The first entry of a term only starts its clock.
-            (Some(_), _) if self.is_writing() => (now + self.inner.pause(), true),
-            _ => (now + STEP_MAX, false),
+            (Some(_), _) => (now, true),
         }
     }
 
@@ -154,16 +160,16 @@ impl Leader {
         self.last = Some((term, now));
         match self.inner.raft.client_write(Payload::Entry(text.into())).await {
             Ok(_) => Ok(()),
+            // Told also of entries that were written before leadership was lost.
             Err(OpenraftError::APIError(ClientWriteError::ForwardToLeader(_))) => {
-                Err(NotTaken::NotLeader)
+                Err(NotTaken::Lost)
             }
-            // It may be in the log: not a refusal.
             Err(error) => {
                 // That a node which is closed writes nothing more is nothing to say.
                 if !self.inner.state.borrow().is_over() {
-                    tracing::warn!(%error, "an entry was not written");
+                    tracing::warn!(%error, "whether an entry was written is not known");
                 }
-                Err(NotTaken::NotLeader)
+                Err(NotTaken::Lost)
             }
         }
     }

@@ -139,8 +139,10 @@ impl Proposer {
                 Sent::Never => may_be_out = was_out,
                 Sent::Perhaps => {}
                 Sent::Done => {
-                    // This node carries it out as soon as it hears of it.
+                    // This node carries it out as soon as it hears of it. Where a snapshot told it,
+                    // only a repetition says so.
                     tokio::select! {
+                        () = sleep(self.inner.options.election_timeout) => continue,
                         () = sleep_until(until) => {}
                         () = self.inner.over() => {}
                     }
@@ -194,8 +196,8 @@ impl Proposer {
 fn sent(taken: Result<(), NotTaken>) -> Sent {
     match taken {
         Ok(()) => Sent::Done,
-        Err(NotTaken::NotLeader) => Sent::Perhaps,
-        Err(NotTaken::NoQuorum(_) | NotTaken::Refused(_)) => Sent::Never,
+        Err(NotTaken::Lost) => Sent::Perhaps,
+        Err(NotTaken::NotLeader | NotTaken::NoQuorum(_) | NotTaken::Refused(_)) => Sent::Never,
     }
 }
 
