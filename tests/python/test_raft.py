@@ -101,7 +101,7 @@ def test_a_minority_decides_nothing_and_says_so(cluster: RaftCluster) -> None:
     assert caught.value.kind == "NoQuorum" and caught.value.code == "consensus.no_quorum"
     assert all(node in str(caught.value) for node in set("abc") - {last.node_id})
     with pytest.raises(NodeError) as caught:
-        last.ask("add", "d=127.0.0.1:1")
+        last.ask("transfer", next(iter(set("abc") - {last.node_id})))
     assert caught.value.kind in ("NoQuorum", "NotLeader")
     cluster.start()
     eventually(lambda: last.ask("status")["trouble"] is None, "a majority is in reach")
@@ -148,6 +148,8 @@ def test_nodes_come_and_go(cluster: RaftCluster) -> None:
     assert _propose(leader, "before")
     [port] = free_ports(1)
     cluster.addresses["d"] = f"d=127.0.0.1:{port}"
+    with pytest.raises(NodeError, match="start it first"):
+        leader.ask("add", cluster.addresses["d"])
     joining = cluster.nodes["d"] = cluster.make("d")
     joining.start()
     leader.ask("add", cluster.addresses["d"])
