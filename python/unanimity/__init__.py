@@ -70,6 +70,7 @@ if TYPE_CHECKING:
     )
     from ._lock_managers import LocalLockManager, PostgresLockManager, ZooKeeperLockManager
     from ._participant import Participant, ParticipantOperation
+    from ._raft import LogEntry, RaftConsensusService
     from ._records import CoordinationRecord, History, RecoveryReport, StoreRecord, TimelineEntry
     from ._saga import Saga, SagaStep
     from ._service import CoordinationService, ICoordinationService
@@ -124,6 +125,8 @@ __all__ = [
     "PostgresLockManager",
     "ZooKeeperLockManager",
     "IConsensusService",
+    "RaftConsensusService",
+    "LogEntry",
     "IEventBus",
     "InProcessEventBus",
     "JournalEventBus",
@@ -167,6 +170,8 @@ _LATE = {
     "LocalLockManager": "_lock_managers",
     "PostgresLockManager": "_lock_managers",
     "ZooKeeperLockManager": "_lock_managers",
+    "LogEntry": "_raft",
+    "RaftConsensusService": "_raft",
     "Transaction": "_transaction",
     "Saga": "_saga",
     "SagaStep": "_saga",

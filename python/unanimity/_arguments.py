@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from ._consensus import IConsensusService
 from ._exceptions import ConfigError
 from ._locks import IDistributedLockManager
 from ._stores import IStorageStore, PythonStore
@@ -72,6 +73,30 @@ def lock_manager_for_engine(manager: object) -> object | None:
         if all(getattr(own, name) is getattr(NativeLockManager, name) for name in methods):
             return manager.for_service()  # type: ignore[no-any-return]
     return manager
+
+
+def consensus_for_engine(service: object) -> object | None:
+    """The native side of our node, or a user's own service as it is."""
+    if service is None:
+        return None
+    methods = ("propose_coordination_decision", "get_consensus_status")
+    for name in methods:
+        if not callable(getattr(service, name, None)):
+            raise ConfigError(f"the consensus service {service!r} has no method {name}()")
+    if isinstance(service, IConsensusService) and hasattr(service, "for_service"):
+        from ._raft import RaftConsensusService
+
+        # A subclass's own methods must be called, so then the engine may not go past them.
+        own = type(service)
+        if all(getattr(own, name) is getattr(RaftConsensusService, name) for name in methods):
+            return service.for_service()  # type: ignore[no-any-return]
+    return service
+
+
+async def start_consensus(service: object) -> None:
+    """Start our own node, if it is one that does not run yet."""
+    if isinstance(service, IConsensusService) and hasattr(service, "for_service"):
+        await service.start()  # type: ignore[attr-defined]
 
 
 def event_bus_for_engine(bus: IEventBus | None) -> _engine.EventBus | None:

@@ -25,6 +25,7 @@ __all__ = [
     "LockWait",
     "MemoryStore",
     "PostgresStore",
+    "RaftNode",
     "SqliteStore",
     "Streams",
     "after_fork_in_child",
@@ -32,6 +33,7 @@ __all__ = [
     "before_fork",
     "draw_steps",
     "draw_waits",
+    "node_addresses",
     "shutdown",
     "version",
     "wait_circles",
@@ -39,6 +41,7 @@ __all__ = [
 
 _Answer = TypeVar("_Answer")
 
+def node_addresses(nodes: Sequence[str]) -> list[tuple[str, str]]: ...
 def version() -> str: ...
 def shutdown() -> None: ...
 def before_fork() -> None: ...
@@ -233,6 +236,42 @@ class EventBus:
     def parked(self, bridge: Bridge, future: Future[list[tuple[Any, ...]]], limit: int) -> None: ...
     def redrive(self, bridge: Bridge, future: Future[bool], event_id: str, group: str) -> None: ...
     def close(self, bridge: Bridge, future: Future[bool]) -> None: ...
+
+@final
+class RaftNode:
+    # names: cluster and node; times: election and heartbeat in milliseconds; security: the files
+    # certificate, key and authority, or a secret, and whether neither is fine
+    def __new__(
+        cls,
+        names: tuple[str, str],
+        cluster_nodes: Sequence[str],
+        times: tuple[int, int],
+        log_compaction_threshold: int,
+        data_dir: str | None,
+        security: tuple[tuple[str, str, str] | None, bytes | None, bool],
+        listen: str | None,
+    ) -> RaftNode: ...
+    def start(self, bridge: Bridge, future: Future[None]) -> None: ...
+    def is_running(self) -> bool: ...
+    def close(self, bridge: Bridge, future: Future[None]) -> None: ...
+    def propose(
+        self,
+        bridge: Bridge,
+        future: Future[bool],
+        id: str,
+        decision: str,
+        evidence: Mapping[str, Any],
+    ) -> None: ...
+    # "decided_at" is a time
+    def read(self, bridge: Bridge, future: Future[dict[str, Any] | None], id: str) -> None: ...
+    def add_node(self, bridge: Bridge, future: Future[None], node: str) -> None: ...
+    def remove_node(self, bridge: Bridge, future: Future[None], node_id: str) -> None: ...
+    def transfer_leadership(self, bridge: Bridge, future: Future[None], node_id: str) -> None: ...
+    def status(self, bridge: Bridge, future: Future[dict[str, Any]]) -> None: ...
+    # term, vote, commit index, last applied, state, leader
+    def facts(self) -> tuple[int, str | None, int, int, str, str | None]: ...
+    # the fields of LogEntry, with a time
+    def recent_decisions(self) -> list[tuple[int, int, str, str, dict[str, Any], int]]: ...
 
 @final
 class EventSubscription:

@@ -20,9 +20,11 @@ from ._arguments import (
     checked_journal,
     checked_stores,
     checked_text,
+    consensus_for_engine,
     event_bus_for_engine,
     for_engine,
     lock_manager_for_engine,
+    start_consensus,
 )
 from ._bridge import bridge_for_running_loop
 from ._config import settings_of
@@ -151,6 +153,7 @@ class CoordinationService(EventStreams, ICoordinationService):
         if self._closed:
             raise ServiceClosed("the service is closed; make another CoordinationService")
         if self._started is None:
+            await start_consensus(self.consensus)
             self._begin_start()
         self._check_home()
         started, coordinator = self._started, self._coordinator
@@ -164,6 +167,11 @@ class CoordinationService(EventStreams, ICoordinationService):
         return coordinator
 
     def _begin_start(self) -> None:
+        # Another first user may have begun, or closed, while the consensus service started.
+        if self._closed:
+            raise ServiceClosed("the service is closed; make another CoordinationService")
+        if self._started is not None:
+            return
         loop = asyncio.get_running_loop()
         self._pid = os.getpid()
         self._loop = loop
@@ -173,7 +181,7 @@ class CoordinationService(EventStreams, ICoordinationService):
             journal=self._journal,
             stores=native,
             config=self._settings,
-            consensus=self.consensus,
+            consensus=consensus_for_engine(self.consensus),
             lock_manager=lock_manager_for_engine(self.lock_manager),
             event_bus=self.event_bus,
             carrier=event_bus_for_engine(self.event_bus),

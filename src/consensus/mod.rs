@@ -6,6 +6,8 @@
 //! proposal and as [`Standing::Unknown`] for a read, and the engine reads again. Every method
 //! returns at once.
 
+pub mod raft;
+
 use crate::model::ids::CoordinationId;
 use crate::model::outcome::Decision;
 use crate::model::value::Value;

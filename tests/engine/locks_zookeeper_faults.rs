@@ -44,7 +44,7 @@ fn the_lock_of_a_killed_process_is_free_within_the_session_timeout() {
     holder.wait().unwrap();
     let killed = Instant::now();
     let (grant, at) = waiting.wait_with_time();
-    assert!(grant.unwrap().fencing_token > token.parse().unwrap());
+    assert!(grant.unwrap().fencing_token > token.parse::<u64>().unwrap());
     assert!(at - killed < SESSION + SLACK, "{:?}", at - killed);
 }
 

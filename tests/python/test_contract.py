@@ -153,6 +153,10 @@ DATACLASSES: dict[str, list[tuple[str, Any]]] = {
         (name, MISSING)
         for name in ["victim_transaction", "deadlock_cycle", "resource_id", "detected_at"]
     ],
+    "LogEntry": [
+        (name, MISSING)
+        for name in ["term", "index", "coordination_id", "decision", "evidence", "timestamp"]
+    ],
     "RecoveryReport": [
         (name, []) for name in ["committed", "aborted", "resumed", "compensated", "in_doubt"]
     ],
@@ -230,6 +234,24 @@ SIGNATURES = {
         "(self, coordination_id, decision, evidence)"
     ),
     "IConsensusService.get_consensus_status": "(self, coordination_id)",
+    "RaftConsensusService.__init__": (
+        "(self, node_id, cluster_nodes, election_timeout_ms=5000, heartbeat_interval_ms=1000, *, "
+        "data_dir=None, tls=None, secret=None, log_compaction_threshold=10000, "
+        "cluster='unanimity', listen=None, insecure=False)"
+    ),
+    **{
+        f"RaftConsensusService.{method}": shape
+        for method, shape in {
+            "propose_coordination_decision": "(self, coordination_id, decision, evidence)",
+            "get_consensus_status": "(self, coordination_id)",
+            "start": "(self)",
+            "close": "(self)",
+            "status": "(self)",
+            "add_node": "(self, node)",
+            "remove_node": "(self, node_id)",
+            "transfer_leadership": "(self, node_id)",
+        }.items()
+    },
     "IEventBus.publish_event": "(self, event)",
     "IEventBus.subscribe": "(self, event_type, handler)",
     "IMetricsCollector.increment_counter": "(self, name, value=1, labels=None)",
@@ -241,6 +263,7 @@ SIGNATURES = {
 NOT_ASYNC = {
     "CoordinationService.__init__",
     "LocalLockManager.lock",
+    "RaftConsensusService.__init__",
     "LocalLockManager.on_lost",
     "LocalLockManager.on_suspended",
     "LocalLockManager.on_resumed",

@@ -21,12 +21,12 @@ use unanimity::reply::{Lost, Reply};
 use crate::bridge::{Bridge, Shared};
 use crate::call::Caller;
 use crate::events::EventBus;
-use crate::ports::{PythonAlerting, PythonConsensus, PythonListeners};
+use crate::ports::{PythonAlerting, PythonListeners};
 use crate::request::{Unreadable, request_parts};
 use crate::runtime::Engine;
 use crate::start::{self, Parts};
 use crate::streams::Streams;
-use crate::{errors, locks, records, runtime};
+use crate::{consensus, errors, locks, records, runtime};
 
 /// A coordinator that belongs to one event loop.
 #[pyclass(frozen)]
@@ -102,7 +102,7 @@ impl Coordinator {
             journal_options: start::journal_options(config)?,
             options: start::options(config)?,
             stores: named,
-            consensus: consensus.map(|c| PythonConsensus::adapt(&shared, &c)).transpose()?,
+            consensus: consensus.map(|c| consensus::port_of(&shared, &c)).transpose()?,
             locks: locks::port_of(&shared, lock_manager.as_ref())?,
             event_bus: carrier.map(|bus| bus.port()),
             listeners: PythonListeners::adapt(&shared, event_bus.as_ref(), metrics.as_ref())?,

@@ -51,6 +51,11 @@ pub(crate) fn guarded<T>(py: Python<'_>, work: impl FnOnce() -> PyResult<T>) -> 
     })
 }
 
+/// Does `work` where Python is not; a panic in it is given back as its words.
+pub(crate) fn unpanicked<T>(work: impl FnOnce() -> T) -> Result<T, String> {
+    catch_unwind(AssertUnwindSafe(work)).map_err(|panic| panic_words(panic.as_ref()).to_owned())
+}
+
 pub(crate) fn panic_words(panic: &(dyn Any + Send)) -> &str {
     let words = panic.downcast_ref::<String>().map(String::as_str);
     words.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("a panic without words")

@@ -7,6 +7,7 @@
 mod answers;
 mod bridge;
 mod call;
+mod consensus;
 mod convert;
 mod coordinator;
 mod errors;
@@ -46,6 +47,7 @@ fn _engine(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<bridge::Bridge>()?;
     module.add_class::<coordinator::Coordinator>()?;
     module.add_class::<reader::JournalReader>()?;
+    consensus::register(module)?;
     events::register(module)?;
     module.add_class::<streams::Streams>()?;
     locks::register(module)?;

@@ -20,6 +20,7 @@ use unanimity::engine;
 use unanimity::events::EventBus;
 use unanimity::locks::LockManager;
 
+use crate::consensus::Node;
 use crate::{errors, logging};
 
 struct Stamped {
@@ -36,6 +37,10 @@ static LOCKS: Mutex<Vec<Weak<dyn LockManager>>> = Mutex::new(Vec::new());
 
 /// Event buses, which give back at exit what they hold for others.
 static BUSES: Mutex<Vec<Weak<dyn EventBus>>> = Mutex::new(Vec::new());
+
+/// Nodes of clusters. Kept here, so that one that was forgotten goes on, and says at exit that it
+/// leaves.
+static NODES: Mutex<Vec<Arc<Node>>> = Mutex::new(Vec::new());
 
 /// How long the exit waits for buses: handlers that are out have no loop to end on any more.
 const BUSES_WAIT: Duration = Duration::from_secs(2);
@@ -132,6 +137,21 @@ pub(crate) fn close_bus_at_exit(bus: &Arc<dyn EventBus>) {
     buses.push(Arc::downgrade(bus));
 }
 
+/// Keeps a node that is to start. With the interpreter held, so that no fork comes between.
+pub(crate) fn keep_node(node: &Arc<Node>) {
+    let mut nodes = NODES.lock().unwrap_or_else(PoisonError::into_inner);
+    nodes.retain(|known| Arc::strong_count(known) > 1 || known.is_running());
+    if !nodes.iter().any(|known| Arc::ptr_eq(known, node)) {
+        nodes.push(Arc::clone(node));
+    }
+}
+
+/// Keeps a node no longer, which is to be closed. As [`keep_node`].
+pub(crate) fn let_node_go(node: &Arc<Node>) {
+    let mut nodes = NODES.lock().unwrap_or_else(PoisonError::into_inner);
+    nodes.retain(|known| !Arc::ptr_eq(known, node));
+}
+
 /// Closes buses side by side, and waits for that only so long.
 fn close_buses(buses: Vec<Weak<dyn EventBus>>) {
     let (sender, closed) = mpsc::channel::<()>();
@@ -154,6 +174,7 @@ fn close_buses(buses: Vec<Weak<dyn EventBus>>) {
 fn shutdown(py: Python<'_>) -> PyResult<()> {
     let locks = std::mem::take(&mut *LOCKS.lock().unwrap_or_else(PoisonError::into_inner));
     let buses = std::mem::take(&mut *BUSES.lock().unwrap_or_else(PoisonError::into_inner));
+    let nodes = std::mem::take(&mut *NODES.lock().unwrap_or_else(PoisonError::into_inner));
     py.detach(|| {
         close_buses(buses);
         let open = std::mem::take(&mut *open());
@@ -167,6 +188,9 @@ fn shutdown(py: Python<'_>) -> PyResult<()> {
         let stamped = RUNTIME.lock().unwrap_or_else(PoisonError::into_inner).take();
         match stamped {
             Some(stamped) if stamped.pid == std::process::id() => {
+                for node in &nodes {
+                    node.close_at_exit(stamped.runtime.handle());
+                }
                 stamped.runtime.shutdown_background();
             }
             other => std::mem::forget(other),
@@ -208,6 +232,8 @@ fn after_fork_in_child() {
     // Weak, and closed by the parent.
     LOCKS.lock().unwrap_or_else(PoisonError::into_inner).clear();
     BUSES.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    // Not dropped, here or by whoever has them: their tasks are the parent's.
+    std::mem::forget(std::mem::take(&mut *NODES.lock().unwrap_or_else(PoisonError::into_inner)));
     let _ = unanimity::journal::forget_instance_locks_in_child();
     if let Some(mut held) = HELD_FOR_FORK.with(|held| held.borrow_mut().take()) {
         // Not dropped: that would wait for threads that are not there.

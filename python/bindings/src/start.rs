@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
+use unanimity::consensus::Consensus;
 use unanimity::engine::{self, EngineError, Options, Ports, RecoveryReport};
 use unanimity::events::EventBus;
 use unanimity::journal::{self, JournalOptions};
@@ -16,7 +17,7 @@ use unanimity::participants::Participant;
 use unanimity::reply::Reply;
 
 use crate::bridge::Shared;
-use crate::ports::{PythonAlerting, PythonConsensus, PythonListeners};
+use crate::ports::{PythonAlerting, PythonListeners};
 use crate::python_store::PythonStore;
 use crate::runtime::Engine;
 use crate::{errors, stores};
@@ -27,7 +28,7 @@ pub(crate) struct Parts {
     pub(crate) journal_options: JournalOptions,
     pub(crate) options: Options,
     pub(crate) stores: Vec<engine::NamedStore>,
-    pub(crate) consensus: Option<PythonConsensus>,
+    pub(crate) consensus: Option<Arc<dyn Consensus>>,
     pub(crate) locks: Arc<dyn LockManager>,
     pub(crate) event_bus: Option<Arc<dyn EventBus>>,
     pub(crate) listeners: Option<PythonListeners>,
@@ -45,7 +46,7 @@ pub(crate) fn start_engine(
     let ports = Ports {
         journal,
         stores: parts.stores,
-        consensus: parts.consensus.map(|consensus| Arc::new(consensus) as _),
+        consensus: parts.consensus,
         locks: Some(parts.locks),
         bus: parts.listeners.map(|listeners| Arc::new(listeners) as _),
         event_bus: parts.event_bus,

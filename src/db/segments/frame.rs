@@ -11,6 +11,8 @@ use crc32fast::Hasher;
 pub(super) const HEADER_BYTES: usize = 64;
 /// Bytes of a frame before its payload.
 pub(super) const FRAME_BYTES: usize = 16;
+/// Frames begin at multiples of this.
+pub(super) const ALIGNED_BYTES: usize = 8;
 /// The longest payload.
 pub(super) const PAYLOAD_BYTES_MAX: usize = 1 << 30;
 
@@ -167,7 +169,7 @@ fn checksum(length: u32, position: i64, payload: &[u8]) -> u32 {
 }
 
 fn padded(bytes: usize) -> usize {
-    bytes.next_multiple_of(8)
+    bytes.next_multiple_of(ALIGNED_BYTES)
 }
 
 #[cfg(test)]

@@ -21,6 +21,7 @@ mod frame;
 mod lock;
 mod segment;
 mod spare;
+mod stranded;
 #[cfg(test)]
 mod tests;
 

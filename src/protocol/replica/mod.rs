@@ -52,7 +52,7 @@ pub struct Answered {
 }
 
 /// The state of the cluster as one node knows it.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Replica {
     /// The last entry that was carried out.
     applied: Position,

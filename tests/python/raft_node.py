@@ -1,0 +1,80 @@
+"""A node of a cluster in a process of its own, told what to do by lines of JSON on its input.
+
+Not a test: `raft_cluster` starts it. A line is {"n": number, "do": verb, ...}; the answer is a line
+with the same number and "answer", or with "error", "code" and "message". It ends with its input,
+and is killed when the process that started it dies, even if it is stopped then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import dataclasses
+import json
+import logging
+import signal
+import sys
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from unanimity import RaftConsensusService
+
+_DIE_WITH_PARENT = 1
+
+
+def _die_with_parent() -> None:
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
+
+
+class Told:
+    """Does what a line says."""
+
+    def __init__(self, raft: RaftConsensusService) -> None:
+        self._raft = raft
+        self._verbs: dict[str, Callable[..., Awaitable[Any]]] = {
+            "start": raft.start,
+            "propose": raft.propose_coordination_decision,
+            "read": raft.get_consensus_status,
+            "add": raft.add_node,
+            "remove": raft.remove_node,
+            "transfer": raft.transfer_leadership,
+            "status": raft.status,
+            "properties": self._properties,
+            "close": raft.close,
+        }
+
+    async def _properties(self) -> dict[str, Any]:
+        names = ("current_term", "voted_for", "commit_index", "last_applied", "state", "leader_id")
+        found = {name: getattr(self._raft, name) for name in names}
+        entries = [dataclasses.asdict(entry) for entry in self._raft.log_entries]
+        return {**found, "log_entries": entries}
+
+    async def obey(self, line: bytes) -> None:
+        told = json.loads(line)
+        number, verb = told["n"], told["do"]
+        try:
+            answer: dict[str, Any] = {"answer": await self._verbs[verb](*told["arguments"])}
+        except Exception as error:
+            code = getattr(error, "code", None)
+            answer = {"error": type(error).__name__, "code": code, "message": str(error)}
+        sys.stdout.write(json.dumps({"n": number, **answer}, default=str) + "\n")
+        sys.stdout.flush()
+
+
+async def _main(options: dict[str, Any]) -> None:
+    told = Told(RaftConsensusService(**options))
+    loop = asyncio.get_running_loop()
+    reader = asyncio.StreamReader()
+    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+    tasks: set[asyncio.Task[None]] = set()
+    while line := await reader.readline():
+        task = asyncio.ensure_future(told.obey(line))
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
+
+
+if __name__ == "__main__":
+    _die_with_parent()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
+    asyncio.run(_main(json.loads(sys.argv[1])))
