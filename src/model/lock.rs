@@ -184,7 +184,7 @@ impl fmt::Display for LockId {
 pub struct WaitId(pub u64);
 
 /// What a holder is told.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Grant {
     /// Which grant.
     pub lock_id: LockId,

@@ -48,6 +48,7 @@ use std::time::Duration;
 
 use queue::{Queue, Rank, Requester};
 use registry::{Registry, Slot};
+use serde::{Deserialize, Serialize};
 
 use crate::model::lock::{
     Deadlock, Grant, LockError, LockId, LockMode, RequesterId, ResourceId, WaitId,
@@ -118,14 +119,14 @@ pub enum Effect {
 }
 
 /// What ends when its time comes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 enum Timer {
     Wait(Slot, WaitId),
     Lease(Slot, u64),
 }
 
-/// The table.
-#[derive(Clone, Debug)]
+/// The table. What is written of it and read again goes on exactly as it would have.
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct LockTable {
     queues: Registry<Queue>,
     requesters: Registry<Requester>,
@@ -163,6 +164,11 @@ impl LockTable {
     /// The token of the next grant.
     pub fn next_token(&self) -> u64 {
         self.next_token
+    }
+
+    /// Makes the next token at least this high.
+    pub fn raise_tokens(&mut self, least: u64) {
+        self.next_token = self.next_token.max(least);
     }
 
     /// The rules that were taken so far, for coverage.

@@ -7,13 +7,15 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::registry::{Record, Slot};
 use crate::model::lock::{LockMode, RequesterId, ResourceId, WaitId};
 use crate::model::time::Timestamp;
 use crate::protocol::claim::covers;
 
 /// Who holds.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Holder {
     pub(super) token: u64,
     pub(super) requester: Slot,
@@ -23,14 +25,14 @@ pub(super) struct Holder {
 }
 
 /// Where one who waits stands: upgrades first, then by the order of asking.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(super) struct Rank {
     pub(super) is_no_upgrade: bool,
     pub(super) order: u64,
 }
 
 /// Who waits.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Waiter {
     pub(super) rank: Rank,
     pub(super) wait: WaitId,
@@ -42,7 +44,7 @@ pub(super) struct Waiter {
 }
 
 /// How many claims there are in each mode.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 struct Counts([u32; LockMode::ALL.len()]);
 
 impl Counts {
@@ -73,7 +75,7 @@ pub(super) enum Footing {
 }
 
 /// One resource.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Queue {
     pub(super) name: ResourceId,
     pub(super) holders: Vec<Holder>,
@@ -187,7 +189,7 @@ impl Record for Queue {
 }
 
 /// One requester, as long as it holds something or waits.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Requester {
     pub(super) name: RequesterId,
     /// Where it holds which tokens, in the order of the tokens.

@@ -7,18 +7,19 @@
 //! longer in use keeps its memory for the next name, and can be read until a name is added.
 
 use std::borrow::Borrow;
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{BTreeSet, HashMap};
 use std::hash::Hash;
 use std::ops::{Index, IndexMut};
 
 use foldhash::quality::RandomState;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// How many unused records are kept when nothing is in use.
 const SPARE_MAX: usize = 1_024;
 
 /// The number of a record.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(super) struct Slot(u32);
 
 /// What a registry keeps.
@@ -106,5 +107,23 @@ impl<R: Record> Index<Slot> for Registry<R> {
 impl<R: Record> IndexMut<Slot> for Registry<R> {
     fn index_mut(&mut self, slot: Slot) -> &mut R {
         &mut self.records[slot.0 as usize]
+    }
+}
+
+/// As it is kept: with its numbers, because the order of effects goes by them.
+impl<R: Record + Serialize> Serialize for Registry<R> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        (&self.records, &self.spare).serialize(serializer)
+    }
+}
+
+impl<'de, R: Record + Deserialize<'de>> Deserialize<'de> for Registry<R> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let (records, spare): (Vec<R>, Vec<Slot>) = Deserialize::deserialize(deserializer)?;
+        let unused: BTreeSet<Slot> = spare.iter().copied().collect();
+        let numbered = (0..).map(Slot).zip(&records);
+        let used = numbered.filter(|(slot, _)| !unused.contains(slot));
+        let by_name = used.map(|(slot, record)| (record.name().clone(), slot)).collect();
+        Ok(Self { by_name, records, spare })
     }
 }

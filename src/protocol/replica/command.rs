@@ -213,6 +213,8 @@ pub struct Coordination {
     pub owner: InstanceId,
     /// Under which epoch.
     pub epoch: u32,
+    /// Grows with each begin: what began before has a lower one.
+    pub order: u64,
     /// Its records, from the begin.
     pub records: Vec<(Timestamp, Record)>,
 }
