@@ -41,7 +41,7 @@ class Workload:
     callers: tuple[int, ...] = CALLERS
     count: int = 0
     server: str = ""
-    """Which server all need: "accounts", "database" (both PostgreSQL), "zookeeper", "restate"."""
+    """Which server all need: "accounts" or "database" (PostgreSQL), "zookeeper", "restate", "etcd"."""
     relative_goals: dict[str, dict[int, float]] = field(default_factory=dict)
     """By peer: at least so many times its rate, by callers."""
     limits: dict[tuple[str, str], float] = field(default_factory=dict)
@@ -55,6 +55,7 @@ _KAZOO = "kazoo"
 _FILE = "plain Python, appended file"
 _ORIGINAL = "original design, not durable"
 _RESTATE = "Restate"
+_ETCD = "etcd, aetcd"
 
 WORKLOADS = (
     Workload(
@@ -299,6 +300,31 @@ WORKLOADS = (
             ),
         ),
         server="database",
+    ),
+    Workload(
+        "w5",
+        "W5: decisions that three nodes keep, with fsync",
+        (
+            Subject(
+                "unanimity, leader",
+                "cases.w5",
+                "`propose_coordination_decision`; three processes, the one that is measured is "
+                "the leader; frames with a tag by a shared secret",
+            ),
+            Subject(
+                "unanimity, follower",
+                "cases.w5",
+                "the same, and the one that is measured is a follower: it forwards",
+            ),
+            Subject(
+                _ETCD,
+                "cases.w5",
+                "etcd 3.4, three members, the settings of its package; puts of 34 bytes through "
+                "one client of `aetcd`",
+                server="etcd",
+            ),
+        ),
+        relative_goals={_ETCD: {1: 1_500 / 1_263, 16: 12_000 / 6_206, 64: 35_000 / 11_512}},
     ),
     Workload(
         "group-commit",

@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from etcd_servers import EtcdCluster
 from facts import machine_facts
 from lock_servers import LockDatabase, LockEnsemble
 from plan import WORKLOADS, Subject, Workload
@@ -37,12 +38,13 @@ PEERS_PYTHON = ROOT / "target" / "bench-peers-venv" / "bin" / "python"
 _CASE_SECONDS_MAX = 300
 _ERROR = re.compile(r"[\w.]+(Error|Exception|Closed): ")
 Row = dict[str, Any]
-AnyServer = Server | LockDatabase | LockEnsemble | RestateServer
+AnyServer = Server | LockDatabase | LockEnsemble | RestateServer | EtcdCluster
 _SERVERS: dict[str, Callable[[], contextlib.AbstractContextManager[AnyServer]]] = {
     "accounts": Server,
     "database": LockDatabase,
     "zookeeper": LockEnsemble,
     "restate": RestateServer,
+    "etcd": EtcdCluster,
 }
 
 
