@@ -3,8 +3,8 @@
 //! Not a test. One JSON line for each number of coordinations in flight: each is a begin, a
 //! decision (both waited for) and an end (not waited for). The file is in the current folder, or
 //! in the one that is named, because the disk decides: `cargo bench --bench journal -- /dev/shm`
-//! shows the journal without one; `postgresql://...` names a fresh database instead. The rate is taken when the last decision stands, and again when
-//! the tables have caught up (`_projected`).
+//! shows the journal without one; `postgresql://...` names a fresh database instead. The rate is
+//! taken when the last decision stands, and again when the tables have caught up (`_projected`).
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, mpsc};
