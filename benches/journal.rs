@@ -3,16 +3,17 @@
 //! Not a test. One JSON line for each number of coordinations in flight: each is a begin, a
 //! decision (both waited for) and an end (not waited for). The file is in the current folder, or
 //! in the one that is named, because the disk decides: `cargo bench --bench journal -- /dev/shm`
-//! shows the journal without one. The rate is taken when the last decision stands, and again when
-//! the tables have caught up (`_projected`).
+//! shows the journal without one; `postgresql://...` names a fresh database instead. The rate is
+//! taken when the last decision stands, and again when the tables have caught up (`_projected`).
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, mpsc};
 use std::time::{Duration, Instant};
 
-use unanimity::journal::sqlite::{JournalOptions, SqliteJournal};
+use unanimity::journal::postgres::is_postgres;
 use unanimity::journal::{
-    Answer, AnswerSink, Append, Durability, HistoryFilter, Journal, JournalError,
+    self, Answer, AnswerSink, Append, Durability, HistoryFilter, Journal, JournalError,
+    JournalOptions,
 };
 use unanimity::model::ids::CoordinationId;
 use unanimity::model::outcome::{Decision, Outcome, OutcomeKind, TransactionState};
@@ -28,7 +29,7 @@ const REQUESTS: u64 = 100_000;
 
 /// Appends the next record of a coordination as soon as the one before is answered.
 struct Callers {
-    journal: OnceLock<Arc<SqliteJournal>>,
+    journal: OnceLock<Arc<dyn Journal>>,
     until: Instant,
     requests: Vec<Arc<CoordinationRequest>>,
     next: AtomicU64,
@@ -128,7 +129,7 @@ impl AnswerSink for Callers {
 
 fn measure(location: &str, in_flight: u64) {
     let options = JournalOptions::default();
-    let journal = Arc::new(SqliteJournal::open(location, options).expect("opens"));
+    let journal = journal::open(location, options, false).expect("opens");
     let (finished, over) = mpsc::sync_channel(1);
     let requests = (0..REQUESTS).map(Callers::request).collect();
     let started = Instant::now();
@@ -155,7 +156,11 @@ fn measure(location: &str, in_flight: u64) {
     println!(
         "{{\"journal\": \"{}\", \"in_flight\": {in_flight}, \"coordinations_per_second\": {:.0}, \
          \"records_per_second\": {:.0}, \"coordinations_per_second_projected\": {:.0}}}",
-        if location == "memory:" { "memory" } else { "file" },
+        match location {
+            "memory:" => "memory",
+            _ if is_postgres(location) => "postgres",
+            _ => "file",
+        },
         ended / appending,
         ended * 3.0 / appending,
         ended / projected
@@ -167,6 +172,10 @@ fn main() {
     // Cargo passes options of its own; a folder may come after them, on another disk.
     let place = std::env::args().skip(1).find(|argument| !argument.starts_with('-'));
     let place = place.unwrap_or_else(|| ".".to_owned());
+    if is_postgres(&place) {
+        // One alone: the ids of each run are the same.
+        return measure(&place, 64);
+    }
     let folder = tempfile::tempdir_in(place).expect("the folder is writable");
     for in_flight in [1, 16, 64, 256] {
         let path = folder.path().join(format!("{in_flight}.db"));

@@ -51,6 +51,7 @@ class Workload:
 _OURS = "unanimity"
 _ASYNCPG = "asyncpg, one message, no log"
 _SQLALCHEMY = "SQLAlchemy twophase"
+_SHARED = "unanimity, PostgreSQL journal"
 _KAZOO = "kazoo"
 _FILE = "plain Python, appended file"
 _ORIGINAL = "original design, not durable"
@@ -170,6 +171,11 @@ WORKLOADS = (
                 "cases.w2",
                 "two `PostgresStore`s with `max_connections` 16 (2 at one caller), SQLite journal "
                 "with fsync",
+            ),
+            Subject(
+                _SHARED,
+                "cases.w2",
+                "the same with its journal in a schema of the first of the two databases",
             ),
             Subject(
                 _ASYNCPG,

@@ -64,6 +64,9 @@ class Server:
         for name in self.databases:
             for statement in _TABLE.strip().split(";\n"):
                 self._cluster.query(name, statement)
+            # Where a case may have its journal, away from the case's own table.
+            self._cluster.query(name, "DROP SCHEMA IF EXISTS journal CASCADE")
+            self._cluster.query(name, "CREATE SCHEMA journal")
             arguments += ["--database", self._cluster.dsn(name)]
         return [*arguments, "--postmaster", str(self._postmaster())]
 

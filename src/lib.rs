@@ -4,7 +4,7 @@
 //!
 //! - [`model`] (layer 0): the words, plain data.
 //! - [`protocol`] (layer 1): the rules, pure state machines. Start with its law.
-//! - [`db`] (layer 1): SQLite connections and migrations.
+//! - [`db`] (layer 1): connections to databases, migrations.
 //! - [`cluster`] (layer 1): the port of a replicated log.
 //! - [`journal`], [`locks`], [`participants`], [`consensus`], [`events`] (layer 2): ports and
 //!   adapters that never meet each other.

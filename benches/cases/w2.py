@@ -1,7 +1,8 @@
 """W2: two-phase commit over two PostgreSQL databases of one server, fsync on.
 
 Each transaction updates one row by its primary key in each database; rows are spread, so that no
-two wait for each other. Ours adds a durable decision in a SQLite journal. The floor is bare
+two wait for each other. Ours adds a durable decision in a SQLite journal, or in a journal in the
+first of the databases, which services of many processes could share. The floor is bare
 asyncpg, with BEGIN, UPDATE and PREPARE TRANSACTION as one message and no coordinator's log; the
 usual way in Python is a SQLAlchemy session with `twophase=True`. The peers keep nothing that
 could resolve a transaction after a crash.
@@ -53,6 +54,16 @@ def transfer_request(number: int) -> CoordinationRequest:
 
 async def ours(case: Case) -> Row:
     """Two PostgresStores and a SQLite journal."""
+    return await with_journal(case, str(case.folder / "journal.db"))
+
+
+async def ours_shared(case: Case) -> Row:
+    """Two PostgresStores and a PostgreSQL journal."""
+    return await with_journal(case, f"{case.databases[0]}?options=-csearch_path%3Djournal")
+
+
+async def with_journal(case: Case, journal: str) -> Row:
+    """Two PostgresStores, and that journal."""
     # A PostgresStore wants two at least, because a prepare may wait for another one's commit.
     connections = max(2, min(OUR_CONNECTIONS, case.callers))
     stores = {
@@ -65,7 +76,7 @@ async def ours(case: Case) -> Row:
         if not result.success:
             raise AssertionError(result.error_message)
 
-    async with CoordinationService(stores, journal=case.folder / "journal.db") as service:
+    async with CoordinationService(stores, journal=journal) as service:
         row = await run_callers(case, transfer)
     return {**row, "connections": connections}
 
@@ -145,6 +156,7 @@ if __name__ == "__main__":
     main(
         {
             "unanimity": ours,
+            "unanimity, PostgreSQL journal": ours_shared,
             "asyncpg, one message, no log": asyncpg_one_message,
             "SQLAlchemy twophase": sqlalchemy_twophase,
         }

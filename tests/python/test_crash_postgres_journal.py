@@ -38,9 +38,7 @@ def results(
         database = postgres.create_database()
         postgres.query(database, "CREATE TABLE facts (name text PRIMARY KEY)")
         level = "strong" if case.is_strong else "session"
-        world = World(
-            Path(place) / str(number), postgres.dsn(database), "facts", case.index, level
-        )
+        world = World(Path(place) / str(number), postgres.dsn(database), "facts", case.index, level)
         world.make()
         try:
             return troubles(case, world)

@@ -1,7 +1,7 @@
 """Two processes work on one journal and the same stores; one of them is killed, again and again.
 
-The journal is a file, or stands in PostgreSQL. Real processes, stores and signals. The kills come at random moments: the seed is printed, and
-UNANIMITY_SEED repeats it.
+The journal is a file, or stands in PostgreSQL. Real processes, stores and signals. The kills come
+at random moments: the seed is printed, and UNANIMITY_SEED repeats it.
 """
 
 from __future__ import annotations
