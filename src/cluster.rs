@@ -15,6 +15,9 @@
 //! 6. While the process lives, the adapter keeps its session alive, and opens it anew when it was
 //!    away for too long.
 
+#[cfg(test)]
+pub(crate) mod memory;
+
 use std::sync::Arc;
 
 use crate::model::ids::{ClusterId, InstanceId};

@@ -304,6 +304,12 @@ impl AnswerSink for Ear {
         }
     }
 
+    fn owner_died(&self) {
+        if let Some(core) = self.0.upgrade() {
+            core.recover(super::recovery::Collector::new(None));
+        }
+    }
+
     fn health_changed(&self, trouble: Option<JournalError>) {
         match trouble {
             Some(error) => tracing::error!(%error, "the journal cannot be written"),

@@ -25,6 +25,7 @@ mod fold;
 mod fold_steps;
 pub mod postgres;
 mod progress;
+pub mod replicated;
 pub mod sqlite;
 pub mod streams;
 
@@ -33,6 +34,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use self::postgres::{PostgresJournal, PostgresJournalOptions};
+pub use self::replicated::ReplicatedJournal;
 pub use self::sqlite::{JournalOptions, SqliteJournal, forget_instance_locks_in_child};
 use crate::model::ids::{ClusterId, CoordinationId, InstanceId, StoreName, StreamId};
 use crate::model::outcome::{Decision, Outcome, StoreSummary, TransactionState};
@@ -99,6 +101,10 @@ pub trait AnswerSink: Send + Sync {
     /// There are events up to this global position, appended by this process or seen of another.
     /// Those of this process are told at once, those of others when it looks at the log next.
     fn events_appended(&self, _through: u64) {}
+
+    /// Another process died or left; what it owned may be adopted. Only journals that hear of it
+    /// say so.
+    fn owner_died(&self) {}
 
     /// The journal cannot write (`Some`), or can again (`None`).
     fn health_changed(&self, trouble: Option<JournalError>);

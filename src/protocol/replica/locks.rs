@@ -1,11 +1,11 @@
 //! The locks of the cluster: the lock table, and whose the grants and waits are.
 //!
-//! Not the rules of one lock (`protocol/lock_table`). A wish for several locks takes them all at once
-//! where all are free, and otherwise one after the other in the order of the ask, holding what it
-//! has: whoever asks in one canonical order can wait in no circle with others who do.
+//! Not the rules of one lock (`protocol/lock_table`). A wish for several locks takes them all at
+//! once where all are free, and otherwise one after the other in the order of the ask, holding what
+//! it has: whoever asks in one canonical order can wait in no circle with others who do.
 //!
-//! Invariants: of a wish that is refused nothing is held; leases begin when the last of its locks is
-//! held; a token is at least the index of its entry, and is never given twice.
+//! Invariants: of a wish that is refused nothing is held; leases begin when the last of its locks
+//! is held; a token is at least the index of its entry, and is never given twice.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;

@@ -14,7 +14,8 @@
 //! - The first decision on an id stands for ever, whoever proposes another.
 //! - A proposal is carried out once, however often it stands in the log.
 //! - [`Replica::restore`] of [`Replica::snapshot`] is the same state.
-//! - A session ends only behind the proposals of its last entry, so one that is renewed in it lives.
+//! - A session ends only behind the proposals of its last entry, so one that is renewed in it
+//!   lives.
 
 mod command;
 mod ledger;

@@ -1,7 +1,7 @@
 //! Which processes live, by the time of the cluster, and what each has proposed already.
 //!
-//! Not what a session holds (`locks`, `ledger`). Invariants: a renewal never brings an end nearer, so
-//! that two parts of one process may each keep it alive; a proposal is new once. The number of a
+//! Not what a session holds (`locks`, `ledger`). Invariants: a renewal never brings an end nearer,
+//! so that two parts of one process may each keep it alive; a proposal is new once. The number of a
 //! process without a session is forgotten only after [`NUMBER_KEPT`]: by then no copy of an old
 //! proposal is under way.
 
