@@ -39,13 +39,13 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl MemoryCluster {
     pub(crate) fn new() -> Self {
-        let cluster = ClusterId::new("memory").unwrap();
+        let cluster = ClusterId::new("memory").expect("a name that is right");
         Self(Arc::new(Shared { cluster, state: Mutex::default(), ears: Mutex::default() }))
     }
 
     /// A process with a session.
     pub(crate) fn node(&self, name: &str) -> Arc<MemoryNode> {
-        let instance = InstanceId::new(name).unwrap();
+        let instance = InstanceId::new(name).expect("a name that is right");
         let node = Arc::new(MemoryNode { cluster: self.clone(), instance });
         let lease = Duration::from_secs(10);
         node.propose(vec![Command::KeepAlive { lease }], Reply::new(|_| ()));
@@ -54,7 +54,7 @@ impl MemoryCluster {
 
     /// Lets a node reach nobody, or everybody again, and tells it.
     pub(crate) fn cut_off(&self, name: &str, is_cut_off: bool) {
-        let instance = InstanceId::new(name).unwrap();
+        let instance = InstanceId::new(name).expect("a name that is right");
         let mut state = locked(&self.0.state);
         if is_cut_off {
             state.cut_off.insert(instance.clone());
@@ -78,7 +78,7 @@ impl MemoryCluster {
     /// Starts everybody's state from a snapshot of it.
     pub(crate) fn restart(&self) {
         let mut state = locked(&self.0.state);
-        state.replica = Replica::restore(&state.replica.snapshot()).unwrap();
+        state.replica = Replica::restore(&state.replica.snapshot()).expect("a snapshot is read");
         drop(state);
         self.each_ear(|_, ear| ear.replaced(&locked(&self.0.state).replica.clone()));
     }
