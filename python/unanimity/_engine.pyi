@@ -283,7 +283,7 @@ class Coordinator:
         cls,
         bridge: Bridge,
         *,
-        journal: str,
+        journal: str | None,
         stores: dict[str, object],
         config: dict[str, Any],
         consensus: object | None,

@@ -3,8 +3,8 @@
 A thin face: who waits for whom is decided in the engine, and a lock that is free is granted without
 a future or another thread. Invariants: a manager belongs to the event loop and the process that
 first used it; an await that is cancelled leaves no waiter and no lock behind; leaving an
-`async with manager.lock(...)` waits until the release is acknowledged, also when cancelled. Over 400
-lines, because the methods of one interface stand together.
+`async with manager.lock(...)` waits until the release is acknowledged, also when cancelled. Over
+400 lines, because the methods of one interface stand together.
 """
 
 from __future__ import annotations

@@ -50,6 +50,15 @@ from ._types import (
 _Answer = TypeVar("_Answer")
 
 
+class _Default(str):
+    """An argument that was not given, whatever else is equal to it."""
+
+    __slots__ = ()
+
+
+_DEFAULT_JOURNAL = _Default("unanimity.db")
+
+
 class ICoordinationService(ABC):
     """Coordinates changes of several stores."""
 
@@ -75,7 +84,10 @@ class CoordinationService(EventStreams, ICoordinationService):
 
     `stores` maps the names that requests use to stores: those of `unanimity.stores`, or any
     object with the methods of `IStorageStore`, async or plain. `journal` is the file in which
-    decisions become durable, or "memory:".
+    decisions become durable, "memory:", or the address of a PostgreSQL database. With a
+    `RaftConsensusService` and no `journal`, the cluster keeps it: when this process dies, a service
+    at another node that has the same stores finishes what it began. With both, the cluster keeps
+    decisions only.
     """
 
     def __init__(
@@ -86,7 +98,7 @@ class CoordinationService(EventStreams, ICoordinationService):
         event_bus: IEventBus | None = None,
         metrics_collector: IMetricsCollector | None = None,
         *,
-        journal: str | os.PathLike[str] = "unanimity.db",
+        journal: str | os.PathLike[str] = _DEFAULT_JOURNAL,
         alerting_service: IAlertingService | None = None,
         config: Mapping[str, Any] | None = None,
         node_id: str | None = None,
@@ -99,6 +111,7 @@ class CoordinationService(EventStreams, ICoordinationService):
         self.metrics = metrics_collector
         self.alerting = alerting_service
         self._journal = checked_journal(journal)
+        self._is_journal_given = journal is not _DEFAULT_JOURNAL
         self._settings = settings_of(config)
         self._default_timeout = self._settings.pop("default_transaction_timeout_seconds", 300)
         if node_id is not None:
@@ -176,12 +189,14 @@ class CoordinationService(EventStreams, ICoordinationService):
         self._pid = os.getpid()
         self._loop = loop
         native = {name: for_engine(name, store) for name, store in self.stores.items()}
+        consensus = consensus_for_engine(self.consensus)
+        is_kept_by_cluster = isinstance(consensus, _engine.RaftNode) and not self._is_journal_given
         self._coordinator = _engine.Coordinator(
             bridge_for_running_loop(),
-            journal=self._journal,
+            journal=None if is_kept_by_cluster else self._journal,
             stores=native,
             config=self._settings,
-            consensus=consensus_for_engine(self.consensus),
+            consensus=consensus,
             lock_manager=lock_manager_for_engine(self.lock_manager),
             event_bus=self.event_bus,
             carrier=event_bus_for_engine(self.event_bus),

@@ -51,8 +51,14 @@ def free_ports(count: int) -> list[int]:
 class NodeProcess:
     """One node; it may be killed and started again on its data."""
 
+    script = _SCRIPT
+    """What runs in it."""
+    environment: dict[str, str]
+    """What it has beside ours, from the next start on."""
+
     def __init__(self, options: dict[str, Any], log: Path) -> None:
         self.options = options
+        self.environment = {}
         self.node_id: str = options["node_id"]
         self._log = log
         self._process: subprocess.Popen[bytes] | None = None
@@ -71,7 +77,8 @@ class NodeProcess:
         """Start the process alone."""
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, str(_SCRIPT), json.dumps(self.options)],
+                [sys.executable, str(self.script), json.dumps(self.options)],
+                env={**os.environ, **self.environment},
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,

@@ -22,7 +22,8 @@ from unanimity import RaftConsensusService
 _DIE_WITH_PARENT = 1
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
+    """Have this process killed when the one that started it dies."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
 
@@ -32,7 +33,7 @@ class Told:
 
     def __init__(self, raft: RaftConsensusService) -> None:
         self._raft = raft
-        self._verbs: dict[str, Callable[..., Awaitable[Any]]] = {
+        self.verbs: dict[str, Callable[..., Awaitable[Any]]] = {
             "start": raft.start,
             "propose": raft.propose_coordination_decision,
             "read": raft.get_consensus_status,
@@ -54,7 +55,7 @@ class Told:
         told = json.loads(line)
         number, verb = told["n"], told["do"]
         try:
-            answer: dict[str, Any] = {"answer": await self._verbs[verb](*told["arguments"])}
+            answer: dict[str, Any] = {"answer": await self.verbs[verb](*told["arguments"])}
         except Exception as error:
             code = getattr(error, "code", None)
             answer = {"error": type(error).__name__, "code": code, "message": str(error)}
@@ -62,8 +63,9 @@ class Told:
         sys.stdout.flush()
 
 
-async def _main(options: dict[str, Any]) -> None:
-    told = Told(RaftConsensusService(**options))
+async def listen_to(make: Callable[[], Told]) -> None:
+    """Obey line after line; what obeys is made on the loop."""
+    told = make()
     loop = asyncio.get_running_loop()
     reader = asyncio.StreamReader()
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
@@ -75,6 +77,7 @@ async def _main(options: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    _die_with_parent()
+    die_with_parent()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
-    asyncio.run(_main(json.loads(sys.argv[1])))
+    given = json.loads(sys.argv[1])
+    asyncio.run(listen_to(lambda: Told(RaftConsensusService(**given))))

@@ -81,7 +81,7 @@ impl Coordinator {
     #[expect(clippy::too_many_arguments, reason = "keywords, as the Python constructor has them")]
     fn new(
         bridge: &Bound<'_, Bridge>,
-        journal: String,
+        journal: Option<String>,
         stores: &Bound<'_, PyDict>,
         config: &Bound<'_, PyDict>,
         consensus: Option<Bound<'_, PyAny>>,
@@ -97,12 +97,13 @@ impl Coordinator {
             named.push(start::named_store(&shared, &name, &store)?);
         }
         let workers: Option<usize> = start::number(config, "coordination_worker_threads")?;
+        let decider = consensus::decider_of(&shared, consensus.as_ref(), journal.is_none())?;
         let parts = Parts {
-            journal,
+            journal: journal.unwrap_or_default(),
             journal_options: start::journal_options(config)?,
             options: start::options(config)?,
             stores: named,
-            consensus: consensus.map(|c| consensus::port_of(&shared, &c)).transpose()?,
+            decider,
             locks: locks::port_of(&shared, lock_manager.as_ref())?,
             event_bus: carrier.map(|bus| bus.port()),
             listeners: PythonListeners::adapt(&shared, event_bus.as_ref(), metrics.as_ref())?,

@@ -7,16 +7,16 @@ use std::time::Duration;
 
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
-use unanimity::consensus::Consensus;
 use unanimity::engine::{self, EngineError, Options, Ports, RecoveryReport};
 use unanimity::events::EventBus;
-use unanimity::journal::{self, JournalOptions};
+use unanimity::journal::{self, Journal, JournalOptions, ReplicatedJournal};
 use unanimity::locks::LockManager;
 use unanimity::model::ids::StoreName;
 use unanimity::participants::Participant;
 use unanimity::reply::Reply;
 
 use crate::bridge::Shared;
+use crate::consensus::Decider;
 use crate::ports::{PythonAlerting, PythonListeners};
 use crate::python_store::PythonStore;
 use crate::runtime::Engine;
@@ -24,11 +24,12 @@ use crate::{errors, stores};
 
 /// What a start needs, taken by it.
 pub(crate) struct Parts {
+    /// Where it is; of no meaning where a cluster keeps it.
     pub(crate) journal: String,
     pub(crate) journal_options: JournalOptions,
     pub(crate) options: Options,
     pub(crate) stores: Vec<engine::NamedStore>,
-    pub(crate) consensus: Option<Arc<dyn Consensus>>,
+    pub(crate) decider: Decider,
     pub(crate) locks: Arc<dyn LockManager>,
     pub(crate) event_bus: Option<Arc<dyn EventBus>>,
     pub(crate) listeners: Option<PythonListeners>,
@@ -41,12 +42,20 @@ pub(crate) fn start_engine(
     bridge: &Shared,
     slot: &OnceLock<Arc<Engine>>,
 ) -> Result<(), EngineError> {
-    let journal = journal::open(&parts.journal, parts.journal_options, false)?;
+    let (location, settings) = (parts.journal, parts.journal_options);
+    let open = || journal::open(&location, settings, false);
+    let (journal, consensus) = match parts.decider {
+        Decider::Cluster(log) => {
+            (Arc::new(ReplicatedJournal::open(log)?) as Arc<dyn Journal>, None)
+        }
+        Decider::Service(consensus) => (open()?, Some(consensus)),
+        Decider::Journal => (open()?, None),
+    };
     let closing = Arc::clone(&journal);
     let ports = Ports {
         journal,
         stores: parts.stores,
-        consensus: parts.consensus,
+        consensus,
         locks: Some(parts.locks),
         bus: parts.listeners.map(|listeners| Arc::new(listeners) as _),
         event_bus: parts.event_bus,

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use pyo3::prelude::*;
 use pyo3::types::PyList;
-use unanimity::cluster::ClusterError;
+use unanimity::cluster::{ClusterError, ReplicatedLog};
 use unanimity::consensus::Consensus;
 use unanimity::consensus::raft::RaftOptions;
 use unanimity::consensus::raft::transport::{PeerAddress, TransportOptions};
@@ -250,11 +250,6 @@ impl RaftNode {
         });
         Ok(())
     }
-
-    /// What an engine of this process asks.
-    fn port(&self, py: Python<'_>) -> PyResult<Arc<dyn Consensus>> {
-        Ok(self.running(py)?.consensus())
-    }
 }
 
 /// What completes a future with an answer, or with why there is none.
@@ -295,15 +290,33 @@ fn on_a_thread(
     thread::Builder::new().name(name.to_owned()).spawn(work).map(drop).map_err(Into::into)
 }
 
-/// The port behind an object that is given to a service.
-pub(crate) fn port_of(
+/// Who makes the decisions of a service.
+pub(crate) enum Decider {
+    /// The journal, by its first record.
+    Journal,
+    /// A service that is asked before the journal.
+    Service(Arc<dyn Consensus>),
+    /// A cluster that keeps the journal too.
+    Cluster(Arc<dyn ReplicatedLog>),
+}
+
+/// What is behind an object that is given to a service. Where the cluster `keeps_journal`, its
+/// decisions are records like the others, and nobody is asked before them.
+pub(crate) fn decider_of(
     bridge: &Arc<Shared>,
-    object: &Bound<'_, PyAny>,
-) -> PyResult<Arc<dyn Consensus>> {
-    match object.cast::<RaftNode>() {
-        Ok(ours) => ours.get().port(object.py()),
-        Err(_) => Ok(Arc::new(PythonConsensus::adapt(bridge, object)?)),
-    }
+    object: Option<&Bound<'_, PyAny>>,
+    keeps_journal: bool,
+) -> PyResult<Decider> {
+    let Some(object) = object else { return Ok(Decider::Journal) };
+    let Ok(ours) = object.cast::<RaftNode>() else {
+        return Ok(Decider::Service(Arc::new(PythonConsensus::adapt(bridge, object)?)));
+    };
+    let running = ours.get().running(object.py())?;
+    Ok(if keeps_journal {
+        Decider::Cluster(running.log())
+    } else {
+        Decider::Service(running.consensus())
+    })
 }
 
 /// The id and the address of each node, for the checks of a list.
