@@ -37,7 +37,7 @@ class ToldService(Told):
 
     async def _put(self, name: str, refused: bool = False) -> dict[str, Any]:
         statement = "INSERT INTO facts (name) VALUES ($1)"
-        operations = [
+        operations: list[dict[str, Any]] = [
             {"store": "files", "type": "put", "key": name, "value": name},
             {
                 "store": "rows",
@@ -62,7 +62,9 @@ class ToldService(Told):
 
     async def _outcome(self, name: str) -> dict[str, Any] | None:
         result = await self._service.get_coordination_status(name)
-        return result and {"outcome": result.outcome.value, "state": result.final_state.value}
+        if result is None:
+            return None
+        return {"outcome": result.outcome.value, "state": result.final_state.value}
 
     async def _history(self) -> list[str]:
         return [each.coordination_id for each in await self._service.history()]

@@ -39,6 +39,10 @@ class Services:
         sql = f"SELECT count(*) FROM facts WHERE name = '{name}'"
         return (self.root / name).exists(), self._postgres.query(self._database, sql) == [["1"]]
 
+    def wait_for_agreement(self, name: str, is_there: bool) -> None:
+        """Wait until both have it, or neither."""
+        eventually(lambda: self.kept(name) == (is_there, is_there), f"{name} agrees")
+
     def prepared(self) -> str:
         """How many transactions are left prepared in the database."""
         sql = "SELECT count(*) FROM pg_prepared_xacts WHERE database = current_database()"
@@ -63,6 +67,14 @@ def services(tmp_path: Path, postgres: PostgresCluster) -> Iterator[Services]:
 def _outcome(node: NodeProcess, name: str) -> Any:
     found = node.ask("outcome", name)
     return found and found["outcome"]
+
+
+def _wait_for_majority(node: NodeProcess) -> None:
+    eventually(lambda: node.ask("status")["trouble"] is None, "a majority answers")
+
+
+def _wait_for_end(node: NodeProcess, name: str) -> None:
+    eventually(lambda: _outcome(node, name) in ("committed", "aborted"), f"{name} ends")
 
 
 def test_every_node_knows_what_any_of_them_coordinated(services: Services) -> None:
@@ -95,15 +107,14 @@ def test_the_leader_is_killed_and_another_node_finishes(
     leader = services.cluster.leader()
     services.restart_armed(leader, point)
     for node in services.cluster.others(leader):
-        eventually(lambda node=node: node.ask("status")["trouble"] is None, "a majority answers")
+        _wait_for_majority(node)
     services.cluster.others(leader)[0].ask("transfer", leader.node_id)
     with pytest.raises(NodeDied):
         leader.ask("put", "one")
     leader.kill()
     other = services.cluster.others(leader)[0]
     eventually(lambda: _outcome(other, "one") == outcome, f"one is {outcome}")
-    is_there = outcome == "committed"
-    eventually(lambda: services.kept("one") == (is_there, is_there), "both stores agree")
+    services.wait_for_agreement("one", outcome == "committed")
     eventually(lambda: services.prepared() == "0", "nothing is left prepared")
 
 
@@ -117,10 +128,10 @@ def test_a_deposed_owner_cannot_undo_what_another_node_finished(services: Servic
     a.stop()
     # Whether it led or not, the two others can tell without it.
     b = services.cluster.leader(among=("b", "c"))
-    eventually(lambda: b.ask("status")["trouble"] is None, "a majority answers")
+    _wait_for_majority(b)
     open_ones = [name for name in names if _outcome(b, name) not in (None, "committed", "aborted")]
     for name in open_ones:
-        eventually(lambda name=name: _outcome(b, name) in ("committed", "aborted"), f"{name} ends")
+        _wait_for_end(b, name)
     before = {name: _outcome(b, name) for name in open_ones}
     a.go_on()
     told = [answer.result(120)["outcome"] for answer in answers]
@@ -129,5 +140,4 @@ def test_a_deposed_owner_cannot_undo_what_another_node_finished(services: Servic
         stands = _outcome(b, name)
         assert before.get(name, stands) == stands
         assert outcome in (stands, "unknown") or outcome == "refused", (name, outcome, stands)
-        is_there = stands == "committed"
-        eventually(lambda n=name, i=is_there: services.kept(n) == (i, i), f"{name} agrees")
+        services.wait_for_agreement(name, stands == "committed")
