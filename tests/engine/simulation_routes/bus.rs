@@ -112,10 +112,10 @@ impl World {
         }
         self.take(message.word);
         // Whoever sent it may not hear that it was taken.
-        if lives && !self.chance(loss) {
-            if let Some(before) = message.follows {
-                self.acknowledge(before);
-            }
+        if let Some(before) = message.follows.filter(|_| lives)
+            && !self.chance(loss)
+        {
+            self.acknowledge(before);
         }
     }
 
