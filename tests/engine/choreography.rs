@@ -13,6 +13,8 @@ use unanimity::engine::{Coordinator, EngineError, Options, Ports};
 use unanimity::events::journal::JournalEventBus;
 use unanimity::events::{Delivery, EventBus, EventHandler, Handled, SubscribeAsk, SubscriptionId};
 use unanimity::journal::{JournalOptions, SqliteJournal};
+use unanimity::locks::local::LocalLockManager;
+use unanimity::locks::{LockAsk, LockManager, LockMode, RequesterId, ResourceId};
 use unanimity::model::ids::{ClusterId, CoordinationId, StoreName};
 use unanimity::model::operation::Operation;
 use unanimity::model::outcome::{Acknowledgement, CoordinationResult, OutcomeKind, Vote};
@@ -25,6 +27,8 @@ use unanimity::participants::{
 use unanimity::reply::Reply;
 
 const LONG: Duration = Duration::from_secs(60);
+/// How long a stop waits for its locks.
+const LOCK_WAIT: Duration = Duration::from_millis(300);
 
 type Asked = Arc<Mutex<Vec<String>>>;
 
@@ -97,6 +101,7 @@ struct Stage {
     asked: Asked,
     runtime: tokio::runtime::Runtime,
     folder: tempfile::TempDir,
+    locks: Arc<LocalLockManager>,
 }
 
 impl Stage {
@@ -106,6 +111,7 @@ impl Stage {
             asked: Asked::default(),
             runtime: tokio::runtime::Runtime::new().unwrap(),
             folder: tempfile::tempdir().unwrap(),
+            locks: Arc::new(LocalLockManager::new()),
         };
         for (name, stores) in [("front", &[][..]), ("left", &["a", "c"]), ("right", &["b"])] {
             stage.start(name, stores);
@@ -132,8 +138,8 @@ impl Stage {
             bus: None,
             event_bus: Some(Arc::clone(&bus) as Arc<dyn EventBus>),
             alerting: None,
-            locks: None,
-            options: Options::default(),
+            locks: Some(Arc::clone(&self.locks) as Arc<dyn LockManager>),
+            options: Options { prepare_timeout: LOCK_WAIT, ..Options::default() },
             runtime: self.runtime.handle().clone(),
         };
         let engine = Coordinator::start(ports, Reply::new(|_| {})).unwrap();
@@ -240,6 +246,47 @@ fn a_failure_travels_back_and_undoes_what_was_done_in_reverse() {
             "compensate first of trip knowing [first second]",
         ]
     );
+}
+
+#[test]
+fn a_stop_that_cannot_have_its_locks_now_waits_and_nothing_is_undone() {
+    let stage = Stage::new();
+    let ask = LockAsk {
+        resource: ResourceId::new("b/key").unwrap(),
+        mode: LockMode::Exclusive,
+        requester: RequesterId::new("somebody else").unwrap(),
+        timeout: None,
+        lease: None,
+        working_since: None,
+        is_protected: true,
+        coordination: None,
+    };
+    let held = stage.locks.try_acquire(&ask).unwrap();
+    let mut operations = three(&[]);
+    operations[1] =
+        operation(&[("store", "b"), ("type", "do"), ("operation_id", "second"), ("key", "key")]);
+    let strong = RequestParts { consistency: "strong".to_owned(), ..parts("trip", operations) };
+    let answers = stage.submit("front", strong);
+    let waits = |stage: &Stage| {
+        let (sender, infos) = mpsc::channel();
+        let reply = Reply::new(move |infos| drop(sender.send(infos)));
+        stage.locks.status(Some(ask.resource.clone()), reply);
+        infos.recv_timeout(LONG).unwrap().unwrap().len() > 1
+    };
+    // Its wait ends without the locks, and another one begins: twice.
+    for wanted in [true, false, true, false] {
+        let until = std::time::Instant::now() + LONG;
+        while waits(&stage) != wanted {
+            assert!(std::time::Instant::now() < until, "{:?}", answers.try_recv());
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+    assert!(answers.try_recv().is_err(), "nobody knows yet how it ends");
+    assert!(stage.locks.release_now(&held.lock_id, &ask.requester));
+    let done = result(&answers);
+    assert_eq!(done.outcome.kind, OutcomeKind::Committed, "{:?}", done.outcome);
+    let asked = stage.asked();
+    assert!(asked.iter().all(|line| line.starts_with("execute")) && asked.len() == 3, "{asked:?}");
 }
 
 #[test]

@@ -2,7 +2,8 @@
 //!
 //! Doing is a saga of one step, undoing an eventual coordination of one operation: so both are
 //! recorded, retried, parked and resumed as those are, and a repetition gives the first outcome.
-//! Invariant: the slip is acknowledged when the next message is on the bus, and not before.
+//! Invariants: the slip is acknowledged when the next message is on the bus, and not before; it
+//! goes back from what failed only when the failure is in the journal.
 
 use std::sync::Arc;
 
@@ -81,13 +82,14 @@ impl Core {
                 visit.reply.send(failed(outcome.message.unwrap_or_default()));
             }
             (OutcomeKind::Committed, TransactionState::Committed) => self.stop_done(visit, id),
-            (OutcomeKind::Aborted, TransactionState::Aborted) | (OutcomeKind::Refused, _)
+            (OutcomeKind::Aborted, TransactionState::Aborted)
                 if visit.token.work == Work::Execute =>
             {
-                let words = outcome.message.unwrap_or_else(|| "it gave no reason".to_owned());
-                let operation = visit.token.request.operations[visit.operation].id.clone();
-                let next = visit.token.clone().failed(&operation, words);
-                self.send_on(visit, next, None);
+                self.stop_aborted(visit, id, outcome.message.unwrap_or_default());
+            }
+            // For what it is: no other try of it is taken either.
+            (OutcomeKind::Refused, _) if visit.token.work == Work::Execute => {
+                self.stop_failed(visit, outcome.message);
             }
             // Whoever mends or redrives what is parked here lets the slip go on: it comes again.
             (OutcomeKind::Heuristic | OutcomeKind::Refused, _) => {
@@ -103,6 +105,28 @@ impl Core {
                 self.post(Fact::WaitAsked { id, waiter });
             }
         }
+    }
+
+    /// The slip goes back only when the journal tells why: what could not even be begun, because
+    /// somebody else had its locks, might be done by another slip of the same saga.
+    fn stop_aborted(self: &Arc<Self>, visit: Visit, id: CoordinationId, message: String) {
+        let this = self.this.clone();
+        let reply = Reply::new(move |found: Result<Option<Found>, EngineError>| {
+            let Some(core) = this.upgrade() else { return };
+            match found {
+                Ok(Some(_)) => core.stop_failed(visit, Some(message)),
+                Ok(None) => visit.reply.send(failed(message)),
+                Err(error) => visit.reply.send(failed(error)),
+            }
+        });
+        self.post(Fact::LookedAt { id, reply });
+    }
+
+    fn stop_failed(self: &Arc<Self>, visit: Visit, message: Option<String>) {
+        let words = message.unwrap_or_else(|| "it gave no reason".to_owned());
+        let operation = visit.token.request.operations[visit.operation].id.clone();
+        let next = visit.token.clone().failed(&operation, words);
+        self.send_on(visit, next, None);
     }
 
     fn stop_done(self: &Arc<Self>, visit: Visit, id: CoordinationId) {

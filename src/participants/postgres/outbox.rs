@@ -2,8 +2,9 @@
 //!
 //! Theory of operation. One connection of its own listens, and takes a portion of rows, oldest
 //! first, with their locks; who else serves the table passes them over. Every row is handed to the
-//! sink (`outbox_portion`, in which order); what it accepted is deleted, what it refused is marked,
-//! in the transaction that holds the locks. A trigger of the table wakes listeners at each commit; a look every second finds what
+//! sink (`outbox_portion`, in which order); what it accepted is deleted, what it refused is
+//! marked, in the transaction that holds the locks. A trigger of the table wakes listeners at each
+//! commit; a look every second finds what
 //! was missed, and what the sink did not want yet. Not the port (`participants/outbox.rs`).
 //!
 //! Invariants: a row is deleted only after the sink's word; when the connection ends in between,
