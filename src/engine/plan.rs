@@ -9,6 +9,7 @@ use crate::journal::OpenCoordination;
 use crate::model::ids::{CoordinationId, InstanceId};
 use crate::model::operation::Operation;
 use crate::model::request::{CoordinationRequest, CoordinationType};
+use crate::model::value::Value;
 use crate::protocol::Coordination;
 use crate::protocol::choreography::{self, Choreography, Route};
 use crate::protocol::event_sourcing::{self, EventSourcing};
@@ -28,6 +29,10 @@ pub(super) struct Refusal {
     pub(super) message: String,
 }
 
+fn is_no_pivot(operation: &Operation) -> bool {
+    operation.body.get("pivot") != Some(&Value::Bool(true))
+}
+
 impl Core {
     /// A machine for a request that is accepted now.
     pub(super) fn machine_for(
@@ -42,7 +47,7 @@ impl Core {
                 Coordination::TwoPhase(TwoPhase::new(self.two_phase_plan(request, owner, 1), now))
             }
             CoordinationType::SagaOrchestration => {
-                let plan = self.saga_plan(request, owner, 1)?;
+                let plan = self.saga_plan(request, owner, 1, |_| false)?;
                 Coordination::Saga(Box::new(Saga::new(plan, now)))
             }
             CoordinationType::EventualConsistency => {
@@ -77,7 +82,9 @@ impl Core {
                 Coordination::TwoPhase(TwoPhase::from_records(plan, records))
             }
             CoordinationType::SagaOrchestration => {
-                let plan = self.saga_plan(request, owner, epoch)?;
+                // It was checked when it began: a participant that has forgotten since then how to
+                // undo says so if it is asked, and the step is parked, where people see it.
+                let plan = self.saga_plan(request, owner, epoch, is_no_pivot)?;
                 Coordination::Saga(Box::new(Saga::from_records(plan, records)))
             }
             CoordinationType::EventualConsistency => {
@@ -144,8 +151,9 @@ impl Core {
         request: &Arc<CoordinationRequest>,
         owner: InstanceId,
         epoch: u32,
+        could_compensate: impl Fn(&Operation) -> bool,
     ) -> Result<saga::Plan, Refusal> {
-        let steps = saga::check(request, |operation| self.can_compensate(operation));
+        let steps = saga::check(request, |it| self.can_compensate(it) || could_compensate(it));
         let options = &self.ports.options;
         Ok(saga::Plan {
             steps: steps.map_err(invalid)?,

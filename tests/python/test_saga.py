@@ -40,14 +40,16 @@ class Shop(Participant):
     compensation does the same with `undo_raises`.
     """
 
-    def __init__(self, name: str = "shop") -> None:
+    def __init__(self, name: str = "shop", can_undo: bool = True) -> None:
         super().__init__(name)
         self.calls: list[str] = []
         self.requests: list[OperationRequest] = []
         self.raises: dict[str, list[BaseException]] = {}
         self.undo_raises: dict[str, list[BaseException]] = {}
         self.gates: dict[str, asyncio.Event] = {}
-        self.operation("do")(self.do).compensation(self.undo)
+        operation = self.operation("do")(self.do)
+        if can_undo:
+            operation.compensation(self.undo)
 
     async def do(self, request: OperationRequest) -> Any:
         name = request.operation_id
@@ -489,6 +491,37 @@ def test_a_saga_goes_on_with_the_next_service(make_service: Make) -> None:
     assert shop.calls == ["a", "b", "b", "c"]
     assert shop.requests[-1].context == {"a": 3, "b": 3}
     assert shop.requests[2].attempt == 2
+
+
+@pytest.mark.parametrize("is_refused", [False, True])
+def test_a_saga_is_resumed_also_where_the_participant_has_forgotten_how_to_undo(
+    make_service: Make, is_refused: bool
+) -> None:
+    """It is not lost: it goes on, and what would have to be undone is parked for an operator."""
+    shop, after = Shop(), Shop(can_undo=False)
+    shop.gates["b"] = asyncio.Event()
+    if is_refused:
+        after.raises["b"] = [Permanent("no")]
+
+    async def left_behind() -> None:
+        service = make_service({"shop": shop})
+        asked = asyncio.create_task(chain("s1", "a", "b").run(service))
+        while "b" not in shop.calls:
+            await asyncio.sleep(0.01)
+        await service.close(timeout=0.01)
+        asked.cancel()
+        await asyncio.gather(asked, return_exceptions=True)
+
+    async def goes_on() -> None:
+        async with make_service({"shop": after}) as service:
+            outcome = (await service.wait_for("s1", timeout=30)).outcome
+            assert outcome is (Outcome.HEURISTIC if is_refused else Outcome.COMMITTED)
+            parked = [letter.operation_id for letter in await service.dead_letters()]
+            # Nobody knows whether `b` was done, so it is to be undone first.
+            assert parked == (["b"] if is_refused else [])
+
+    asyncio.run(left_behind())
+    asyncio.run(goes_on())
 
 
 # ---- what stores and requests do wrong -----------------------------------------------------

@@ -18,11 +18,20 @@ _RECORDS = {
 _STORE = {
     "store_step": "before its transaction",
     "store_step_done": "effect and barrier done, not committed",
+    "store_step_staged": "the content staged, not yet recorded",
+    "store_step_marked": "recorded, the content not in its place",
+    "store_step_renamed": "in its place, the folder not on disk",
     "store_step_committed": "committed, before the answer",
 }
 _OWN = {
     "rows": ("store_step", "store_step_done", "store_step_committed"),
-    "files": ("store_step", "store_step_committed"),
+    "files": (
+        "store_step",
+        "store_step_staged",
+        "store_step_marked",
+        "store_step_renamed",
+        "store_step_committed",
+    ),
     "postgres": ("store_step", "store_step_done", "store_step_committed"),
 }
 
