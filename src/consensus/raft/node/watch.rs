@@ -23,8 +23,10 @@ pub(super) async fn run(inner: Arc<Inner>) {
         };
         let metrics = inner.metrics();
         if let Err(words) = running(&metrics, is_running) {
-            tracing::error!(node = %inner.options.node_id, reason = %words, "this node stops");
-            inner.become_(State::Stopped(words));
+            // One that is being closed stops too, and both may be seen at once.
+            if inner.become_(State::Stopped(words.clone())) {
+                tracing::error!(node = %inner.options.node_id, reason = %words, "this node stops");
+            }
             return;
         }
         good_at = last_good(&inner, &metrics).unwrap_or(good_at).max(good_at);
