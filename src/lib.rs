@@ -13,6 +13,10 @@
 //! The bridge to Python (`python/bindings`, layer 4) and the package people import
 //! (`python/unanimity`, layer 5) stand on top. `tests/engine/tidy.rs` holds the layers as data.
 
+/// Files that tests inside and beside this crate share call it by its name.
+#[cfg(test)]
+extern crate self as unanimity;
+
 pub mod cluster;
 pub mod consensus;
 pub mod crash;

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ._consensus import IConsensusService
@@ -19,6 +19,16 @@ from ._stores import IStorageStore, PythonStore
 if TYPE_CHECKING:
     from . import _engine
     from ._events import IEventBus
+
+_STORE_METHODS = (
+    "prepare_transaction",
+    "commit_transaction",
+    "abort_transaction",
+    "execute_operation",
+    "compensate_operation",
+)
+_LOCK_METHODS = ("acquire_lock", "release_lock", "check_lock_status")
+_CONSENSUS_METHODS = ("propose_coordination_decision", "get_consensus_status")
 
 
 def checked_stores(stores: Mapping[str, Any]) -> dict[str, Any]:
@@ -35,42 +45,37 @@ def checked_stores(stores: Mapping[str, Any]) -> dict[str, Any]:
     return dict(stores)
 
 
+def _is_unchanged(given: object, ours: type, methods: Iterable[str]) -> bool:
+    """Whether the engine may go past the Python face: a subclass's own methods must be called."""
+    own = type(given)
+    return all(getattr(own, name) is getattr(ours, name) for name in methods)
+
+
 def for_engine(name: str, store: object) -> object:
     """The native store behind one of `unanimity.stores`, or an adapter for any other object."""
-    if isinstance(store, IStorageStore) and hasattr(store, "_native") and _is_unchanged(store):
-        return store._native
+    if isinstance(store, IStorageStore) and hasattr(store, "_native"):
+        from .stores import NativeStore
+
+        if _is_unchanged(store, NativeStore, _STORE_METHODS):
+            return store._native
     return PythonStore.adapt(name, store)
 
 
-def _is_unchanged(store: IStorageStore) -> bool:
-    """Whether the engine may go past the Python face: a subclass's own methods must be called."""
-    from .stores import NativeStore
-
-    methods = (
-        "prepare_transaction",
-        "commit_transaction",
-        "abort_transaction",
-        "execute_operation",
-        "compensate_operation",
-    )
-    own = type(store)
-    return all(getattr(own, name) is getattr(NativeStore, name) for name in methods)
+def _check_methods(given: object, what: str, methods: Iterable[str]) -> None:
+    for name in methods:
+        if not callable(getattr(given, name, None)):
+            raise ConfigError(f"the {what} {given!r} has no method {name}()")
 
 
 def lock_manager_for_engine(manager: object) -> object | None:
     """The native side of one of our lock managers, or a user's own as it is."""
     if manager is None:
         return None
-    methods = ("acquire_lock", "release_lock", "check_lock_status")
-    for name in methods:
-        if not callable(getattr(manager, name, None)):
-            raise ConfigError(f"the lock manager {manager!r} has no method {name}()")
+    _check_methods(manager, "lock manager", _LOCK_METHODS)
     if isinstance(manager, IDistributedLockManager) and hasattr(manager, "for_service"):
         from ._native_locks import NativeLockManager
 
-        # A subclass's own methods must be called, so then the engine may not go past them.
-        own = type(manager)
-        if all(getattr(own, name) is getattr(NativeLockManager, name) for name in methods):
+        if _is_unchanged(manager, NativeLockManager, _LOCK_METHODS):
             return manager.for_service()  # type: ignore[no-any-return]
     return manager
 
@@ -79,16 +84,11 @@ def consensus_for_engine(service: object) -> object | None:
     """The native side of our node, or a user's own service as it is."""
     if service is None:
         return None
-    methods = ("propose_coordination_decision", "get_consensus_status")
-    for name in methods:
-        if not callable(getattr(service, name, None)):
-            raise ConfigError(f"the consensus service {service!r} has no method {name}()")
+    _check_methods(service, "consensus service", _CONSENSUS_METHODS)
     if isinstance(service, IConsensusService) and hasattr(service, "for_service"):
         from ._raft import RaftConsensusService
 
-        # A subclass's own methods must be called, so then the engine may not go past them.
-        own = type(service)
-        if all(getattr(own, name) is getattr(RaftConsensusService, name) for name in methods):
+        if _is_unchanged(service, RaftConsensusService, _CONSENSUS_METHODS):
             return service.for_service()  # type: ignore[no-any-return]
     return service
 

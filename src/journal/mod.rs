@@ -28,6 +28,8 @@ mod progress;
 pub mod replicated;
 pub mod sqlite;
 pub mod streams;
+#[cfg(test)]
+mod test_kit;
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -4,13 +4,11 @@ use std::sync::mpsc::{self, Receiver, Sender};
 
 use super::*;
 use crate::cluster::memory::{MemoryCluster, MemoryNode};
+use crate::journal::test_kit::{PATIENCE, wait};
 use crate::journal::{Answer as Told, Durability};
 use crate::model::outcome::{Decision, Outcome, OutcomeKind, TransactionState};
 use crate::model::request::{CoordinationRequest, RequestParts};
 use crate::model::value::Value;
-use crate::reply::Lost;
-
-const PATIENCE: Duration = Duration::from_secs(20);
 
 enum Heard {
     Answer(u64, Told),
@@ -111,14 +109,6 @@ impl Desk {
         let stores = vec![StoreName::new("left").unwrap()];
         wait(|reply| self.journal.adopt(stores, reply))
     }
-}
-
-fn wait<T: Lost + Send + 'static>(ask: impl FnOnce(Reply<T>)) -> T {
-    let (sender, receiver) = mpsc::channel();
-    ask(Reply::new(move |answer| {
-        let _ = sender.send(answer);
-    }));
-    receiver.recv_timeout(PATIENCE).expect("an answer")
 }
 
 fn decide(decision: Decision) -> Record {

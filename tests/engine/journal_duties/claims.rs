@@ -8,7 +8,7 @@ pub(super) fn answers_come_in_the_order_of_the_appends(place: &Place) {
     let mut batch = Vec::new();
     for index in 0..3_000 {
         let name = format!("c{index}");
-        let record = begin(&desk.journal, &name);
+        let record = begin(&*desk.journal, &name);
         batch.push(forced(&name, index, record));
         tokens.push(batch.last().unwrap().token);
     }
@@ -24,14 +24,14 @@ pub(super) fn answers_come_in_the_order_of_the_appends(place: &Place) {
 
 pub(super) fn the_first_begin_stands_and_a_later_one_is_told_it(place: &Place) {
     let desk = place.desk();
-    assert!(matches!(desk.put(forced("a", 1, begin(&desk.journal, "a"))), Answer::Recorded));
+    assert!(matches!(desk.put(forced("a", 1, begin(&*desk.journal, "a"))), Answer::Recorded));
     for projected in [false, true] {
         if projected {
             desk.put(forced("a", 2, decide(Decision::Commit)));
             desk.put(forced("a", 3, end(Decision::Commit)));
             assert_eq!(desk.history(everything()), ["a"]);
         }
-        match desk.put(forced("a", 9, begin(&desk.journal, "a"))) {
+        match desk.put(forced("a", 9, begin(&*desk.journal, "a"))) {
             Answer::Exists(stored) => {
                 assert_eq!(stored.created_at, Timestamp(1));
                 assert_eq!(stored.request, request("a"));
@@ -45,7 +45,7 @@ pub(super) fn the_first_begin_stands_and_a_later_one_is_told_it(place: &Place) {
 pub(super) fn the_first_decision_stands_also_within_one_batch(place: &Place) {
     let desk = place.desk();
     desk.journal.append(&mut vec![
-        forced("a", 1, begin(&desk.journal, "a")),
+        forced("a", 1, begin(&*desk.journal, "a")),
         forced("a", 2, decide(Decision::Abort)),
         forced("a", 3, decide(Decision::Commit)),
     ]);
@@ -79,7 +79,7 @@ pub(super) fn two_processes_agree_on_the_first_begin_and_the_first_decision(plac
     for round in 0..50 {
         let name = format!("c{round}");
         let begun =
-            [&one, &two].map(|desk| desk.put(forced(&name, round, begin(&desk.journal, &name))));
+            [&one, &two].map(|desk| desk.put(forced(&name, round, begin(&*desk.journal, &name))));
         assert!(matches!(&begun[0], Answer::Recorded));
         match &begun[1] {
             Answer::Exists(stored) => assert_eq!(&stored.owner, one.journal.instance()),
@@ -101,8 +101,8 @@ pub(super) fn two_processes_agree_on_the_first_begin_and_the_first_decision(plac
 
 pub(super) fn what_an_owner_left_open_is_adopted_when_it_is_gone_and_not_before(place: &Place) {
     let (owner, heir) = (place.desk(), place.desk());
-    owner.put(forced("undecided", 1, begin(&owner.journal, "undecided")));
-    owner.put(forced("decided", 2, begin(&owner.journal, "decided")));
+    owner.put(forced("undecided", 1, begin(&*owner.journal, "undecided")));
+    owner.put(forced("decided", 2, begin(&*owner.journal, "decided")));
     owner.put(forced("decided", 3, decide(Decision::Commit)));
     owner.whole("finished", 4, Decision::Commit);
     // Projected once, to see that rows of open ones stay in the log.
@@ -134,7 +134,7 @@ pub(super) fn what_an_owner_left_open_is_adopted_when_it_is_gone_and_not_before(
 
 pub(super) fn a_deposed_owner_is_told_so(place: &Place) {
     let desk = place.desk();
-    desk.put(forced("a", 1, begin(&desk.journal, "a")));
+    desk.put(forced("a", 1, begin(&*desk.journal, "a")));
     let other = InstanceId::new("other").unwrap();
     let adopted = Record::Adopted { owner: other.clone(), epoch: 2 };
     assert!(matches!(desk.put(forced("a", 2, adopted.clone())), Answer::Recorded));
@@ -150,7 +150,7 @@ pub(super) fn only_one_of_two_heirs_adopts(place: &Place) {
     let owner = place.desk();
     for index in 0..200 {
         let name = format!("c{index}");
-        owner.put(forced(&name, index, begin(&owner.journal, &name)));
+        owner.put(forced(&name, index, begin(&*owner.journal, &name)));
     }
     drop(owner);
     let heirs = [place.desk(), place.desk()];
@@ -169,7 +169,7 @@ pub(super) fn only_one_of_two_heirs_adopts(place: &Place) {
 
 pub(super) fn lazy_and_accepted_records_reach_the_file(place: &Place) {
     let desk = place.desk();
-    let accepted = append("a", 1, begin(&desk.journal, "a"), Durability::Accepted);
+    let accepted = append("a", 1, begin(&*desk.journal, "a"), Durability::Accepted);
     assert!(matches!(desk.put(accepted), Answer::Recorded));
     desk.journal.append(&mut vec![append("a", 2, decide(Decision::Abort), Durability::Lazy)]);
     drop(desk);
@@ -178,7 +178,7 @@ pub(super) fn lazy_and_accepted_records_reach_the_file(place: &Place) {
 
 pub(super) fn a_lazy_record_is_written_without_company(place: &Place) {
     let (desk, other) = (place.desk(), place.desk());
-    desk.journal.append(&mut vec![append("a", 1, begin(&desk.journal, "a"), Durability::Lazy)]);
+    desk.journal.append(&mut vec![append("a", 1, begin(&*desk.journal, "a"), Durability::Lazy)]);
     let deadline = std::time::Instant::now() + PATIENCE;
     while other.find("a").is_none() {
         assert!(std::time::Instant::now() < deadline, "it never came");
@@ -188,7 +188,7 @@ pub(super) fn a_lazy_record_is_written_without_company(place: &Place) {
 
 pub(super) fn everything_comes_back_from_the_tables_as_it_was_in_memory(place: &Place) {
     let desk = place.desk();
-    desk.put(forced("a", 1, begin(&desk.journal, "a")));
+    desk.put(forced("a", 1, begin(&*desk.journal, "a")));
     desk.put(forced("a", 2, decide(Decision::Abort)));
     let open = desk.find("a").unwrap();
     let listed = wait(|reply| desk.journal.history(everything(), reply)).unwrap();
@@ -206,7 +206,7 @@ pub(super) fn history_filters_and_lists_the_latest_first(place: &Place) {
     let desk = place.desk();
     desk.whole("committed", 1_000, Decision::Commit);
     desk.whole("aborted", 2_000, Decision::Abort);
-    desk.put(forced("open", 3_000, begin(&desk.journal, "open")));
+    desk.put(forced("open", 3_000, begin(&*desk.journal, "open")));
     assert_eq!(desk.history(everything()), ["open", "aborted", "committed"]);
     let filter = HistoryFilter { limit: 2, ..everything() };
     assert_eq!(desk.history(filter), ["open", "aborted"]);
@@ -231,7 +231,7 @@ pub(super) fn unknown_ids_are_those_that_never_began(place: &Place) {
     let desk = place.desk();
     desk.whole("finished", 1, Decision::Commit);
     assert_eq!(desk.history(everything()).len(), 1);
-    desk.put(forced("open", 2, begin(&desk.journal, "open")));
+    desk.put(forced("open", 2, begin(&*desk.journal, "open")));
     let ids = ["ghost", "finished", "open", "other"].map(id).to_vec();
     let unknown = wait(|reply| desk.journal.unknown_of(ids, reply)).unwrap();
     assert_eq!(unknown, ["ghost", "other"].map(id));
@@ -242,12 +242,12 @@ pub(super) fn retention_removes_what_ended_long_ago_and_never_what_is_open(place
     let recent = now().0;
     for index in 0..1_203 {
         let name = format!("old{index}");
-        let records = [begin(&desk.journal, &name), decide(Decision::Commit)];
+        let records = [begin(&*desk.journal, &name), decide(Decision::Commit)];
         let lazy = records.map(|record| append(&name, index, record, Durability::Lazy));
         desk.journal.append(&mut lazy.into());
         desk.journal.append(&mut vec![append(&name, 9, end(Decision::Commit), Durability::Lazy)]);
     }
-    desk.put(forced("open", 1, begin(&desk.journal, "open")));
+    desk.put(forced("open", 1, begin(&*desk.journal, "open")));
     desk.whole("recent", recent, Decision::Commit);
     let day = Duration::from_secs(86_400);
     let removed = wait(|reply| desk.journal.retain(day, reply)).unwrap();
@@ -262,7 +262,7 @@ pub(super) fn a_closed_journal_refuses_and_its_file_opens_again(place: &Place) {
     let desk = place.desk();
     desk.whole("a", 1, Decision::Commit);
     desk.journal.close();
-    let answer = desk.put(forced("b", 1, begin(&desk.journal, "b")));
+    let answer = desk.put(forced("b", 1, begin(&*desk.journal, "b")));
     assert!(matches!(answer, Answer::Failed(JournalError::Closed)), "{answer:?}");
     let found = wait(|reply| desk.journal.find(id("a"), reply));
     assert_eq!(found, Err(JournalError::Closed));

@@ -25,7 +25,7 @@ fn load(desk: &Desk, over: &Receiver<()>, progress: &Sender<()>) -> Vec<Coordina
     let start = |next: &mut u64, flying: &mut HashMap<u64, (CoordinationId, bool)>| {
         let name = format!("c{next}");
         *next += 1;
-        let append = forced(&name, 1, begin(&desk.journal, &name));
+        let append = forced(&name, 1, begin(&*desk.journal, &name));
         flying.insert(append.token, (append.id.clone(), false));
         desk.journal.append(&mut vec![append]);
     };
@@ -95,13 +95,13 @@ fn while_the_server_is_gone_begins_fail_with_its_name_and_decisions_wait() {
     let patience = Duration::from_millis(200);
     let options = PostgresJournalOptions { patience, ..Default::default() };
     let desk = Desk::over(Arc::new(PostgresJournal::open(&dsn, options).unwrap()));
-    desk.put(forced("a", 1, begin(&desk.journal, "a")));
+    desk.put(forced("a", 1, begin(&*desk.journal, "a")));
     cluster.stop();
     let decision = forced("a", 2, decide(Decision::Commit));
     let token = decision.token;
     desk.journal.append(&mut vec![decision]);
     let trouble = desk.health.recv_timeout(PATIENCE).unwrap().expect("it cannot write");
-    let answer = desk.put(forced("b", 1, begin(&desk.journal, "b")));
+    let answer = desk.put(forced("b", 1, begin(&*desk.journal, "b")));
     let Answer::Failed(error) = answer else { panic!("{answer:?}") };
     for words in [trouble.to_string(), error.to_string()] {
         assert!(words.contains(&format!("127.0.0.1:{}", cluster.port())), "{words}");
@@ -160,15 +160,15 @@ fn what_cannot_be_opened_is_refused_with_what_where_and_how_to_mend_it() {
 #[test]
 fn what_the_server_cannot_keep_fails_alone() {
     let desk = place().desk();
-    let Record::Begin { request, owner, epoch, .. } = begin(&desk.journal, "bad") else {
+    let Record::Begin { request, owner, epoch, .. } = begin(&*desk.journal, "bad") else {
         panic!("a begin is a begin");
     };
     let bad = Record::Begin { request, owner, epoch, locks: vec![u64::MAX] };
     desk.journal.append(&mut vec![
-        forced("good", 1, begin(&desk.journal, "good")),
+        forced("good", 1, begin(&*desk.journal, "good")),
         forced("bad", 1, bad),
         forced("good", 2, decide(Decision::Commit)),
-        forced("fine", 1, begin(&desk.journal, "fine")),
+        forced("fine", 1, begin(&*desk.journal, "fine")),
     ]);
     assert!(matches!(desk.answer().1, Answer::Recorded));
     let failed = desk.answer().1;

@@ -39,8 +39,8 @@ fn adopt_some(desk: &Desk) -> Vec<OpenCoordination> {
 fn an_owner_in_a_process_of_its_own() {
     let Ok(dsn) = std::env::var(DSN) else { return };
     let desk = Place::database(dsn).desk();
-    desk.put(forced("undecided", 1, begin(&desk.journal, "undecided")));
-    desk.put(forced("decided", 2, begin(&desk.journal, "decided")));
+    desk.put(forced("undecided", 1, begin(&*desk.journal, "undecided")));
+    desk.put(forced("decided", 2, begin(&*desk.journal, "decided")));
     desk.put(forced("decided", 3, decide(Decision::Commit)));
     desk.whole("finished", 4, Decision::Commit);
     println!("told: ready");
@@ -149,7 +149,7 @@ fn an_owner_that_was_stopped_and_goes_on_writes_nothing() {
 fn one_whose_connections_broke_keeps_what_it_owns() {
     let place = place();
     let (owner, heir) = (place.desk(), place.desk());
-    owner.put(forced("a", 1, begin(&owner.journal, "a")));
+    owner.put(forced("a", 1, begin(&*owner.journal, "a")));
     let database = place.location.rsplit('/').next().unwrap();
     PostgresCluster::shared().run(
         "postgres",
@@ -168,12 +168,12 @@ fn what_others_decide_is_told_to_the_owner() {
     let (owner, other) = (place.desk(), place.desk());
     for index in 0..20 {
         let name = format!("c{index}");
-        owner.put(forced(&name, 1, begin(&owner.journal, &name)));
+        owner.put(forced(&name, 1, begin(&*owner.journal, &name)));
         assert!(matches!(other.put(forced(&name, 2, decide(Decision::Abort))), Answer::Recorded));
         // In one batch with what is nobody else's.
         let company = format!("d{index}");
         owner.journal.append(&mut vec![
-            forced(&company, 3, begin(&owner.journal, &company)),
+            forced(&company, 3, begin(&*owner.journal, &company)),
             forced(&name, 3, decide(Decision::Commit)),
             forced(&company, 3, decide(Decision::Commit)),
         ]);
@@ -205,7 +205,7 @@ fn play(desk: &Desk, seed: u64) -> Vec<(Append, Answer)> {
         for _ in 0..=dice.roll(4) {
             let name = format!("c{}", dice.roll(40));
             let record = match dice.roll(5) {
-                0..=1 => begin(&desk.journal, &name),
+                0..=1 => begin(&*desk.journal, &name),
                 2 => decide(Decision::Commit),
                 3 => decide(Decision::Abort),
                 _ => end(Decision::Commit),

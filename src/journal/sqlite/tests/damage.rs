@@ -110,7 +110,7 @@ fn fill_the_disk(durability: Durability) {
     let mut stood = Vec::new();
     let error = loop {
         let name = format!("c{}", stood.len());
-        match desk.put(append(&name, 1, begin(&desk.journal, &name), durability)) {
+        match desk.put(append(&name, 1, begin(&*desk.journal, &name), durability)) {
             Answer::Recorded => stood.push(name),
             Answer::Failed(error) => break error,
             other => panic!("{other:?}"),
@@ -128,7 +128,7 @@ fn fill_the_disk(durability: Durability) {
     for name in &stood {
         assert!(again.find(name).is_some(), "{name}");
     }
-    assert!(matches!(again.put(forced("new", 1, begin(&again.journal, "new"))), Answer::Recorded));
+    assert!(matches!(again.put(forced("new", 1, begin(&*again.journal, "new"))), Answer::Recorded));
 }
 
 /// The files as a crash at this moment would leave them; its instance's lock is not among them.
@@ -153,7 +153,7 @@ fn what_was_acknowledged_is_there_after_a_crash_before_and_after_projection() {
     let options = JournalOptions { projection_idle, ..JournalOptions::default() };
     let desk = Desk::with(&path, options);
     desk.whole("finished", 1, Decision::Commit);
-    desk.put(forced("decided", 2, begin(&desk.journal, "decided")));
+    desk.put(forced("decided", 2, begin(&*desk.journal, "decided")));
     desk.put(forced("decided", 3, decide(Decision::Commit)));
     for projected in [false, true] {
         if projected {
@@ -202,11 +202,11 @@ fn while_another_holds_the_log_begins_fail_and_decisions_wait() {
         ..JournalOptions::default()
     };
     let desk = Desk::with(&path, options);
-    desk.put(forced("a", 1, begin(&desk.journal, "a")));
+    desk.put(forced("a", 1, begin(&*desk.journal, "a")));
     let holder = fs::File::open(format!("{path}-log/lock")).unwrap();
     holder.lock().unwrap();
     let decision = forced("a", 2, decide(Decision::Commit));
-    let begun = forced("b", 2, begin(&desk.journal, "b"));
+    let begun = forced("b", 2, begin(&*desk.journal, "b"));
     let (decision_token, begin_token) = (decision.token, begun.token);
     desk.journal.append(&mut vec![decision, begun]);
     let (token, answer) = desk.answer();
@@ -233,7 +233,7 @@ fn while_another_holds_the_tables_records_go_on_until_too_many_are_ahead_of_them
         ..JournalOptions::default()
     };
     let desk = Desk::with(&path, options);
-    desk.put(forced("open", 1, begin(&desk.journal, "open")));
+    desk.put(forced("open", 1, begin(&*desk.journal, "open")));
     let holder = rusqlite::Connection::open(&path).unwrap();
     holder.execute_batch("BEGIN IMMEDIATE").unwrap();
     let listed = wait(|reply| desk.journal.history(everything(), reply));
@@ -241,7 +241,7 @@ fn while_another_holds_the_tables_records_go_on_until_too_many_are_ahead_of_them
     let mut stood = 0;
     let error = loop {
         let name = format!("c{stood}");
-        match desk.put(forced(&name, 1, begin(&desk.journal, &name))) {
+        match desk.put(forced(&name, 1, begin(&*desk.journal, &name))) {
             Answer::Recorded => stood += 1,
             Answer::Failed(error) => break error,
             other => panic!("{other:?}"),
@@ -258,14 +258,14 @@ fn while_another_holds_the_tables_records_go_on_until_too_many_are_ahead_of_them
         assert!(std::time::Instant::now() < deadline, "the tables never caught up");
         std::thread::yield_now();
     }
-    assert!(matches!(desk.put(forced("new", 3, begin(&desk.journal, "new"))), Answer::Recorded));
+    assert!(matches!(desk.put(forced("new", 3, begin(&*desk.journal, "new"))), Answer::Recorded));
 }
 
 #[test]
 fn a_journal_without_its_segments_or_with_those_of_another_is_refused() {
     let (_folder, path) = folder();
     let desk = Desk::open(&path);
-    desk.put(forced("open", 1, begin(&desk.journal, "open")));
+    desk.put(forced("open", 1, begin(&*desk.journal, "open")));
     let (_copied, copy) = as_after_a_crash(&path);
     let segment = format!("{copy}-log/{:020}.log", 1);
     fs::rename(&segment, format!("{copy}-away")).unwrap();
@@ -287,7 +287,7 @@ fn a_journal_that_is_closed_in_peace_is_one_file_again() {
     let (_folder, path) = folder();
     let (desk, other) = (Desk::open(&path), Desk::open(&path));
     desk.whole("done", 1, Decision::Commit);
-    desk.put(forced("open", 2, begin(&desk.journal, "open")));
+    desk.put(forced("open", 2, begin(&*desk.journal, "open")));
     let segments = || {
         let entries = fs::read_dir(format!("{path}-log")).unwrap();
         entries.filter(|entry| entry.as_ref().unwrap().file_name() != "lock").count()

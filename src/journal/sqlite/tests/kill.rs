@@ -50,7 +50,7 @@ fn a_child_writes_until_it_dies() {
     let desk = Desk::with(folder.join("journal.db").to_str().unwrap(), small());
     for index in 0..COORDINATIONS {
         let name = format!("c{index}");
-        desk.put(forced(&name, index, begin(&desk.journal, &name)));
+        desk.put(forced(&name, index, begin(&*desk.journal, &name)));
         writeln!(told, "{name} begun").unwrap();
         desk.put(forced(&name, index, decide(Decision::Commit)));
         writeln!(told, "{name} decided").unwrap();

@@ -7,7 +7,7 @@ use super::*;
 fn the_locks_of_what_is_under_way_are_rows_until_its_end() {
     let (_folder, path) = folder();
     let desk = Desk::open(&path);
-    let Record::Begin { request, owner, epoch, .. } = begin(&desk.journal, "a") else {
+    let Record::Begin { request, owner, epoch, .. } = begin(&*desk.journal, "a") else {
         panic!("a begin is a begin");
     };
     let held = |request: &str| {
