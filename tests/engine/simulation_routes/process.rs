@@ -2,7 +2,7 @@
 //!
 //! Effects wait behind the record that they stand behind. Not what it does at stops (`stop`).
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,6 +14,8 @@ use unanimity::model::time::Timestamp;
 use unanimity::protocol::choreography::{Choreography, Plan};
 use unanimity::protocol::retry::Backoff;
 use unanimity::protocol::{Effect, Input, Machine, RouteEnd};
+
+use crate::support::driving::{DriverBug, Driving, Held};
 
 use super::bugs::Bug;
 use super::bus::{Message, Slip, Word};
@@ -46,11 +48,7 @@ pub(super) struct SagaRow {
 
 /// A machine with what it holds back.
 pub(super) struct Driven {
-    pub(super) machine: Choreography,
-    held: VecDeque<Effect>,
-    pub(super) waits_for_record: bool,
-    run: u64,
-    timer_at: Option<Timestamp>,
+    pub(super) held: Held<Choreography>,
     /// Somebody waits for its outcome and has not been told.
     pub(super) caller_waits: bool,
 }
@@ -77,6 +75,51 @@ impl Node {
             at_stops: BTreeMap::new(),
             writes_until: Timestamp(0),
         }
+    }
+}
+
+impl Driving for World {
+    type Address = Address;
+    type Machine = Choreography;
+
+    fn machine(held: &mut Held<Choreography>) -> &mut dyn Machine {
+        &mut held.machine
+    }
+
+    fn held(&mut self, of: &Address) -> Option<&mut Held<Choreography>> {
+        self.driven(of).map(|driven| &mut driven.held)
+    }
+
+    fn time(&self) -> Timestamp {
+        self.now
+    }
+
+    fn has_bug(&self, bug: DriverBug) -> bool {
+        self.bug
+            == Some(match bug {
+                DriverBug::CutIgnored => Bug::CutIgnored,
+                DriverBug::TimeStandsStill => Bug::TimeStandsStill,
+            })
+    }
+
+    fn note_of(&mut self, of: &Address, text: &str) {
+        self.note(|| format!("n{} c{}: {text}", of.node, of.saga));
+    }
+
+    fn break_with(&mut self, invariant: String) {
+        self.fail(invariant);
+    }
+
+    fn is_struck(&mut self, of: &Address) -> bool {
+        self.dies_now(of.node)
+    }
+
+    fn carry_out(&mut self, of: &Address, effect: Effect) {
+        Self::carry_out(self, of, effect);
+    }
+
+    fn plan_time(&mut self, of: Address, delay: Duration) {
+        self.schedule(delay, Happening::Time { of });
     }
 }
 
@@ -150,58 +193,14 @@ impl World {
         input: Input,
     ) {
         self.runs += 1;
-        let driven = Driven {
-            machine,
-            held: VecDeque::new(),
-            waits_for_record: false,
-            run: self.runs,
-            timer_at: None,
-            caller_waits,
-        };
+        let driven = Driven { held: Held::new(machine, self.runs), caller_waits };
         self.nodes[node].driven.insert(saga, driven);
         self.step(&Address { node, saga, run: self.runs }, input);
     }
 
     fn driven(&mut self, of: &Address) -> Option<&mut Driven> {
         let driven = self.nodes[of.node].driven.get_mut(&of.saga)?;
-        (driven.run == of.run).then_some(driven)
-    }
-
-    fn step(&mut self, of: &Address, input: Input) {
-        let now = self.now;
-        let Some(driven) = self.driven(of) else { return };
-        let told = format!("{input:?}");
-        let result = driven.machine.step(now, input);
-        self.note(|| format!("n{} c{}: {told}", of.node, of.saga));
-        match result {
-            Ok(effects) => {
-                if let Some(driven) = self.driven(of) {
-                    driven.held.extend(effects);
-                }
-            }
-            Err(error) => return self.fail(format!("a legal input is an error: {told}: {error}")),
-        }
-        self.release(of);
-        self.plan_timer(of);
-    }
-
-    /// Carries out what no record holds back.
-    fn release(&mut self, of: &Address) {
-        let cut_ignored = self.bug == Some(Bug::CutIgnored);
-        loop {
-            let Some(driven) = self.driven(of) else { return };
-            if driven.waits_for_record && !cut_ignored {
-                return;
-            }
-            let Some(effect) = driven.held.pop_front() else { return };
-            if self.dies_now(of.node) {
-                return;
-            }
-            self.carry_out(of, effect);
-            if self.dies_now(of.node) {
-                return;
-            }
-        }
+        (driven.held.run == of.run).then_some(driven)
     }
 
     fn carry_out(&mut self, of: &Address, effect: Effect) {
@@ -224,9 +223,9 @@ impl World {
     fn record(&mut self, of: &Address, record: Record, durability: Durability) {
         let at = self.now;
         let Some(driven) = self.driven(of) else { return };
-        driven.waits_for_record = durability != Durability::Lazy;
-        let is_awaited = driven.waits_for_record;
-        let epoch = driven.machine.epoch();
+        driven.held.waits_for_record = durability != Durability::Lazy;
+        let is_awaited = driven.held.waits_for_record;
+        let epoch = driven.held.machine.epoch();
         self.write(of.node, Write::Record { of: of.clone(), epoch, at, record, is_awaited });
     }
 
@@ -278,7 +277,7 @@ impl World {
 
     fn recorded(&mut self, of: &Address, stands: bool) {
         let Some(driven) = self.driven(of) else { return };
-        driven.waits_for_record = false;
+        driven.held.waits_for_record = false;
         if stands {
             self.release(of);
         } else {
@@ -290,7 +289,7 @@ impl World {
     pub(super) fn end_is_told(&mut self, saga: usize, is_done: bool) {
         let is_done = is_done || self.bug == Some(Bug::EveryEndIsSuccess);
         for node in 0..self.nodes.len() {
-            let Some(run) = self.nodes[node].driven.get(&saga).map(|driven| driven.run) else {
+            let Some(run) = self.nodes[node].driven.get(&saga).map(|driven| driven.held.run) else {
                 continue;
             };
             let reason = || Reason::new("transaction.aborted.step", "an operation failed");
@@ -305,29 +304,6 @@ impl World {
         driven.caller_waits = false;
         self.check_telling(of.saga, outcome.kind);
         self.told.entry(of.saga).or_default().push(outcome.kind);
-    }
-
-    fn plan_timer(&mut self, of: &Address) {
-        let now = self.now;
-        if self.bug == Some(Bug::TimeStandsStill) {
-            return;
-        }
-        let Some(driven) = self.driven(of) else { return };
-        let Some(deadline) = driven.machine.deadline() else { return };
-        if driven.timer_at.is_none_or(|at| deadline < at || at < now) {
-            driven.timer_at = Some(deadline);
-            self.schedule(deadline.since(now), Happening::Time { of: of.clone() });
-        }
-    }
-
-    pub(super) fn time_reached(&mut self, of: &Address) {
-        let now = self.now;
-        let Some(driven) = self.driven(of) else { return };
-        driven.timer_at = None;
-        if driven.machine.deadline().is_none_or(|deadline| deadline > now) {
-            return self.plan_timer(of);
-        }
-        self.step(of, Input::TimeReached);
     }
 
     pub(super) fn lives(&self, node: usize, life: u64) -> bool {

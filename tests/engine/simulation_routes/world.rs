@@ -16,6 +16,8 @@ use unanimity::model::time::Timestamp;
 use unanimity::model::value::Value;
 use unanimity::protocol::choreography::Route;
 
+use crate::support::driving::Driving;
+
 use super::bugs::Bug;
 use super::bus::{Bus, Message};
 use super::process::{Address, Node, SagaRow, Write};

@@ -3,7 +3,7 @@
 //! Effects wait behind the record that they stand behind; answers go back to who asked. Not the
 //! engine: there are no threads, and no real participant. The duties are the same.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,7 +19,9 @@ use unanimity::protocol::key_order::{KeyOrder, TurnKey};
 use unanimity::protocol::lock_plan::locks_of;
 use unanimity::protocol::retry::Backoff;
 use unanimity::protocol::saga::{self, Saga};
-use unanimity::protocol::{Coordination, Effect, Input};
+use unanimity::protocol::{Coordination, Effect, Input, Machine};
+
+use crate::support::driving::{DriverBug, Driving, Held};
 
 use super::bugs::Bug;
 use super::disk::{Answer, Append};
@@ -27,12 +29,7 @@ use super::world::{Address, Happening, Kind, World};
 
 /// A machine with what it holds back.
 pub(super) struct Driven {
-    pub(super) machine: Coordination,
-    held: VecDeque<Effect>,
-    /// A record of it is not answered yet.
-    pub(super) waits_for_record: bool,
-    pub(super) run: u64,
-    timer_at: Option<Timestamp>,
+    pub(super) held: Held<Coordination>,
     /// Somebody waits for its outcome and has not been told.
     pub(super) caller_waits: bool,
     /// The tries that are out.
@@ -59,6 +56,51 @@ pub(super) struct Node {
 fn backoff(seed: u32) -> Backoff {
     let (base, cap) = (Duration::from_millis(50), Duration::from_secs(5));
     Backoff { base, cap, seed: u64::from(seed) }
+}
+
+impl Driving for World {
+    type Address = Address;
+    type Machine = Coordination;
+
+    fn machine(held: &mut Held<Coordination>) -> &mut dyn Machine {
+        &mut *held.machine
+    }
+
+    fn held(&mut self, of: &Address) -> Option<&mut Held<Coordination>> {
+        self.driven(of).map(|driven| &mut driven.held)
+    }
+
+    fn time(&self) -> Timestamp {
+        self.now
+    }
+
+    fn has_bug(&self, bug: DriverBug) -> bool {
+        self.bug
+            == Some(match bug {
+                DriverBug::CutIgnored => Bug::CutIgnored,
+                DriverBug::TimeStandsStill => Bug::TimeStandsStill,
+            })
+    }
+
+    fn note_of(&mut self, of: &Address, text: &str) {
+        self.note(|| format!("n{} {}: {text}", of.node, of.id));
+    }
+
+    fn break_with(&mut self, invariant: String) {
+        self.fail(invariant);
+    }
+
+    fn is_struck(&mut self, of: &Address) -> bool {
+        self.dies_now(of.node)
+    }
+
+    fn carry_out(&mut self, of: &Address, effect: Effect) {
+        Self::carry_out(self, of, effect);
+    }
+
+    fn plan_time(&mut self, of: Address, delay: Duration) {
+        self.schedule(delay, Happening::Time { of });
+    }
 }
 
 impl World {
@@ -152,18 +194,14 @@ impl World {
         let id = machine.request().id.clone();
         let address = Address { node, id: id.clone(), run: self.runs };
         let driven = Driven {
-            machine,
-            held: VecDeque::new(),
-            waits_for_record: false,
-            run: self.runs,
-            timer_at: None,
+            held: Held::new(machine, self.runs),
             caller_waits,
             out: BTreeSet::new(),
             has_locks: false,
             turns: Arc::default(),
             lines: BTreeSet::new(),
         };
-        if let Some(before) = self.nodes[node].driven.get(&id).map(|driven| driven.run) {
+        if let Some(before) = self.nodes[node].driven.get(&id).map(|driven| driven.held.run) {
             self.close(&Address { node, id: id.clone(), run: before });
         }
         self.nodes[node].driven.insert(id, driven);
@@ -172,44 +210,7 @@ impl World {
 
     pub(super) fn driven(&mut self, of: &Address) -> Option<&mut Driven> {
         let driven = self.nodes[of.node].driven.get_mut(&of.id)?;
-        (driven.run == of.run).then_some(driven)
-    }
-
-    pub(super) fn step(&mut self, of: &Address, input: Input) {
-        let now = self.now;
-        let Some(driven) = self.driven(of) else { return };
-        let told = format!("{input:?}");
-        let result = driven.machine.step(now, input);
-        self.note(|| format!("n{} {}: {told}", of.node, of.id));
-        match result {
-            Ok(effects) => {
-                if let Some(driven) = self.driven(of) {
-                    driven.held.extend(effects);
-                }
-            }
-            Err(error) => return self.fail(format!("a legal input is an error: {told}: {error}")),
-        }
-        self.release(of);
-        self.plan_timer(of);
-    }
-
-    /// Carries out what no record holds back.
-    fn release(&mut self, of: &Address) {
-        let cut_ignored = self.bug == Some(Bug::CutIgnored);
-        loop {
-            let Some(driven) = self.driven(of) else { return };
-            if driven.waits_for_record && !cut_ignored {
-                return;
-            }
-            let Some(effect) = driven.held.pop_front() else { return };
-            if self.dies_now(of.node) {
-                return;
-            }
-            self.carry_out(of, effect);
-            if self.dies_now(of.node) {
-                return;
-            }
-        }
+        (driven.held.run == of.run).then_some(driven)
     }
 
     /// A process may die before and after each of its acts.
@@ -281,11 +282,11 @@ impl World {
         }
         let key = driven.turns[turn].clone();
         let Some(next) = self.nodes[of.node].lines.leave(&key, of.run) else { return };
-        let next = self.nodes[of.node].driven.iter().find(|(_, driven)| driven.run == next);
+        let next = self.nodes[of.node].driven.iter().find(|(_, driven)| driven.held.run == next);
         if let Some((id, driven)) = next {
             let turn = driven.turns.iter().position(|other| *other == key);
             let turn = turn.expect("it stands in the line");
-            let to = Address { node: of.node, id: id.clone(), run: driven.run };
+            let to = Address { node: of.node, id: id.clone(), run: driven.held.run };
             let input = Input::TurnCame { turn };
             self.schedule(Duration::ZERO, Happening::Answered { to, input });
         }
@@ -301,8 +302,8 @@ impl World {
     fn record(&mut self, of: &Address, record: Record, durability: Durability) {
         let now = self.now;
         let Some(driven) = self.driven(of) else { return };
-        driven.waits_for_record = durability != Durability::Lazy;
-        let epoch = driven.machine.epoch();
+        driven.held.waits_for_record = durability != Durability::Lazy;
+        let epoch = driven.held.machine.epoch();
         let (id, run) = (of.id.clone(), of.run);
         self.append(of.node, Append { id, epoch, at: now, record, durability, run });
     }
@@ -311,15 +312,15 @@ impl World {
     pub(super) fn recorded(&mut self, of: &Address, answer: Answer) {
         let goes_on = self.bug == Some(Bug::OverruledGoesOn);
         let Some(driven) = self.driven(of) else { return };
-        driven.waits_for_record = false;
+        driven.held.waits_for_record = false;
         match answer {
             Answer::Recorded => self.release(of),
-            Answer::Decided(standing) if driven.machine.view().decision == Some(standing) => {
+            Answer::Decided(standing) if driven.held.machine.view().decision == Some(standing) => {
                 self.release(of);
             }
             Answer::Decided(_) if goes_on => self.release(of),
             Answer::Decided(standing) => {
-                driven.held.clear();
+                driven.held.effects.clear();
                 self.step(of, Input::Overruled(standing));
             }
             // Somebody else has it, or nobody: this machine has nothing more to say.
@@ -339,36 +340,9 @@ impl World {
         let Some(driven) = self.driven(of) else { return };
         driven.caller_waits = false;
         // A try that never began says nothing of another one.
-        if !driven.machine.is_unbegun() {
+        if !driven.held.machine.is_unbegun() {
             self.check_telling(of, outcome.kind);
             self.told.entry(of.id.clone()).or_default().push(outcome.kind);
-        }
-    }
-
-    fn plan_timer(&mut self, of: &Address) {
-        let now = self.now;
-        if self.bug == Some(Bug::TimeStandsStill) {
-            return;
-        }
-        let Some(driven) = self.driven(of) else { return };
-        let Some(deadline) = driven.machine.deadline() else { return };
-        if driven.timer_at.is_none_or(|at| deadline < at || at < now) {
-            driven.timer_at = Some(deadline);
-            self.schedule(deadline.since(now), Happening::Time { of: of.clone() });
-        }
-    }
-
-    pub(super) fn time_reached(&mut self, of: &Address) {
-        let now = self.now;
-        let Some(driven) = self.driven(of) else { return };
-        driven.timer_at = None;
-        if driven.machine.deadline().is_none_or(|deadline| deadline > now) {
-            return self.plan_timer(of);
-        }
-        self.step(of, Input::TimeReached);
-        let deadline = self.driven(of).and_then(|driven| driven.machine.deadline());
-        if deadline.is_some_and(|deadline| deadline <= now) {
-            self.fail("a deadline that was served stays in the past");
         }
     }
 
@@ -406,7 +380,7 @@ fn mistaken(driven: &Driven, input: Input, bug: Option<Bug>) -> Input {
             Input::StepAnswered { step, work, attempt, answer }
         }
         (Input::StepAnswered { step, work, answer, .. }, Some(Bug::OldTryCounts)) => {
-            let summary = &driven.machine.view().steps[step];
+            let summary = &driven.held.machine.view().steps[step];
             let attempt = match work {
                 Work::Execute => summary.attempts,
                 Work::Compensate => summary.compensation_attempts,

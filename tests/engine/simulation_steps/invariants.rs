@@ -20,7 +20,7 @@ impl World {
     pub(super) fn check_asking(&mut self, of: &Address, asked: (usize, Work, u32)) {
         let (step, work, attempt) = asked;
         let name = format!("{} o{step} {} {attempt}", of.id, work.as_str());
-        if self.driven(of).is_some_and(|it| !it.machine.locks().is_empty() && !it.has_locks) {
+        if self.driven(of).is_some_and(|it| !it.held.machine.locks().is_empty() && !it.has_locks) {
             return self.fail(format!("{name} is asked without locks"));
         }
         let Some(row) = self.disk.rows.get(&of.id) else {
@@ -161,12 +161,13 @@ impl World {
     pub(super) fn check_callers(&mut self) {
         let now = self.now;
         let forgotten = self.nodes.iter().flat_map(|node| &node.driven).find(|(_, driven)| {
-            let waited = now.since(driven.machine.began_at());
-            let patience = driven.machine.request().timeout + std::time::Duration::from_secs(2);
-            driven.caller_waits && waited > patience && !driven.waits_for_record
+            let waited = now.since(driven.held.machine.began_at());
+            let patience =
+                driven.held.machine.request().timeout + std::time::Duration::from_secs(2);
+            driven.caller_waits && waited > patience && !driven.held.waits_for_record
         });
         if let Some((id, driven)) = forgotten {
-            let state = driven.machine.view().state;
+            let state = driven.held.machine.view().state;
             self.fail(format!("the caller of {id} is not answered in time, state {state:?}"));
         }
     }
@@ -176,7 +177,7 @@ impl World {
         let mut open = Vec::new();
         for (node, process) in self.nodes.iter().enumerate() {
             for (id, driven) in &process.driven {
-                open.push(format!("n{node} drives {id} in {:?}", driven.machine.view().state));
+                open.push(format!("n{node} drives {id} in {:?}", driven.held.machine.view().state));
             }
             if process.queue.len() + process.committing.len() > 0 {
                 open.push(format!("n{node} has records on their way"));

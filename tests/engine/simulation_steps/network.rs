@@ -15,6 +15,8 @@ use unanimity::model::time::Timestamp;
 use unanimity::protocol::saga::Undo;
 use unanimity::protocol::{Input, Standing};
 
+use crate::support::driving::Driving;
+
 use super::bugs::Bug;
 use super::disk::{Answer, Append};
 use super::world::{Address, CALM_AT, Happening, Kind, Question, World, instance};
@@ -100,7 +102,7 @@ impl World {
 
     pub(super) fn acquire(&mut self, of: &Address, is_for_ever: bool) {
         if self.bug == Some(Bug::AsksBeforeLocked) {
-            let tokens = vec![1; self.driven(of).map_or(0, |it| it.machine.locks().len())];
+            let tokens = vec![1; self.driven(of).map_or(0, |it| it.held.machine.locks().len())];
             let (to, input) = (of.clone(), Input::Locked { tokens });
             return self.schedule(Duration::ZERO, Happening::Answered { to, input });
         }
@@ -120,7 +122,7 @@ impl World {
             return self.step(to, Input::LockRefused { reason });
         }
         driven.has_locks = true;
-        let tokens = vec![1; driven.machine.locks().len()];
+        let tokens = vec![1; driven.held.machine.locks().len()];
         self.step(to, Input::Locked { tokens });
         if is_to_be_lost {
             let delay = self.random.millis(1, 2_000);

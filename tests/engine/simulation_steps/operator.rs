@@ -11,6 +11,8 @@ use unanimity::model::record::Record;
 use unanimity::model::step::{StepState, Work};
 use unanimity::protocol::Input;
 
+use crate::support::driving::Driving;
+
 use super::world::{Address, Kind, World};
 
 /// So long he hopes that what is tried again will be done.
@@ -21,7 +23,7 @@ impl World {
         let id = self.requests[request].id.clone();
         for node in 0..self.nodes.len() {
             if let Some(driven) = self.nodes[node].driven.get(&id) {
-                let address = Address { node, id: id.clone(), run: driven.run };
+                let address = Address { node, id: id.clone(), run: driven.held.run };
                 let reason = "changed my mind".to_owned();
                 self.step(&address, Input::AbortRequested { reason });
             }
@@ -47,8 +49,8 @@ impl World {
         let mut parked = Vec::new();
         for (node, process) in self.nodes.iter().enumerate() {
             for (id, driven) in &process.driven {
-                if driven.machine.is_parked() && !driven.waits_for_record {
-                    parked.push(Address { node, id: id.clone(), run: driven.run });
+                if driven.held.machine.is_parked() && !driven.held.waits_for_record {
+                    parked.push(Address { node, id: id.clone(), run: driven.held.run });
                 }
             }
         }
@@ -67,13 +69,16 @@ impl World {
         let mut endless = Vec::new();
         for (node, process) in self.nodes.iter().enumerate() {
             for (id, driven) in &process.driven {
-                let view = driven.machine.view();
+                let view = driven.held.machine.view();
                 let is_out = |step: usize| driven.out.iter().any(|(other, _)| *other == step);
                 let waits = view.steps.iter().enumerate().any(|(at, step)| {
                     step.state == StepState::Executing && step.note.is_some() && !is_out(at)
                 });
-                if view.state == TransactionState::Committing && waits && !driven.waits_for_record {
-                    endless.push(Address { node, id: id.clone(), run: driven.run });
+                if view.state == TransactionState::Committing
+                    && waits
+                    && !driven.held.waits_for_record
+                {
+                    endless.push(Address { node, id: id.clone(), run: driven.held.run });
                 }
             }
         }
@@ -86,7 +91,7 @@ impl World {
 
     fn look_after(&mut self, of: &Address) {
         let Some(driven) = self.driven(of) else { return };
-        let view = driven.machine.view();
+        let view = driven.held.machine.view();
         let parked: Vec<usize> = view
             .steps
             .iter()
@@ -127,7 +132,7 @@ impl World {
     fn settle_by_hand(&mut self, of: &Address, decision: Decision) {
         self.resolved.insert(of.id.clone());
         let Some(driven) = self.driven(of) else { return };
-        let view = driven.machine.view();
+        let view = driven.held.machine.view();
         if view.decision.is_none() {
             // Of a pivot in doubt he says what he saw, and does nothing.
             return;

@@ -17,6 +17,8 @@ use unanimity::model::time::Timestamp;
 use unanimity::model::value::Value;
 use unanimity::protocol::{Input, saga};
 
+use crate::support::driving::Driving;
+
 use super::bugs::Bug;
 use super::disk::Disk;
 use super::driver::Node;

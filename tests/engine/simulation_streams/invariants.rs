@@ -108,9 +108,10 @@ impl World {
     pub(super) fn check_callers(&mut self) {
         let now = self.now;
         let forgotten = self.nodes.iter().flat_map(|node| &node.driven).find(|(_, driven)| {
-            let waited = now.since(driven.machine.began_at());
-            let patience = driven.machine.request().timeout + std::time::Duration::from_secs(2);
-            driven.caller_waits && waited > patience && !driven.waits_for_record
+            let waited = now.since(driven.held.machine.began_at());
+            let patience =
+                driven.held.machine.request().timeout + std::time::Duration::from_secs(2);
+            driven.caller_waits && waited > patience && !driven.held.waits_for_record
         });
         if let Some((id, _)) = forgotten {
             self.fail(format!("the caller of {id} is not answered in time"));

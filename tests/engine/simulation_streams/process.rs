@@ -2,7 +2,7 @@
 //!
 //! Effects wait behind the record that they stand behind. Not its projections (`projecting`).
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,6 +13,8 @@ use unanimity::model::request::CoordinationRequest;
 use unanimity::model::time::Timestamp;
 use unanimity::protocol::event_sourcing::{EventSourcing, Plan};
 use unanimity::protocol::{Effect, Input, Machine};
+
+use crate::support::driving::{DriverBug, Driving, Held};
 
 use super::bugs::Bug;
 use super::disk::{Answer, Append};
@@ -29,11 +31,7 @@ pub(super) struct Address {
 
 /// A machine with what it holds back.
 pub(super) struct Driven {
-    pub(super) machine: EventSourcing,
-    held: VecDeque<Effect>,
-    pub(super) waits_for_record: bool,
-    run: u64,
-    timer_at: Option<Timestamp>,
+    pub(super) held: Held<EventSourcing>,
     /// Somebody waits for its outcome and has not been told.
     pub(super) caller_waits: bool,
     /// Up to which event its stores have to come, once that is known.
@@ -55,6 +53,51 @@ pub(super) struct Node {
     pub(super) queue: Vec<Append>,
     pub(super) committing: Vec<Append>,
     is_commit_planned: bool,
+}
+
+impl Driving for World {
+    type Address = Address;
+    type Machine = EventSourcing;
+
+    fn machine(held: &mut Held<EventSourcing>) -> &mut dyn Machine {
+        &mut held.machine
+    }
+
+    fn held(&mut self, of: &Address) -> Option<&mut Held<EventSourcing>> {
+        self.driven(of).map(|driven| &mut driven.held)
+    }
+
+    fn time(&self) -> Timestamp {
+        self.now
+    }
+
+    fn has_bug(&self, bug: DriverBug) -> bool {
+        self.bug
+            == Some(match bug {
+                DriverBug::CutIgnored => Bug::CutIgnored,
+                DriverBug::TimeStandsStill => Bug::TimeStandsStill,
+            })
+    }
+
+    fn note_of(&mut self, of: &Address, text: &str) {
+        self.note(|| format!("n{} {}: {text}", of.node, of.id));
+    }
+
+    fn break_with(&mut self, invariant: String) {
+        self.fail(invariant);
+    }
+
+    fn is_struck(&mut self, of: &Address) -> bool {
+        self.dies_now(of.node)
+    }
+
+    fn carry_out(&mut self, of: &Address, effect: Effect) {
+        Self::carry_out(self, of, effect);
+    }
+
+    fn plan_time(&mut self, of: Address, delay: Duration) {
+        self.schedule(delay, Happening::Time { of });
+    }
 }
 
 impl World {
@@ -114,11 +157,7 @@ impl World {
         let id = machine.request().id.clone();
         let address = Address { node, id: id.clone(), run: self.runs };
         let driven = Driven {
-            machine,
-            held: VecDeque::new(),
-            waits_for_record: false,
-            run: self.runs,
-            timer_at: None,
+            held: Held::new(machine, self.runs),
             caller_waits,
             through: None,
             awaits_projections: false,
@@ -130,44 +169,7 @@ impl World {
 
     fn driven(&mut self, of: &Address) -> Option<&mut Driven> {
         let driven = self.nodes[of.node].driven.get_mut(&of.id)?;
-        (driven.run == of.run).then_some(driven)
-    }
-
-    fn step(&mut self, of: &Address, input: Input) {
-        let now = self.now;
-        let Some(driven) = self.driven(of) else { return };
-        let told = format!("{input:?}");
-        let result = driven.machine.step(now, input);
-        self.note(|| format!("n{} {}: {told}", of.node, of.id));
-        match result {
-            Ok(effects) => {
-                if let Some(driven) = self.driven(of) {
-                    driven.held.extend(effects);
-                }
-            }
-            Err(error) => return self.fail(format!("a legal input is an error: {told}: {error}")),
-        }
-        self.release(of);
-        self.plan_timer(of);
-    }
-
-    /// Carries out what no record holds back.
-    fn release(&mut self, of: &Address) {
-        let cut_ignored = self.bug == Some(Bug::CutIgnored);
-        loop {
-            let Some(driven) = self.driven(of) else { return };
-            if driven.waits_for_record && !cut_ignored {
-                return;
-            }
-            let Some(effect) = driven.held.pop_front() else { return };
-            if self.dies_now(of.node) {
-                return;
-            }
-            self.carry_out(of, effect);
-            if self.dies_now(of.node) {
-                return;
-            }
-        }
+        (driven.held.run == of.run).then_some(driven)
     }
 
     fn carry_out(&mut self, of: &Address, effect: Effect) {
@@ -205,11 +207,11 @@ impl World {
             let Some(through) = driven.through.filter(|_| driven.awaits_projections) else {
                 continue;
             };
-            for (party, name) in driven.machine.request().stores.iter().enumerate() {
+            for (party, name) in driven.held.machine.request().stores.iter().enumerate() {
                 let store = STORES.iter().position(|store| *store == name.as_str());
                 let is_far = store.is_some_and(|store| at[store] >= through);
                 if is_far && !driven.heard.contains(&party) {
-                    reached.push((Address { node, id: id.clone(), run: driven.run }, party));
+                    reached.push((Address { node, id: id.clone(), run: driven.held.run }, party));
                 }
             }
         }
@@ -227,9 +229,9 @@ impl World {
         }
         let at = self.now;
         let Some(driven) = self.driven(of) else { return };
-        driven.waits_for_record = durability != Durability::Lazy;
-        let run = driven.waits_for_record.then_some(of.run);
-        let (id, epoch) = (of.id.clone(), driven.machine.epoch());
+        driven.held.waits_for_record = durability != Durability::Lazy;
+        let run = driven.held.waits_for_record.then_some(of.run);
+        let (id, epoch) = (of.id.clone(), driven.held.machine.epoch());
         self.append(of.node, Append::Record { id, epoch, at, record, run });
     }
 
@@ -307,7 +309,7 @@ impl World {
         let goes_on = self.bug == Some(Bug::RefusedGoesOn);
         let through = self.disk.rows.get(&of.id).map(|row| row.through);
         let Some(driven) = self.driven(of) else { return };
-        driven.waits_for_record = false;
+        driven.held.waits_for_record = false;
         match answer {
             Answer::Recorded => {
                 driven.through = driven.through.or(through);
@@ -315,7 +317,7 @@ impl World {
             }
             Answer::Mismatch { .. } if goes_on => self.release(of),
             Answer::Mismatch { stream, expected, actual } => {
-                driven.held.clear();
+                driven.held.effects.clear();
                 self.step(of, Input::VersionRefused { stream, expected, actual });
             }
             // Somebody else has it: this machine has nothing more to say.
@@ -329,33 +331,10 @@ impl World {
         let Some(driven) = self.driven(of) else { return };
         driven.caller_waits = false;
         // A try that never began says nothing of another one.
-        if !driven.machine.is_unbegun() || !is_there {
+        if !driven.held.machine.is_unbegun() || !is_there {
             self.check_telling(of, outcome.kind);
             self.told.entry(of.id.clone()).or_default().push(outcome.kind);
         }
-    }
-
-    fn plan_timer(&mut self, of: &Address) {
-        let now = self.now;
-        if self.bug == Some(Bug::TimeStandsStill) {
-            return;
-        }
-        let Some(driven) = self.driven(of) else { return };
-        let Some(deadline) = driven.machine.deadline() else { return };
-        if driven.timer_at.is_none_or(|at| deadline < at || at < now) {
-            driven.timer_at = Some(deadline);
-            self.schedule(deadline.since(now), Happening::Time { of: of.clone() });
-        }
-    }
-
-    pub(super) fn time_reached(&mut self, of: &Address) {
-        let now = self.now;
-        let Some(driven) = self.driven(of) else { return };
-        driven.timer_at = None;
-        if driven.machine.deadline().is_none_or(|deadline| deadline > now) {
-            return self.plan_timer(of);
-        }
-        self.step(of, Input::TimeReached);
     }
 
     pub(super) fn lives(&self, node: usize, life: u64) -> bool {

@@ -14,6 +14,8 @@ use unanimity::model::request::{CoordinationRequest, RequestParts};
 use unanimity::model::time::Timestamp;
 use unanimity::model::value::Value;
 
+use crate::support::driving::Driving;
+
 use super::bugs::Bug;
 use super::disk::{Disk, Projection};
 use super::process::{Address, Node};

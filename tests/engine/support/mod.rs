@@ -1,6 +1,7 @@
 //! What several tests of the engine need.
 
 pub(crate) mod agenda;
+pub(crate) mod driving;
 pub(crate) mod fenced;
 pub(crate) mod keeper_proxy;
 pub(crate) mod lock_caller;
