@@ -107,6 +107,7 @@ impl AnswerSink for Callers {
                     decision: Decision::Commit,
                     reason: None,
                     read_only: Vec::new(),
+                    receipts: Vec::new(),
                 };
                 batch.push(Self::append(number, 1, record, Durability::Forced));
                 continue;

@@ -17,9 +17,9 @@ use crate::reply::Reply;
 
 use super::Waiter;
 use super::core::Core;
-use super::drive::{State, unwritten_outcome};
+use super::drive::State;
 use super::error::EngineError;
-use super::table::{Entry, SlotKey};
+use super::table::{Entry, SlotKey, unwritten_outcome};
 
 /// An answer for a request that gets no machine.
 pub(super) fn refuse(request: &CoordinationRequest, waiter: Waiter, code: &str, message: String) {

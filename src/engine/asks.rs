@@ -55,10 +55,14 @@ impl State {
                 send(Fact::Voted { key, party, vote });
             });
             let fences = core.fences(entry, party);
-            participant.prepare(PrepareAsk { request, store, timeout, attachment, fences }, reply);
+            // With a consensus service the decision stands before its record does.
+            let keeps_receipt = core.ports.consensus.is_none();
+            let ask = PrepareAsk { request, store, timeout, attachment, fences, keeps_receipt };
+            participant.prepare(ask, reply);
             return;
         }
-        let delivery = DeliveryAsk { id: request.id.clone(), timeout, attachment };
+        let receipt = entry.machine.receipt(party);
+        let delivery = DeliveryAsk { id: request.id.clone(), timeout, attachment, receipt };
         let reply = Reply::new(move |answer: Acknowledgement| {
             crash::point("after_ask", &format_point(ask, store.as_str()));
             send(Fact::Acknowledged { key, party, answer });

@@ -13,6 +13,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError, Weak};
 
+use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::sync::Notify;
 
 use crate::events::SubscriptionId;
@@ -222,11 +223,25 @@ impl Core {
                 Err(TryLockError::WouldBlock) => return,
             };
             self.drain(&mut state);
+            let owes_work = std::mem::take(&mut state.owes_work);
             drop(state);
+            if owes_work {
+                self.work_at_journal();
+            }
             // Whoever posted while the state was held has gone away; look again for it.
             if open(&self.inbox).is_empty() {
                 return;
             }
+        }
+    }
+
+    /// Does the journal's work where nobody else is at it: see [`crate::journal::Journal::work`].
+    fn work_at_journal(&self) {
+        if can_wait() {
+            // Sockets and timers of this runtime are served by another thread meanwhile.
+            tokio::task::block_in_place(|| self.ports.journal.work(true));
+        } else {
+            self.ports.journal.work(false);
         }
     }
 
@@ -285,6 +300,12 @@ impl Core {
             self.timer.notify_one();
         }
     }
+}
+
+/// Whether this thread may wait for a disk: one of a runtime that has others may.
+pub(super) fn can_wait() -> bool {
+    let here = Handle::try_current();
+    here.is_ok_and(|here| here.runtime_flavor() == RuntimeFlavor::MultiThread)
 }
 
 /// The engine's ear at the journal. Not the engine itself: that holds the journal, and neither

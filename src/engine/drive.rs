@@ -8,7 +8,7 @@ use std::collections::{HashMap, VecDeque};
 use crate::journal::{Answer, Append, OpenCoordination};
 use crate::model::ids::CoordinationId;
 use crate::model::lock::Grant;
-use crate::model::outcome::{Decision, Outcome, OutcomeKind, TransactionState};
+use crate::model::outcome::{Decision, Outcome};
 use crate::model::record::{Durability, Record};
 use crate::model::request::CoordinationType;
 use crate::model::time::Timestamp;
@@ -18,11 +18,11 @@ use crate::reply::Reply;
 
 use super::Waiter;
 use super::asks::StepAsk;
-use super::core::{Core, Fact};
+use super::core::{Core, Fact, can_wait};
 use super::forget::Forgettable;
 use super::locking::FirstStarts;
 use super::projections::Lines;
-use super::table::{Awaited, Entry, SlotKey, Table};
+use super::table::{Awaited, SlotKey, Table};
 
 /// Everything that is changed under the core's lock.
 pub(super) struct State {
@@ -39,6 +39,8 @@ pub(super) struct State {
     pub(super) taken: Vec<Fact>,
     /// Records of this drain, handed to the journal together.
     outgoing: Vec<Append>,
+    /// The journal's work is to be done by whoever holds this, once it is let go.
+    pub(super) owes_work: bool,
     /// How many records were handed over so far.
     sequence: u64,
     pub(super) forgettable: Forgettable,
@@ -67,6 +69,7 @@ impl State {
             running: 0,
             taken: Vec::new(),
             outgoing: Vec::new(),
+            owes_work: false,
             sequence: 0,
             forgettable: Forgettable::default(),
             turns: KeyOrder::default(),
@@ -149,8 +152,15 @@ impl State {
 
     /// Hands the records of this drain to the journal, as one batch.
     pub(super) fn flush(&mut self, core: &Core) {
-        if !self.outgoing.is_empty() {
-            core.ports.journal.append(&mut self.outgoing);
+        if self.outgoing.is_empty() {
+            return;
+        }
+        let journal = &core.ports.journal;
+        if self.running <= 1 {
+            // Waking another thread would take longer than what it is woken for.
+            self.owes_work |= journal.append_alone(&mut self.outgoing, can_wait());
+        } else {
+            journal.append(&mut self.outgoing);
         }
     }
 
@@ -364,36 +374,5 @@ impl State {
         }
         waiters.extend(self.followers.drain().flat_map(|(_, followers)| followers));
         waiters
-    }
-}
-
-impl Entry {
-    pub(super) fn tell(&self, core: &Core, waiters: Vec<Waiter>, outcome: &Outcome) {
-        let began_at = self.machine.began_at();
-        for waiter in waiters {
-            let request = self.machine.request();
-            waiter.send(Ok(core.result_of(request, outcome.clone(), began_at)));
-        }
-    }
-
-    /// The journal does not confirm the decision: the caller is told what is known, which is that
-    /// nobody knows.
-    fn answer_in_doubt(&mut self, core: &Core) {
-        self.doubt_at = None;
-        let waiters = std::mem::take(&mut self.waiters);
-        self.tell(core, waiters, &unwritten_outcome());
-    }
-}
-
-pub(super) fn unwritten_outcome() -> Outcome {
-    let message = "in doubt: the journal has not confirmed the decision yet; it goes on being \
-                   written, and wait_for() waits for the end";
-    Outcome {
-        kind: OutcomeKind::Unknown,
-        state: TransactionState::Prepared,
-        code: Some("journal.unconfirmed".to_owned()),
-        message: Some(message.to_owned()),
-        operations_completed: 0,
-        operations_failed: 0,
     }
 }

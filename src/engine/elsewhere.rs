@@ -63,7 +63,12 @@ impl Core {
             id: stored.request.id.clone(),
             epoch: stored.epoch,
             at: self.clock.now(),
-            record: Record::Decision { decision: Decision::Abort, reason, read_only: Vec::new() },
+            record: Record::Decision {
+                decision: Decision::Abort,
+                reason,
+                read_only: Vec::new(),
+                receipts: Vec::new(),
+            },
             durability: Durability::Forced,
         };
         self.ports.journal.append(&mut vec![append]);

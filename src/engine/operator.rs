@@ -95,7 +95,12 @@ fn operators_record(stored: &StoredCoordination, decision: Decision, reason: &st
     let message = format!("resolved by an operator: {reason}");
     let words = Reason::new("transaction.resolved", message.clone());
     if stored.decision.is_none() {
-        return Record::Decision { decision, reason: Some(words), read_only: Vec::new() };
+        return Record::Decision {
+            decision,
+            reason: Some(words),
+            read_only: Vec::new(),
+            receipts: Vec::new(),
+        };
     }
     let committed = decision == Decision::Commit;
     let operations = u32::try_from(stored.request.operations.len()).unwrap_or(u32::MAX);

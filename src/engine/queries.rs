@@ -12,9 +12,9 @@ use crate::protocol::Input;
 use crate::reply::Reply;
 
 use super::core::{Core, Fact};
-use super::drive::{State, unwritten_outcome};
+use super::drive::State;
 use super::error::EngineError;
-use super::table::{Entry, SlotKey};
+use super::table::{Entry, SlotKey, unwritten_outcome};
 use super::{Coordinator, Found, Waiter};
 
 /// The result of a coordination as the journal has it.

@@ -180,7 +180,7 @@ impl State {
         }
         let (_, participant, _) = &core.ports.stores[store];
         let timeout = core.ports.options.commit_timeout;
-        let ask = DeliveryAsk { id: id.clone(), timeout, attachment: None };
+        let ask = DeliveryAsk { id: id.clone(), timeout, attachment: None, receipt: None };
         // An answer that is lost is made good by the next sweep.
         let reply = Reply::new(|_: Acknowledgement| {});
         match decision {

@@ -8,7 +8,7 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
 use crate::model::ids::CoordinationId;
-use crate::model::outcome::Decision;
+use crate::model::outcome::{Decision, Outcome, OutcomeKind, TransactionState};
 use crate::model::record::Durability;
 use crate::model::time::Timestamp;
 use crate::participants::Attachment;
@@ -16,6 +16,7 @@ use crate::protocol::key_order::TurnKey;
 use crate::protocol::{Coordination, Effect};
 
 use super::Waiter;
+use super::core::Core;
 use super::locking::HeldLocks;
 
 /// A slot and its generation; travels as one number through the journal and the stores.
@@ -207,5 +208,36 @@ impl Table {
         self.by_id.clear();
         self.timers.clear();
         self.slots.iter_mut().filter_map(|slot| slot.entry.take())
+    }
+}
+
+impl Entry {
+    pub(super) fn tell(&self, core: &Core, waiters: Vec<Waiter>, outcome: &Outcome) {
+        let began_at = self.machine.began_at();
+        for waiter in waiters {
+            let request = self.machine.request();
+            waiter.send(Ok(core.result_of(request, outcome.clone(), began_at)));
+        }
+    }
+
+    /// The journal does not confirm the decision: the caller is told what is known, which is that
+    /// nobody knows.
+    pub(super) fn answer_in_doubt(&mut self, core: &Core) {
+        self.doubt_at = None;
+        let waiters = std::mem::take(&mut self.waiters);
+        self.tell(core, waiters, &unwritten_outcome());
+    }
+}
+
+pub(super) fn unwritten_outcome() -> Outcome {
+    let message = "in doubt: the journal has not confirmed the decision yet; it goes on being \
+                   written, and wait_for() waits for the end";
+    Outcome {
+        kind: OutcomeKind::Unknown,
+        state: TransactionState::Prepared,
+        code: Some("journal.unconfirmed".to_owned()),
+        message: Some(message.to_owned()),
+        operations_completed: 0,
+        operations_failed: 0,
     }
 }

@@ -95,7 +95,8 @@ pub enum Answer {
     Failed(JournalError),
 }
 
-/// Takes the answers of a journal, on the journal's own thread. Must not block.
+/// Takes the answers of a journal, on the journal's own thread, or inside of [`Journal::work`].
+/// Must not block.
 pub trait AnswerSink: Send + Sync {
     /// Answers, in the order of the appends.
     fn answered(&self, answers: Vec<(u64, Answer)>);
@@ -273,6 +274,17 @@ pub trait Journal: Send + Sync {
 
     /// Queues records in this order, and leaves `batch` empty, with its room. Does not wait.
     fn append(&self, batch: &mut Vec<Append>);
+
+    /// The same for a caller beside whom nobody else is at work. Where it is true, the journal's
+    /// own thread was not woken, and the caller owes a call of [`Journal::work`] as soon as it
+    /// holds nothing that others wait for. `can_wait`: whether its thread may wait for the disk.
+    fn append_alone(&self, batch: &mut Vec<Append>, _can_wait: bool) -> bool {
+        self.append(batch);
+        false
+    }
+
+    /// Writes what waits, on the caller's thread, and answers there; or wakes the thread that does.
+    fn work(&self, _can_wait: bool) {}
 
     /// Looks one coordination up, finished or not. Sees everything that was appended before.
     fn find(

@@ -1,16 +1,17 @@
 //! The embedded journal: a log in segments, a SQLite file of tables behind it, many processes.
 //!
-//! Not a store for users' data. Where to look: `queue` (what waits), `writer` (group commit and
-//! what happens when it fails), `judge` (who may write what), `view` (what is known without
-//! asking), `sight` (what others wrote), `log` (the records), `projector`, `projection`, `held` and
-//! `table` (the tables that people query), `streams` and `event_table` (events), `serve`,
-//! `serve_streams` and `query` (questions, adoption, retention),
+//! Not a store for users' data. Where to look: `queue` and `queued` (what waits), `writer` (group
+//! commit and what happens when it fails), `desk` (whose thread does it), `judge` (who may write
+//! what), `view` (what is known without asking), `sight` (what others wrote), `log` (the records),
+//! `projector`, `projection`, `held` and `table` (the tables that people query), `streams` and
+//! `event_table` (events), `serve`, `serve_streams` and `query` (questions, adoption, retention),
 //! `instance` (who lives).
 //!
-//! Invariants: only the writer thread writes the log, under its lock; the log is the truth and the
+//! Invariants: only the writer writes the log, under its lock; the log is the truth and the
 //! tables follow it; a segment goes only when the tables that tell the same are on the disk;
 //! whatever happens to the files, nothing of them is overwritten that was not understood.
 
+mod desk;
 mod event_table;
 mod held;
 mod judge;
@@ -21,6 +22,7 @@ mod projection;
 mod projector;
 mod query;
 mod queue;
+mod queued;
 mod reader;
 mod serve;
 mod serve_streams;
@@ -34,7 +36,6 @@ mod writer;
 #[cfg(test)]
 mod tests;
 
-use std::panic::{self, AssertUnwindSafe};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -44,6 +45,7 @@ use rusqlite::{Connection, OptionalExtension, TransactionBehavior};
 
 pub use self::options::JournalOptions;
 
+use self::desk::Desk;
 use self::projector::{Projector, Tables};
 use self::queue::{Ask, Queue};
 use self::reader::Reader;
@@ -77,6 +79,7 @@ pub struct SqliteJournal {
     cluster: ClusterId,
     place: Place,
     queue: Arc<Queue>,
+    desk: Arc<Desk>,
     instances: Arc<Instances>,
     writer: Mutex<Option<JoinHandle<()>>>,
     /// The process that opened it. A forked child has a copy without the threads.
@@ -104,14 +107,17 @@ impl SqliteJournal {
             instances.leave();
             trouble.at(&path)
         })?;
+        let desk = Arc::new(Desk::new(writer));
+        let seat = Arc::clone(&desk);
         let thread = thread::Builder::new()
             .name("unanimity-journal".to_owned())
-            .spawn(move || run(writer, &path))
+            .spawn(move || seat.run())
             .map_err(|error| cannot_start(&place.describe(), &error))?;
         Ok(Self {
             cluster,
             place,
             queue,
+            desk,
             instances,
             writer: Mutex::new(Some(thread)),
             process: std::process::id(),
@@ -216,26 +222,6 @@ fn cluster_id(connection: &mut Connection) -> Outcome<ClusterId> {
     Ok(cluster)
 }
 
-/// The writer's thread. A panic there is a defect of ours; nobody may wait for it for ever.
-fn run(mut writer: Writer, path: &str) {
-    if panic::catch_unwind(AssertUnwindSafe(|| writer.run())).is_ok() {
-        return;
-    }
-    let reason = "its writer failed by a defect of unanimity; restart the process".to_owned();
-    let error = JournalError::Unavailable { path: path.to_owned(), reason };
-    let queue = writer.queue.clone();
-    queue.shut(error.clone());
-    // The sink itself may be what panicked, so each call to it stands alone.
-    let told = [
-        panic::catch_unwind(AssertUnwindSafe(|| queue.health_changed(Some(error.clone())))),
-        panic::catch_unwind(AssertUnwindSafe(|| writer.give_up(&error))),
-        panic::catch_unwind(AssertUnwindSafe(|| queue.drain(&error))),
-    ];
-    if told.iter().any(Result::is_err) {
-        tracing::error!(%error, "the journal's listener failed too");
-    }
-}
-
 impl Journal for SqliteJournal {
     fn cluster(&self) -> &ClusterId {
         &self.cluster
@@ -251,6 +237,14 @@ impl Journal for SqliteJournal {
 
     fn append(&self, batch: &mut Vec<Append>) {
         self.queue.append(batch);
+    }
+
+    fn append_alone(&self, batch: &mut Vec<Append>, can_wait: bool) -> bool {
+        self.queue.append_alone(batch, can_wait)
+    }
+
+    fn work(&self, can_wait: bool) {
+        self.desk.work(can_wait);
     }
 
     fn find(

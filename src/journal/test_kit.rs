@@ -140,7 +140,7 @@ pub(crate) fn begin(journal: &(impl Journal + ?Sized), name: &str) -> Record {
 
 pub(crate) fn decide(decision: Decision) -> Record {
     let reason = (decision == Decision::Abort).then(|| Reason::new("refused", "it was refused"));
-    Record::Decision { decision, reason, read_only: Vec::new() }
+    Record::Decision { decision, reason, read_only: Vec::new(), receipts: Vec::new() }
 }
 
 pub(crate) fn end(decision: Decision) -> Record {

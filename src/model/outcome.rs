@@ -3,6 +3,8 @@
 //! Not the rules that lead there. Invariants: a [`Decision`] is made once; an outcome that is
 //! unknown says so and is never folded into failed.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
 use super::ids::{CoordinationId, StoreName};
@@ -88,11 +90,34 @@ impl Decision {
     }
 }
 
+/// What a participant knows its own prepared work by, in its own words; read by nobody else.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Receipt(Arc<str>);
+
+impl Receipt {
+    /// A receipt of these words.
+    pub fn new(words: &str) -> Self {
+        Self(words.into())
+    }
+
+    /// Its words.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
 /// A participant's answer to prepare.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Vote {
     /// It can commit, and will when told, whatever happens to it in between.
     Commit,
+    /// The same, with a receipt that it wants to be shown when it is told the decision, also after
+    /// a crash. Given only where [`crate::participants::PrepareAsk::keeps_receipt`] promised it.
+    Prepared {
+        /// What it will know it by.
+        receipt: Receipt,
+    },
     /// It has nothing to commit; it needs no second phase.
     ReadOnly,
     /// It cannot, and has kept nothing.

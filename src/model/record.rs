@@ -9,7 +9,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::ids::{InstanceId, StoreName};
-use super::outcome::{Decision, Outcome, StoreSummary};
+use super::outcome::{Decision, Outcome, Receipt, StoreSummary};
 use super::request::CoordinationRequest;
 use super::step::{StepSummary, Work};
 use super::value::Value;
@@ -59,6 +59,9 @@ pub enum Record {
         /// The stores that had nothing to commit, and are asked nothing more.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         read_only: Vec<StoreName>,
+        /// What stores gave with their votes, by which they can tell later whether they committed.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        receipts: Vec<(StoreName, Receipt)>,
     },
     /// A store decided alone, or an operator did for it.
     Heuristic {

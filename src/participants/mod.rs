@@ -97,7 +97,7 @@ use std::time::Duration;
 use crate::model::ids::{ClusterId, CoordinationId, StoreName};
 use crate::model::lock::Fence;
 use crate::model::operation::Operation;
-use crate::model::outcome::{Acknowledgement, Vote};
+use crate::model::outcome::{Acknowledgement, Receipt, Vote};
 use crate::model::request::{CoordinationRequest, CoordinationType, STOP_KEY};
 use crate::model::step::{StepAnswer, Work};
 use crate::model::stream::StreamEvent;
@@ -121,6 +121,8 @@ pub struct PrepareAsk {
     pub attachment: Option<Attachment>,
     /// The locks under which it is asked; empty where none are taken.
     pub fences: Arc<[Fence]>,
+    /// Whether a receipt that comes with the vote will be durable with the decision.
+    pub keeps_receipt: bool,
 }
 
 impl PrepareAsk {
@@ -144,6 +146,8 @@ pub struct DeliveryAsk {
     pub timeout: Duration,
     /// What the caller sent along; `None` after recovery.
     pub attachment: Option<Attachment>,
+    /// What the participant gave with its vote; `None` where it gave nothing, or its vote was lost.
+    pub receipt: Option<Receipt>,
 }
 
 /// One operation, to be done at once, or undone.

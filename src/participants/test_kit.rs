@@ -78,6 +78,7 @@ pub(super) fn ask(transaction: &str, operations: Vec<Value>) -> PrepareAsk {
         timeout: PATIENCE,
         attachment: None,
         fences: Arc::default(),
+        keeps_receipt: false,
     }
 }
 
@@ -100,7 +101,7 @@ pub(super) fn answer<T: Lost + Send + 'static>(question: impl FnOnce(Reply<T>)) 
 }
 
 pub(super) fn delivery(transaction: &str) -> DeliveryAsk {
-    DeliveryAsk { id: id(transaction), timeout: PATIENCE, attachment: None }
+    DeliveryAsk { id: id(transaction), timeout: PATIENCE, attachment: None, receipt: None }
 }
 
 pub(super) fn attach(store: &dyn Participant) {

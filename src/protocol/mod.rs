@@ -74,7 +74,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::model::ids::StoreName;
-use crate::model::outcome::{Decision, Outcome, StoreSummary, TransactionState};
+use crate::model::outcome::{Decision, Outcome, Receipt, StoreSummary, TransactionState};
 use crate::model::request::CoordinationRequest;
 use crate::model::step::StepSummary;
 use crate::model::time::Timestamp;
@@ -118,6 +118,11 @@ pub trait Machine: fmt::Debug + Send {
 
     /// Whether no question of it is out: it waits for time or for an operator, or has ended.
     fn is_quiet(&self) -> bool;
+
+    /// What this party gave with its vote, to be shown when it is told the decision.
+    fn receipt(&self, _party: usize) -> Option<Receipt> {
+        None
+    }
 
     /// After a commit by votes: the stores that keep a marker of it.
     fn stores_with_markers(&self) -> Option<Vec<StoreName>> {

@@ -21,6 +21,7 @@ mod locks_zookeeper_rate;
 mod postgres;
 mod postgres_outbox;
 mod postgres_rate;
+mod postgres_receipts;
 mod postgres_steps;
 mod protocols_page;
 mod recovery;

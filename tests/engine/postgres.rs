@@ -18,7 +18,7 @@ use unanimity::reply::Reply;
 use crate::support::postgres::PostgresCluster;
 use crate::support::proxy::Proxy;
 
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 
 fn runtime() -> &'static Runtime {
     static RUNTIME: OnceLock<Runtime> = OnceLock::new();
@@ -26,22 +26,22 @@ fn runtime() -> &'static Runtime {
 }
 
 /// A store over a fresh database with the table `account(id, balance)`.
-struct Bank<'c> {
-    cluster: &'c PostgresCluster,
-    database: String,
+pub(super) struct Bank<'c> {
+    pub(super) cluster: &'c PostgresCluster,
+    pub(super) database: String,
     /// Of its own too, because gids are shared by all databases of a server.
-    journal: String,
-    store: PostgresStore,
+    pub(super) journal: String,
+    pub(super) store: PostgresStore,
 }
 
 impl Bank<'static> {
-    fn open() -> Self {
+    pub(super) fn open() -> Self {
         Bank::on(PostgresCluster::shared())
     }
 }
 
 impl<'c> Bank<'c> {
-    fn on(cluster: &'c PostgresCluster) -> Self {
+    pub(super) fn on(cluster: &'c PostgresCluster) -> Self {
         let database = cluster.create_database();
         cluster.run(
             &database,
@@ -53,21 +53,21 @@ impl<'c> Bank<'c> {
         Self { cluster, database, journal, store }
     }
 
-    fn balance(&self, id: i64) -> String {
+    pub(super) fn balance(&self, id: i64) -> String {
         let text = format!("SELECT balance FROM account WHERE id = {id}");
         self.cluster.run(&self.database, &text)[0][0].clone().unwrap()
     }
 
-    fn count(&self, from: &str) -> u32 {
+    pub(super) fn count(&self, from: &str) -> u32 {
         let rows = self.cluster.run(&self.database, &format!("SELECT count(*) FROM {from}"));
         rows[0][0].as_ref().unwrap().parse().unwrap()
     }
 
-    fn prepared(&self) -> u32 {
+    pub(super) fn prepared(&self) -> u32 {
         self.count("pg_prepared_xacts WHERE database = current_database()")
     }
 
-    fn wait_for(&self, what: &str, from: &str, count: u32) {
+    pub(super) fn wait_for(&self, what: &str, from: &str, count: u32) {
         let until = Instant::now() + PATIENCE;
         while self.count(from) != count {
             assert!(Instant::now() < until, "{what} did not come to {count}");
@@ -75,7 +75,7 @@ impl<'c> Bank<'c> {
         }
     }
 
-    fn wait_for_lock_wait(&self) {
+    pub(super) fn wait_for_lock_wait(&self) {
         let waiting = "pg_stat_activity WHERE datname = current_database() \
                        AND wait_event_type = 'Lock'";
         self.wait_for("backends that wait for a lock", waiting, 1);
@@ -90,7 +90,11 @@ impl Drop for Bank<'_> {
     }
 }
 
-fn attached(dsn: &str, cluster: &str, name: &str) -> Result<PostgresStore, ParticipantError> {
+pub(super) fn attached(
+    dsn: &str,
+    cluster: &str,
+    name: &str,
+) -> Result<PostgresStore, ParticipantError> {
     let store = PostgresStore::new(dsn, name, 1, 4, runtime().handle().clone())?;
     store.attach(&ClusterId::new(cluster).unwrap(), &StoreName::new(name).unwrap())?;
     Ok(store)
@@ -100,7 +104,7 @@ fn map(entries: &[(&str, Value)]) -> Value {
     Value::Map(entries.iter().map(|(key, value)| ((*key).to_owned(), value.clone())).collect())
 }
 
-fn execute(statement: &str, parameters: &[Value]) -> Value {
+pub(super) fn execute(statement: &str, parameters: &[Value]) -> Value {
     map(&[
         ("store", "bank".into()),
         ("type", "execute".into()),
@@ -116,12 +120,17 @@ fn expecting(mut operation: Value, rows: i64) -> Value {
     operation
 }
 
-fn add(account: i64, amount: i64) -> Value {
+pub(super) fn add(account: i64, amount: i64) -> Value {
     let statement = "UPDATE account SET balance = balance + $1 WHERE id = $2";
     execute(statement, &[amount.into(), account.into()])
 }
 
-fn question(store: &str, id: &str, operations: Vec<Value>, timeout: Duration) -> PrepareAsk {
+pub(super) fn question(
+    store: &str,
+    id: &str,
+    operations: Vec<Value>,
+    timeout: Duration,
+) -> PrepareAsk {
     let parts = RequestParts {
         id: id.to_owned(),
         kind: "two_phase_commit".to_owned(),
@@ -138,6 +147,7 @@ fn question(store: &str, id: &str, operations: Vec<Value>, timeout: Duration) ->
         timeout,
         attachment: None,
         fences: Arc::default(),
+        keeps_receipt: false,
     }
 }
 
@@ -164,8 +174,13 @@ fn refusal(store: &PostgresStore, id: &str, operations: Vec<Value>) -> String {
     }
 }
 
-fn delivery(id: &str) -> DeliveryAsk {
-    DeliveryAsk { id: CoordinationId::new(id).unwrap(), timeout: PATIENCE, attachment: None }
+pub(super) fn delivery(id: &str) -> DeliveryAsk {
+    DeliveryAsk {
+        id: CoordinationId::new(id).unwrap(),
+        timeout: PATIENCE,
+        attachment: None,
+        receipt: None,
+    }
 }
 
 fn commit(store: &PostgresStore, id: &str) -> Acknowledgement {

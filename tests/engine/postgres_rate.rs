@@ -77,6 +77,7 @@ fn ask(store: &str, id: &str, account: u32) -> PrepareAsk {
         timeout: PATIENCE,
         attachment: None,
         fences: Arc::default(),
+        keeps_receipt: false,
     }
 }
 
@@ -92,7 +93,8 @@ async fn coordinate(stores: &[(&'static str, PostgresStore); 2], id: String, acc
     let id = CoordinationId::new(&id).unwrap();
     let answers = stores.each_ref().map(|(_, store)| {
         let (sender, answer) = oneshot::channel();
-        let ask = DeliveryAsk { id: id.clone(), timeout: PATIENCE, attachment: None };
+        let ask =
+            DeliveryAsk { id: id.clone(), timeout: PATIENCE, attachment: None, receipt: None };
         store.commit(ask, Reply::new(move |answer| sender.send(answer).unwrap()));
         answer
     });

@@ -97,6 +97,7 @@ impl<'c> Bank<'c> {
             timeout: PATIENCE,
             attachment: None,
             fences: Arc::default(),
+            keeps_receipt: false,
         };
         self.store.prepare(question, Reply::new(move |vote| sender.send(vote).unwrap()));
         assert_eq!(wait(&votes), Vote::Commit);
@@ -105,7 +106,7 @@ impl<'c> Bank<'c> {
     fn commit(&self, id: &str) {
         let (sender, answers) = channel();
         let id = ask(id, Execute, vec![execute("", &[])]).id().clone();
-        let question = DeliveryAsk { id, timeout: PATIENCE, attachment: None };
+        let question = DeliveryAsk { id, timeout: PATIENCE, attachment: None, receipt: None };
         self.store.commit(question, Reply::new(move |answer| sender.send(answer).unwrap()));
         assert_eq!(wait(&answers), Acknowledgement::Done);
     }

@@ -53,7 +53,12 @@ fn a_coordination_that_is_done_within_its_first_step_does_not_end_the_report_on_
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("journal.db").display().to_string();
     let left = StoreName::new("left").unwrap();
-    let decided = |decision| Record::Decision { decision, reason: None, read_only: Vec::new() };
+    let decided = |decision| Record::Decision {
+        decision,
+        reason: None,
+        read_only: Vec::new(),
+        receipts: Vec::new(),
+    };
     // The first is parked with nothing to ask; the second must still be rolled back.
     leave_behind(&path, vec![("parked", decided(Decision::Commit))]);
     leave_behind(&path, vec![("undone", decided(Decision::Abort))]);

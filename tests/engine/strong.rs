@@ -256,7 +256,12 @@ fn leave_behind(path: &str, ids: &[&str]) {
         let request = Arc::new(CoordinationRequest::check(parts(id, "strong", 30.0)).unwrap());
         let (id, decision) = (request.id.clone(), Decision::Commit);
         let begin = Record::Begin { request, owner: owner.clone(), epoch: 1, locks: vec![1; 4] };
-        let decision = Record::Decision { decision, reason: None, read_only: Vec::new() };
+        let decision = Record::Decision {
+            decision,
+            reason: None,
+            read_only: Vec::new(),
+            receipts: Vec::new(),
+        };
         for record in [begin, decision] {
             let (id, at, durability) = (id.clone(), Timestamp(1), Durability::Forced);
             journal.append(&mut vec![Append { token: 0, id, epoch: 1, at, record, durability }]);

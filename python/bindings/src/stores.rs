@@ -84,11 +84,12 @@ impl<S: Participant + 'static> Handle<S> {
             timeout,
             attachment: None,
             fences: fences.into(),
+            keeps_receipt: false,
         };
         let bridge = Arc::clone(bridge);
         let reply = Reply::new(move |vote: Vote| {
             let (vote, reason) = match vote {
-                Vote::Commit => ("COMMIT", None),
+                Vote::Commit | Vote::Prepared { .. } => ("COMMIT", None),
                 Vote::ReadOnly => ("READ_ONLY", None),
                 Vote::Abort { reason } => ("ABORT", Some(reason)),
                 Vote::Unknown { reason } => ("UNKNOWN", Some(reason)),
@@ -139,7 +140,8 @@ impl<S: Participant + 'static> Handle<S> {
     ) -> PyResult<()> {
         self.open(py)?;
         let id = CoordinationId::new(id).map_err(|error| invalid(py, &error.to_string()))?;
-        let ask = DeliveryAsk { id, timeout: Duration::from_secs(60), attachment: None };
+        let ask =
+            DeliveryAsk { id, timeout: Duration::from_secs(60), attachment: None, receipt: None };
         let bridge = Arc::clone(bridge);
         let reply = Reply::new(move |answer: Acknowledgement| {
             let (status, message) = match answer {

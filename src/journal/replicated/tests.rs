@@ -112,7 +112,7 @@ impl Desk {
 }
 
 fn decide(decision: Decision) -> Record {
-    Record::Decision { decision, reason: None, read_only: Vec::new() }
+    Record::Decision { decision, reason: None, read_only: Vec::new(), receipts: Vec::new() }
 }
 
 fn end() -> Record {

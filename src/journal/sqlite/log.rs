@@ -156,8 +156,12 @@ mod tests {
 
     #[test]
     fn records_come_back_from_their_bytes_and_no_bytes_make_it_panic() {
-        let record =
-            Record::Decision { decision: Decision::Commit, reason: None, read_only: Vec::new() };
+        let record = Record::Decision {
+            decision: Decision::Commit,
+            reason: None,
+            read_only: Vec::new(),
+            receipts: Vec::new(),
+        };
         let append = Append {
             token: 1,
             id: CoordinationId::new("an-id").unwrap(),

@@ -4,7 +4,6 @@
 //! Invariants: records leave in the order in which they came; a question leaves no earlier than
 //! the records that were queued before it; after [`Queue::shut`] nothing enters.
 
-use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
@@ -12,6 +11,8 @@ use std::time::{Duration, Instant};
 use rusqlite::Connection;
 
 use super::linger::Linger;
+use super::queued::State;
+pub(super) use super::queued::Wait;
 use super::serve_streams::StreamAsk;
 use super::trouble::Outcome;
 use crate::journal::{
@@ -85,24 +86,6 @@ pub(super) struct Work {
     pub(super) is_last: bool,
 }
 
-#[derive(Default)]
-struct State {
-    appends: VecDeque<Pending>,
-    /// How many of them somebody waits for.
-    awaited: usize,
-    lazy_since: Option<Instant>,
-    /// The same count, as the holder of the lock knows it.
-    arrivals: u64,
-    /// Whether the writer sleeps; else it looks by itself before it does.
-    is_waiting: bool,
-    queued_count: u64,
-    taken_count: u64,
-    /// With the count of records that were queued before.
-    asks: VecDeque<(u64, Ask)>,
-    notes: Vec<Note>,
-    shut: Option<JournalError>,
-}
-
 /// The queue, shared by callers and the writer.
 #[derive(Default)]
 pub(super) struct Queue {
@@ -153,8 +136,33 @@ impl Queue {
             drop(state);
             return self.refuse(std::mem::take(batch), &error);
         }
+        let must_wake = self.enter(&mut state, batch);
+        drop(state);
+        if must_wake {
+            self.changed.notify_one();
+        }
+    }
+
+    /// The same, but where the writer sleeps and has nothing else to do it is let sleep: true when
+    /// the caller is to do the work by [`super::desk::Desk::work`]. Only a caller that can wait for
+    /// the disk is asked for what needs that.
+    pub(super) fn append_alone(&self, batch: &mut Vec<Append>, can_wait: bool) -> bool {
+        let mut state = self.lock();
+        let is_idle = state.is_waiting && state.awaited == 0 && state.is_quiet();
+        let is_easy = || batch.iter().all(|append| append.durability != Durability::Forced);
+        if !is_idle || !(can_wait || is_easy()) {
+            drop(state);
+            self.append(batch);
+            return false;
+        }
+        self.enter(&mut state, batch);
+        state.awaited > 0
+    }
+
+    /// Puts records in; says whether the writer is to be woken: by the first that somebody waits
+    /// for (while one of those waits it is awake already), or to start the clock of the others.
+    fn enter(&self, state: &mut State, batch: &mut Vec<Append>) -> bool {
         let was_awake = state.awaited > 0;
-        let was_empty = state.appends.is_empty();
         if state.lazy_since.is_none() && !batch.is_empty() {
             state.lazy_since = Some(Instant::now());
         }
@@ -163,17 +171,35 @@ impl Queue {
             state.queued_count += 1;
             state.appends.push_back(Pending::new(append));
         }
-        // The writer is woken by the first record, which starts its clock, and by the first that
-        // somebody waits for; while one of those waits it is awake already.
         if state.awaited > 0 {
             state.arrivals += 1;
             self.arrivals.store(state.arrivals, Ordering::Relaxed);
         }
-        let must_wake = state.is_waiting && !was_awake && (was_empty || state.awaited > 0);
+        let is_due = || state.lazy_due().is_some_and(|due| state.sleeps_beyond(due));
+        state.is_waiting && !was_awake && (state.awaited > 0 || is_due())
+    }
+
+    /// Wakes the writer's thread.
+    pub(super) fn wake(&self) {
+        // Under the lock: a thread that is about to sleep must not miss it.
+        self.lock().turns += 1;
+        self.changed.notify_one();
+    }
+
+    /// Another thread did the writer's work, which is to be looked at again by `next`.
+    pub(super) fn turned(&self, next: Instant) {
+        let mut state = self.lock();
+        state.turns += 1;
+        let must_wake = state.is_waiting && state.sleeps_beyond(next);
         drop(state);
         if must_wake {
             self.changed.notify_one();
         }
+    }
+
+    /// How often another thread did the writer's work.
+    pub(super) fn turns(&self) -> u64 {
+        self.lock().turns
     }
 
     fn refuse(&self, batch: Vec<Append>, error: &JournalError) {
@@ -219,32 +245,41 @@ impl Queue {
         self.lock().shut.is_some()
     }
 
-    /// Waits for work, at most until `until` (for ever if `None`), and takes it.
-    pub(super) fn take(
-        &self,
-        until: Option<Instant>,
-        batch_max: usize,
-        lazy_wait: Duration,
-    ) -> Work {
+    /// Waits for work, or until the writer has other things to do. Takes nothing.
+    pub(super) fn wait(&self, wait: &Wait) {
         let mut state = self.lock();
-        if state.is_quiet() && state.awaited == 0 {
+        state.lazy_max = wait.lazy_max;
+        if !wait.is_pause && state.is_quiet() && state.awaited == 0 {
             state = self.linger(state);
         }
-        loop {
-            if state.awaited > 0 || state.appends.len() >= batch_max || !state.is_quiet() {
-                return state.take(batch_max);
-            }
+        while state.turns == wait.turns && state.is_quiet() {
+            let lazy_due = if wait.is_pause { None } else { state.lazy_due() };
+            let wake = [wait.until, lazy_due].into_iter().flatten().min();
+            let is_ready = !wait.is_pause && state.is_ready(wait.batch_max);
             let now = Instant::now();
-            let lazy_due = state.lazy_since.map(|since| since + lazy_wait);
-            if lazy_due.is_some_and(|due| due <= now) {
-                return state.take(batch_max);
+            if is_ready || wake.is_some_and(|wake| wake <= now) {
+                return;
             }
-            let wake = [until, lazy_due].into_iter().flatten().min();
-            state = match wake {
-                Some(wake) if wake <= now => return Work::default(),
-                wake => self.sleep(state, wake.map(|wake| wake - now)),
-            };
+            state = self.sleep(state, wake.map(|wake| wake - now));
         }
+    }
+
+    /// Takes what is due: records only when somebody waits for them, or they waited long enough.
+    pub(super) fn take_due(&self, batch_max: usize) -> Work {
+        let mut state = self.lock();
+        let is_due = state.lazy_due().is_some_and(|due| due <= Instant::now());
+        let is_due = is_due || state.is_ready(batch_max) || !state.is_quiet();
+        if is_due { state.take(batch_max) } else { Work::default() }
+    }
+
+    /// Takes the records for a thread that does the writer's work; `None` where there is more to
+    /// do than that thread may.
+    pub(super) fn take_alone(&self, batch_max: usize, can_wait: bool) -> Option<Vec<Pending>> {
+        let mut state = self.lock();
+        let is_forced = |pending: &Pending| pending.append.durability == Durability::Forced;
+        let is_easy = can_wait || !state.appends.iter().any(is_forced);
+        let is_small = state.is_quiet() && state.appends.len() <= batch_max && is_easy;
+        is_small.then(|| state.take_appends(batch_max))
     }
 
     /// Looks for a moment whether a record comes that somebody waits for, before it sleeps.
@@ -262,6 +297,7 @@ impl Queue {
         wait: Option<Duration>,
     ) -> MutexGuard<'a, State> {
         state.is_waiting = true;
+        state.wakes_at = wait.map(|wait| Instant::now() + wait);
         let mut state = match wait {
             None => self.changed.wait(state).unwrap_or_else(PoisonError::into_inner),
             Some(wait) => {
@@ -299,59 +335,9 @@ impl Queue {
         }
     }
 
-    /// Waits until then, or until something other than a record comes.
-    pub(super) fn pause(&self, until: Instant) {
-        let mut state = self.lock();
-        while state.is_quiet() {
-            let Some(left) = until.checked_duration_since(Instant::now()) else { return };
-            if left.is_zero() {
-                return;
-            }
-            state = self.sleep(state, Some(left));
-        }
-    }
-
     /// Takes what is there, records only `with_records`, questions in any case.
     pub(super) fn take_now(&self, with_records: bool) -> Work {
         let mut state = self.lock();
         if with_records { state.take(usize::MAX) } else { state.take_asks() }
-    }
-}
-
-impl State {
-    /// Whether there is nothing but records to see to.
-    fn is_quiet(&self) -> bool {
-        self.asks.is_empty() && self.notes.is_empty() && self.shut.is_none()
-    }
-
-    fn take_appends(&mut self, batch_max: usize) -> Vec<Pending> {
-        // The room stays where callers fill it again.
-        let count = self.appends.len().min(batch_max);
-        let batch: Vec<Pending> = self.appends.drain(..count).collect();
-        let awaited = batch.iter().filter(|p| p.append.durability != Durability::Lazy).count();
-        self.awaited -= awaited;
-        self.taken_count += batch.len() as u64;
-        if self.appends.is_empty() {
-            self.lazy_since = None;
-        }
-        batch
-    }
-
-    fn take(&mut self, batch_max: usize) -> Work {
-        let batch = self.take_appends(batch_max);
-        let mut asks = Vec::new();
-        while let Some((before, _)) = self.asks.front()
-            && *before <= self.taken_count
-            && let Some((_, ask)) = self.asks.pop_front()
-        {
-            asks.push(ask);
-        }
-        let is_last = self.shut.is_some() && self.appends.is_empty() && self.asks.is_empty();
-        Work { batch, asks, notes: std::mem::take(&mut self.notes), is_last }
-    }
-
-    fn take_asks(&mut self) -> Work {
-        let asks = self.asks.drain(..).map(|(_, ask)| ask).collect();
-        Work { asks, notes: std::mem::take(&mut self.notes), ..Work::default() }
     }
 }

@@ -28,6 +28,11 @@ impl Writer {
         if let Some(log) = &self.log {
             log.lock(self.options.busy_timeout)?;
         }
+        self.locked(work)
+    }
+
+    /// The same where the lock is held already; it is given back.
+    pub(super) fn locked<T>(&mut self, work: impl FnOnce(&mut Self) -> Outcome<T>) -> Outcome<T> {
         let done = self.look().and_then(|()| work(self));
         if let Some(log) = &self.log {
             log.unlock();

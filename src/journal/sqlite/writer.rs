@@ -1,6 +1,7 @@
-//! The one thread that writes the log: takes what waits, judges it, writes it, syncs once, answers.
+//! The one who writes the log: takes what waits, judges it, writes it, syncs once, answers.
 //!
-//! Not the rules (judge), not the tables (projector) and not the questions (serve). Invariants: a
+//! Not the thread that does it (desk), not the rules (judge), not the tables (projector) and not
+//! the questions (serve). Invariants: a
 //! forced record is answered after a sync that covers it; an accepted one when it stands in the
 //! log; when a write fails, the view is read again before it is used, and everything that was
 //! promised, or is not a begin that somebody still waits for, is written again until it stands.
@@ -30,13 +31,13 @@ const RETRY_WAIT_FIRST: Duration = Duration::from_millis(20);
 type Answers = Vec<(u64, Answer)>;
 
 /// While the journal cannot write.
-struct Backoff {
+pub(super) struct Backoff {
     error: JournalError,
     wait: Duration,
-    retry_at: Instant,
+    pub(super) retry_at: Instant,
 }
 
-/// The writer's state. Lives on its thread.
+/// The writer's state. Whoever has it is the one who writes.
 pub(super) struct Writer {
     pub(super) view: View,
     /// None for a journal in memory: there the view is all there is.
@@ -54,10 +55,10 @@ pub(super) struct Writer {
     /// Whether the view says what the log says; not after a write that failed.
     pub(super) is_trusted: bool,
     /// What is being written, or waits to be tried again.
-    batch: Vec<Pending>,
+    pub(super) batch: Vec<Pending>,
     frames: Batch,
-    backoff: Option<Backoff>,
-    worked_at: Instant,
+    pub(super) backoff: Option<Backoff>,
+    pub(super) worked_at: Instant,
     /// The last event of which the listener has heard.
     told_events: u64,
     /// The last event that is known to be on the disk.
@@ -100,35 +101,32 @@ impl Writer {
         }
     }
 
-    /// Works until the queue is shut and empty.
-    pub(super) fn run(&mut self) {
-        loop {
-            let (work, is_due) = self.next_work();
-            self.batch.extend(work.batch);
-            let has_records = !self.batch.is_empty();
-            if is_due && (has_records || self.backoff.is_some()) {
-                self.write();
-                self.worked_at = Instant::now();
-            }
-            for note in work.notes {
-                self.noted(note);
-            }
-            for ask in work.asks {
-                self.serve(ask);
-            }
-            self.tell_events();
-            self.background(!has_records);
-            let is_idle = self.reads.is_empty() && self.sweeps.is_empty();
-            if work.is_last && !is_idle && self.upkeep.is_busy() {
-                self.wait_for_notes();
-            } else if work.is_last && is_idle && (self.batch.is_empty() || self.backoff.is_some()) {
-                return self.finish();
-            }
+    /// Does what there is to do, once; true when that was the last.
+    pub(super) fn turn(&mut self) -> bool {
+        let (work, is_due) = self.next_work();
+        self.batch.extend(work.batch);
+        let has_records = !self.batch.is_empty();
+        if is_due && (has_records || self.backoff.is_some()) {
+            self.write(false);
+            self.worked_at = Instant::now();
         }
+        for note in work.notes {
+            self.noted(note);
+        }
+        for ask in work.asks {
+            self.serve(ask);
+        }
+        self.tell_events();
+        self.background(!has_records);
+        let is_idle = self.reads.is_empty() && self.sweeps.is_empty();
+        if work.is_last && !is_idle && self.upkeep.is_busy() {
+            self.wait_for_notes();
+        }
+        work.is_last && is_idle && (self.batch.is_empty() || self.backoff.is_some())
     }
 
     /// Tells of events that came, once they can be read.
-    fn tell_events(&mut self) {
+    pub(super) fn tell_events(&mut self) {
         let last = self.view.streams().last();
         if last > self.told_events && self.is_trusted {
             self.told_events = last;
@@ -138,24 +136,13 @@ impl Writer {
 
     /// The next work, and whether records may be written now.
     fn next_work(&mut self) -> (Work, bool) {
-        if let Some(backoff) = &self.backoff {
-            let retry_at = backoff.retry_at;
-            self.queue.pause(retry_at);
-            let is_due = Instant::now() >= retry_at || self.queue.is_shut();
-            return (self.queue.take_now(is_due), is_due);
+        match &self.backoff {
+            Some(backoff) => {
+                let is_due = Instant::now() >= backoff.retry_at || self.queue.is_shut();
+                (self.queue.take_now(is_due), is_due)
+            }
+            None => (self.queue.take_due(self.options.batch_size_max), true),
         }
-        let until = if self.upkeep.is_busy() {
-            None
-        } else if !self.reads.is_empty() || !self.sweeps.is_empty() {
-            Some(Instant::now())
-        } else if self.view.backlog() > 0 {
-            let idle_at = self.worked_at + self.options.projection_idle;
-            Some(self.upkeep.paused_until.map_or(idle_at, |paused| paused.max(idle_at)))
-        } else {
-            None
-        };
-        let options = &self.options;
-        (self.queue.take(until, options.batch_size_max, options.lazy_wait_max), true)
     }
 
     fn background(&mut self, had_nothing: bool) {
@@ -173,7 +160,7 @@ impl Writer {
         }
     }
 
-    fn is_far_behind(&self) -> bool {
+    pub(super) fn is_far_behind(&self) -> bool {
         self.view.backlog() > self.options.projection_backlog_max
     }
 
@@ -183,8 +170,9 @@ impl Writer {
         }
     }
 
-    fn write(&mut self) {
-        match self.attempt() {
+    /// `is_alone`: the log's lock is held already, and nobody is waited for.
+    pub(super) fn write(&mut self, is_alone: bool) {
+        match self.attempt(is_alone) {
             Ok(answers) => {
                 self.batch.clear();
                 if self.backoff.take().is_some() {
@@ -201,15 +189,15 @@ impl Writer {
 
     /// Tries to write the batch, and what its first answers lead to: a decision then costs no
     /// second sync. Gives the answers that may be given now that everything is on the disk.
-    fn attempt(&mut self) -> Outcome<Answers> {
+    fn attempt(&mut self, is_alone: bool) -> Outcome<Answers> {
         let (mut late, mut kinds, mut judged) = (Vec::new(), Vec::new(), 0);
         loop {
-            let early =
-                self.under_lock(|writer| writer.write_from(judged, &mut late, &mut kinds))?;
+            let work = |writer: &mut Self| writer.write_from(judged, &mut late, &mut kinds);
+            let early = if is_alone { self.locked(work) } else { self.under_lock(work) }?;
             let answered = !early.is_empty();
             self.answer_early(judged, early);
             judged = self.batch.len();
-            if !self.has_company(answered, !late.is_empty()) {
+            if is_alone || !self.has_company(answered, !late.is_empty()) {
                 break;
             }
         }
@@ -353,7 +341,8 @@ impl Writer {
         self.queue.answer(answers);
     }
 
-    fn finish(&mut self) {
+    /// Ends the journal: what can be brought to the tables is, and the log goes when they have it.
+    pub(super) fn finish(&mut self) {
         let error = self.backoff.as_ref().map_or(JournalError::Closed, |b| b.error.clone());
         self.give_up(&error);
         if self.backoff.is_none() && self.look().is_ok() {

@@ -1,24 +1,31 @@
 //! Commit, abort, and the list of what is prepared.
 //!
 //! Not the timeout of a question: the caller cuts these off. Invariants: "never prepared" and
-//! "committed before" are said only from the marker; an abort is acknowledged only when nothing
-//! is prepared and nothing of it can be prepared any more.
+//! "committed before" are said only from the receipt or the marker; an abort is acknowledged only
+//! when nothing is prepared and nothing of it can be prepared any more.
 
-use tokio_postgres::SimpleQueryMessage;
 use tokio_postgres::error::SqlState;
+use tokio_postgres::{Client, Error, SimpleQueryMessage};
 
 use crate::crash;
 use crate::model::ids::CoordinationId;
-use crate::model::outcome::Acknowledgement;
+use crate::model::outcome::{Acknowledgement, Receipt};
+use crate::participants::DeliveryAsk;
 
 use super::gid::{Gid, Scope};
 use super::marker::{self, Mark};
 use super::pool::Lease;
+use super::receipt::{self, Fate};
 use super::statement::literal;
 use crate::db::postgres::describe;
 
 /// Commits what is prepared under the gid.
-pub(super) async fn commit(lease: &mut Lease, scope: &Scope, gid: &Gid) -> Acknowledgement {
+pub(super) async fn commit(
+    lease: &mut Lease,
+    scope: &Scope,
+    gid: &Gid,
+    receipt: Option<&Receipt>,
+) -> Acknowledgement {
     crash::point("store_commit", scope.store.as_str());
     let text = format!("COMMIT PREPARED {}", literal(&gid.text));
     let answer = lease.session().client.batch_execute(&text).await;
@@ -29,13 +36,18 @@ pub(super) async fn commit(lease: &mut Lease, scope: &Scope, gid: &Gid) -> Ackno
             Acknowledgement::Done
         }
         Err(error) if error.code() == Some(&SqlState::UNDEFINED_OBJECT) => {
-            match marker::read(&lease.session().client, gid).await {
-                Ok(mark) => {
+            let client = &lease.session().client;
+            let answer = match receipt {
+                Some(receipt) => receipt::fate(client, receipt).await.map(commit_from_fate),
+                None => marker::read(client, gid).await.map(commit_from),
+            };
+            answer.map_or_else(
+                |error| unknown(&error),
+                |answer| {
                     lease.clean();
-                    commit_from(mark)
-                }
-                Err(error) => unknown(&error),
-            }
+                    answer
+                },
+            )
         }
         Err(error) => {
             lease.clean();
@@ -54,12 +66,28 @@ fn commit_from(mark: Mark) -> Acknowledgement {
     }
 }
 
+fn commit_from_fate(fate: Fate) -> Acknowledgement {
+    match fate {
+        Fate::Committed => Acknowledgement::Done,
+        Fate::RolledBack => Acknowledgement::NeverPrepared,
+        Fate::Unknown => not_told(),
+    }
+}
+
+fn not_told() -> Acknowledgement {
+    Acknowledgement::Unknown {
+        message: "nothing is prepared under its gid, and the server does not tell what became of \
+                  its transaction"
+            .to_owned(),
+    }
+}
+
 /// Rolls back what is prepared under the gid; where nothing is, nothing can be afterwards.
 pub(super) async fn abort(
     lease: &mut Lease,
     scope: &Scope,
     gid: &Gid,
-    id: &CoordinationId,
+    ask: &DeliveryAsk,
 ) -> Acknowledgement {
     crash::point("store_abort", scope.store.as_str());
     let client = &lease.session().client;
@@ -67,8 +95,8 @@ pub(super) async fn abort(
     let answer = match client.batch_execute(&text).await {
         Ok(()) => Acknowledgement::Done,
         Err(error) if error.code() == Some(&SqlState::UNDEFINED_OBJECT) => {
-            match marker::fence(client, gid, id.as_str()).await {
-                Ok(mark) => abort_from(mark),
+            match shut(client, gid, ask).await {
+                Ok(answer) => answer,
                 // A transaction may be open on the connection; it is closed with the lease.
                 Err(error) => return unknown(&error),
             }
@@ -78,6 +106,18 @@ pub(super) async fn abort(
     crash::point("store_aborted", scope.store.as_str());
     lease.clean();
     answer
+}
+
+/// Sees that nothing can be prepared under the gid any more.
+async fn shut(client: &Client, gid: &Gid, ask: &DeliveryAsk) -> Result<Acknowledgement, Error> {
+    let mark = marker::fence(client, gid, ask.id.as_str()).await?;
+    match (&ask.receipt, mark) {
+        (Some(receipt), Mark::Fenced) => {
+            let committed = receipt::fate(client, receipt).await? == Fate::Committed;
+            Ok(abort_from(if committed { Mark::Committed } else { mark }))
+        }
+        _ => Ok(abort_from(mark)),
+    }
 }
 
 fn abort_from(mark: Mark) -> Acknowledgement {

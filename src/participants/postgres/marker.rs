@@ -4,12 +4,14 @@
 //! A fence is a marker that an abort writes when it finds nothing prepared: a prepare that is
 //! still on its way to the server then fails on the primary key, and nobody is left prepared
 //! after the abort was acknowledged. A second table keeps the ids of hashed gids.
+//! Where the vote's receipt is kept (`receipt`) no marker is written, and fences alone stand here.
 //! Invariant: deleting a marker of a coordination that is over everywhere changes nothing.
 
-use tokio_postgres::{Client, Error, SimpleQueryMessage};
+use tokio_postgres::{Client, Error, SimpleQueryMessage, SimpleQueryRow};
 
 use super::fencing;
 use super::gid::Gid;
+use super::receipt;
 use super::statement::literal;
 use super::step;
 use super::values::text_array;
@@ -41,15 +43,18 @@ CREATE TABLE IF NOT EXISTS unanimity_gids (
 );
 "#;
 
-/// Looks at what the server must be able to do, and makes the tables that are missing.
-pub(super) async fn set_up(client: &Client) -> Result<(), String> {
+/// Looks at what the server must be able to do, and makes the tables that are missing. Answers
+/// whether it can give receipts.
+pub(super) async fn set_up(client: &Client) -> Result<bool, String> {
     let facts = "SELECT current_setting('max_prepared_transactions'), pg_is_in_recovery(), \
                  to_regclass('unanimity_prepared') IS NOT NULL \
                  AND to_regclass('unanimity_gids') IS NOT NULL \
                  AND to_regclass('unanimity_fencing_tokens') IS NOT NULL \
-                 AND to_regclass('unanimity_barrier') IS NOT NULL";
+                 AND to_regclass('unanimity_barrier') IS NOT NULL, \
+                 current_setting('server_version_num')::int >= 130000 \
+                 AND current_setting('default_transaction_isolation') = 'read committed'";
     let facts = first_row(client, facts).await.map_err(|error| describe(&error))?;
-    let [prepared_max, is_standby, is_there] = &facts[..] else {
+    let [prepared_max, is_standby, is_there, gives_receipts] = &facts[..] else {
         return Err("it did not say what it can do; is it PostgreSQL?".to_owned());
     };
     if prepared_max.as_deref() == Some("0") {
@@ -69,7 +74,8 @@ pub(super) async fn set_up(client: &Client) -> Result<(), String> {
     let old = "DELETE FROM unanimity_prepared \
                WHERE fenced AND prepared_at < now() - interval '1 day'";
     client.batch_execute(old).await.map_err(|error| describe(&error))?;
-    step::purge(client).await.map_err(|error| describe(&error))
+    step::purge(client).await.map_err(|error| describe(&error))?;
+    Ok(gives_receipts.as_deref() == Some("t"))
 }
 
 fn not_created(error: &Error) -> String {
@@ -113,12 +119,13 @@ pub(super) async fn read(client: &Client, gid: &Gid) -> Result<Mark, Error> {
 pub(super) async fn fence(client: &Client, gid: &Gid, id: &str) -> Result<Mark, Error> {
     let (gid, id) = (literal(&gid.text), literal(id));
     let text = format!(
-        "BEGIN ISOLATION LEVEL READ COMMITTED;SET LOCAL lock_timeout = 1000;\
+        "BEGIN ISOLATION LEVEL READ COMMITTED;SET LOCAL lock_timeout = 1000;{};\
          INSERT INTO unanimity_prepared (gid, coordination_id, fenced) \
          VALUES ({gid}, {id}, true) ON CONFLICT (gid) DO NOTHING;\
-         SELECT fenced FROM unanimity_prepared WHERE gid = {gid};COMMIT"
+         SELECT fenced FROM unanimity_prepared WHERE gid = {gid};COMMIT",
+        receipt::shut(&gid)
     );
-    Ok(mark(&first_row(client, &text).await?))
+    Ok(mark(&last_row(client, &text).await?))
 }
 
 /// Deletes markers. A crash may bring some back, which is harmless, so nobody waits for the disk.
@@ -150,11 +157,24 @@ fn mark(row: &[Option<String>]) -> Mark {
 /// The first row of a text's answers; empty if there is none.
 async fn first_row(client: &Client, text: &str) -> Result<Vec<Option<String>>, Error> {
     let answers = client.simple_query(text).await?;
-    let row = answers.iter().find_map(|answer| match answer {
+    Ok(columns(answers.iter().find_map(row)))
+}
+
+/// The last one.
+pub(super) async fn last_row(client: &Client, text: &str) -> Result<Vec<Option<String>>, Error> {
+    let answers = client.simple_query(text).await?;
+    Ok(columns(answers.iter().rev().find_map(row)))
+}
+
+fn row(answer: &SimpleQueryMessage) -> Option<&SimpleQueryRow> {
+    match answer {
         SimpleQueryMessage::Row(row) => Some(row),
         _ => None,
-    });
-    Ok(row.map_or_else(Vec::new, |row| {
+    }
+}
+
+fn columns(row: Option<&SimpleQueryRow>) -> Vec<Option<String>> {
+    row.map_or_else(Vec::new, |row| {
         (0..row.len()).map(|index| row.get(index).map(str::to_owned)).collect()
-    }))
+    })
 }

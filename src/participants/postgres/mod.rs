@@ -1,9 +1,9 @@
 //! A PostgreSQL database as a participant, by PREPARE TRANSACTION.
 //!
 //! Read it from here down: `voting` answers prepares with `prepare` (one flight of requests) or
-//! `fetch` (reads); `delivery` commits and aborts; `step` does one operation at once; `marker` and
-//! `gid` remember. Below them `pool`, `session` are the connections, `values` and `statement` what
-//! travels on them.
+//! `fetch` (reads); `delivery` commits and aborts; `step` does one operation at once; `receipt`,
+//! `marker` and `gid` remember. Below them `pool`, `session` are the connections, `values` and
+//! `statement` what travels on them.
 //! Not a query builder and not a journal. Invariants: nothing blocks the asking thread; whatever
 //! this process does, PostgreSQL holds what was voted for until it is told the decision.
 
@@ -17,6 +17,7 @@ mod outbox;
 mod outbox_portion;
 mod pool;
 mod prepare;
+mod receipt;
 mod running;
 mod session;
 mod statement;
@@ -25,7 +26,7 @@ mod values;
 mod voting;
 mod work;
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -70,6 +71,8 @@ struct Inner {
     scope: Mutex<Option<Arc<Scope>>>,
     running: Arc<Running>,
     forgetter: Forgetter,
+    /// Whether its server can tell later what became of a transaction.
+    gives_receipts: AtomicBool,
     /// Since the rows of the barrier were purged.
     steps: AtomicU32,
 }
@@ -99,6 +102,7 @@ impl PostgresStore {
             scope: Mutex::new(None),
             running: Arc::default(),
             forgetter: Forgetter::default(),
+            gives_receipts: AtomicBool::new(false),
             steps: AtomicU32::new(0),
         };
         let (inner, outbox) = (Arc::new(inner), Mutex::default());
@@ -143,7 +147,8 @@ impl Inner {
     async fn attach(&self, has_outbox: bool) -> Result<(), String> {
         self.pool.warm().await?;
         let mut lease = self.pool.lease(Purpose::Delivery).await?;
-        marker::set_up(&lease.session().client).await?;
+        let gives_receipts = marker::set_up(&lease.session().client).await?;
+        self.gives_receipts.store(gives_receipts, Ordering::Relaxed);
         if has_outbox {
             let made = outbox::set_up(&lease.session().client).await;
             made.map_err(|error| format!("its table unanimity_outbox: {}", describe(&error)))?;
@@ -218,7 +223,7 @@ impl Inner {
             return Acknowledgement::Unknown { message };
         }
         self.deliver(ask, async |lease: &mut Lease, scope: &Scope, gid: &Gid| {
-            delivery::abort(lease, scope, gid, &ask.id).await
+            delivery::abort(lease, scope, gid, ask).await
         })
         .await
     }
@@ -265,7 +270,7 @@ impl Participant for PostgresStore {
         let inner = self.inner.clone();
         self.handle.spawn(async move {
             let act = async |lease: &mut Lease, scope: &Scope, gid: &Gid| {
-                delivery::commit(lease, scope, gid).await
+                delivery::commit(lease, scope, gid, ask.receipt.as_ref()).await
             };
             reply.send(inner.deliver(&ask, act).await);
         });

@@ -20,16 +20,20 @@ use super::fencing::{self, Flush};
 use super::gid::Gid;
 use super::marker;
 use super::pool::Lease;
+use super::receipt;
 use super::session::{InFlight, Session, all_in_order};
 use super::statement::literal;
 use super::values::Parameter;
 use super::work::{Step, refused};
 use crate::db::postgres::describe;
 
+const ABORTED_BEFORE: &str = "this coordination was aborted or prepared in this database before";
+
 /// How a try to prepare ended.
 #[derive(Debug)]
 pub(super) enum Ending {
-    Prepared,
+    /// With the transaction's number, if one was asked for.
+    Prepared(Option<u64>),
     Refused(String),
     Lost(String),
     /// Nothing is kept, and the cause is what the connection remembered; worth one more try on
@@ -44,6 +48,8 @@ pub(super) struct Task<'a> {
     pub(super) steps: &'a [Step<'a>],
     pub(super) fences: &'a [Fence],
     pub(super) timeout: Duration,
+    /// Whether a receipt will do for a marker.
+    pub(super) wants_receipt: bool,
 }
 
 /// Prepares, and leaves the lease clean unless something may be open on its connection.
@@ -125,7 +131,7 @@ async fn in_one_flight(
     for (statement, parameters) in statements.iter().zip(parameters) {
         flight.push(Box::pin(client.execute_raw(statement, parameters)));
     }
-    flight.push(Box::pin(async { client.batch_execute(&closing).await.map(|()| 0) }));
+    flight.push(Box::pin(receipt::closed(client, &closing)));
     let mut answers = all_in_order(flight).await;
     let closed = answers.pop().unwrap_or(Ok(0));
     let rows = answers.split_off(before);
@@ -160,14 +166,14 @@ async fn one_by_one(lease: &mut Lease, task: &Task<'_>) -> Ending {
     }
     let is_failed = rows.iter().any(Result::is_err);
     let closed =
-        if is_failed { Ok(()) } else { session.client.batch_execute(&closing(task)).await };
+        if is_failed { Ok(0) } else { receipt::closed(&session.client, &closing(task)).await };
     if is_failed {
         let step = &task.steps[rows.len() - 1];
         let error = rows.pop().and_then(Result::err);
         let ending = error.map(|error| lost_or_refused(Some(step), &error));
-        return undo(lease, task, false, ending.unwrap_or(Ending::Prepared)).await;
+        return undo(lease, task, false, ending.unwrap_or(Ending::Prepared(None))).await;
     }
-    judge(lease, task, None, rows, closed.map(|()| 0)).await
+    judge(lease, task, None, rows, closed).await
 }
 
 /// Begins in a round trip of its own; `None` when the transaction is open.
@@ -237,11 +243,12 @@ async fn judge(
         with_steps.find_map(|(step, answer)| Some((Some(step), answer.as_ref().err()?)))
     });
     let is_prepared = closed.is_ok();
+    let number = closed.as_ref().ok().copied().filter(|_| task.wants_receipt);
     if let Some((step, error)) = first_error {
         return undo(lease, task, is_prepared, lost_or_refused(step, error)).await;
     }
     if let Err(error) = &closed {
-        return undo(lease, task, false, not_closed(error)).await;
+        return undo(lease, task, false, not_closed(task, error)).await;
     }
     let mut counts = task.steps.iter().zip(rows.into_iter().flatten());
     if let Some(reason) = counts.find_map(|(step, rows)| step.mismatch(rows)) {
@@ -249,7 +256,7 @@ async fn judge(
     }
     lease.session().timeout = Some(rounded(task.timeout));
     lease.clean();
-    Ending::Prepared
+    Ending::Prepared(number)
 }
 
 /// Rolls back what a refused flight left, and says so only when that is certain.
@@ -289,6 +296,7 @@ fn opening(session: &Session, timeout: Duration) -> String {
     }
     if !session.is_marker_prepared {
         text.push_str(marker::PREPARE_INSERT);
+        text.push_str(receipt::PREPARE);
     }
     text.push_str("BEGIN");
     text
@@ -296,7 +304,12 @@ fn opening(session: &Session, timeout: Duration) -> String {
 
 fn closing(task: &Task<'_>) -> String {
     let gid = literal(&task.gid.text);
-    format!("{};PREPARE TRANSACTION {gid}", marker::insert(task.gid, task.id))
+    let memory = if task.wants_receipt {
+        receipt::take(task.gid)
+    } else {
+        marker::insert(task.gid, task.id)
+    };
+    format!("{memory};PREPARE TRANSACTION {gid}")
 }
 
 /// Timeouts in steps, so that a connection seldom needs to be told a new one. Up to a tenth
@@ -314,9 +327,7 @@ fn lost_or_refused(step: Option<&Step<'_>>, error: &Error) -> Ending {
     };
     let Some(code) = error.code() else { return Ending::Lost(reason) };
     if *code == SqlState::UNIQUE_VIOLATION && is_marker(error) {
-        return Ending::Refused(
-            "this coordination was aborted or prepared in this database before".to_owned(),
-        );
+        return Ending::Refused(ABORTED_BEFORE.to_owned());
     }
     // A cached plan that no longer fits its table, or a statement that somebody deallocated.
     let is_stale = [SqlState::FEATURE_NOT_SUPPORTED, SqlState::INVALID_SQL_STATEMENT_NAME];
@@ -324,7 +335,10 @@ fn lost_or_refused(step: Option<&Step<'_>>, error: &Error) -> Ending {
 }
 
 /// PREPARE TRANSACTION itself failed. A cancel or a shutdown may have come just after it was done.
-fn not_closed(error: &Error) -> Ending {
+fn not_closed(task: &Task<'_>, error: &Error) -> Ending {
+    if receipt::is_shut(error, task.gid) {
+        return Ending::Refused(ABORTED_BEFORE.to_owned());
+    }
     if is_fatal(error) || error.code() == Some(&SqlState::QUERY_CANCELED) {
         return Ending::Lost(format!("PREPARE TRANSACTION was cut off: {}", describe(error)));
     }

@@ -6,6 +6,7 @@
 use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
@@ -13,7 +14,7 @@ use tokio_postgres::NoTls;
 
 use crate::crash;
 use crate::model::lock::Fence;
-use crate::model::outcome::Vote;
+use crate::model::outcome::{Receipt, Vote};
 use crate::participants::PrepareAsk;
 
 use super::Inner;
@@ -77,6 +78,9 @@ impl Question<'_> {
         crash::point("store_prepare", self.scope.store.as_str());
         let gid = self.scope.gid(self.ask.id());
         let id = self.ask.id().as_str();
+        // The id of a hashed gid stands in a row of its own, which goes when its marker does.
+        let gives_receipts = self.inner.gives_receipts.load(Ordering::Relaxed);
+        let wants_receipt = gives_receipts && self.ask.keeps_receipt && !gid.is_hashed;
         let mut is_second_try = false;
         loop {
             let mut lease = match self.lease(deadline).await {
@@ -85,12 +89,13 @@ impl Question<'_> {
             };
             let left = deadline.saturating_duration_since(Instant::now());
             let fences = &self.ask.fences;
-            let task = Task { id, gid: &gid, steps: self.steps, fences, timeout: left };
+            let steps = self.steps;
+            let task = Task { id, gid: &gid, steps, fences, timeout: left, wants_receipt };
             let ending = self.guarded(&mut lease, deadline, async |lease: &mut Lease| {
                 prepare::run(lease, &task).await
             });
             match ending.await {
-                Ok(Ending::Prepared) => return self.staged(),
+                Ok(Ending::Prepared(number)) => return self.staged(number),
                 Ok(Ending::Refused(reason)) => return abort(reason),
                 Ok(Ending::Lost(reason)) | Err(reason) => return Vote::Unknown { reason },
                 Ok(Ending::Stale(reason)) if is_second_try => return abort(reason),
@@ -99,9 +104,12 @@ impl Question<'_> {
         }
     }
 
-    fn staged(&self) -> Vote {
+    fn staged(&self, number: Option<u64>) -> Vote {
         crash::point("store_staged", self.scope.store.as_str());
-        Vote::Commit
+        match number {
+            Some(number) => Vote::Prepared { receipt: Receipt::new(&number.to_string()) },
+            None => Vote::Commit,
+        }
     }
 
     /// Statements that look like reads. `None` when one of them writes after all.

@@ -194,7 +194,10 @@ impl Choreography {
         let end =
             Record::End { outcome: outcome.clone(), stores: Vec::new(), steps: self.steps.clone() };
         vec![
-            record(Record::Decision { decision, reason, read_only: Vec::new() }, Durability::Lazy),
+            record(
+                Record::Decision { decision, reason, read_only: Vec::new(), receipts: Vec::new() },
+                Durability::Lazy,
+            ),
             record(end, Durability::Forced),
             Effect::Publish(CoordinationEvent::Completed {
                 id: self.plan.request.id.clone(),

@@ -42,7 +42,7 @@ fn begin(owner: &str, text: &str) -> Record {
 }
 
 fn decision(decision: Decision) -> Record {
-    Record::Decision { decision, reason: None, read_only: Vec::new() }
+    Record::Decision { decision, reason: None, read_only: Vec::new(), receipts: Vec::new() }
 }
 
 fn end() -> Record {

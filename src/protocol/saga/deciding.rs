@@ -78,7 +78,12 @@ impl Saga {
             answer_at: self.answer_at,
             since: Vec::new(),
         }));
-        let record = Record::Decision { decision, reason: reason.clone(), read_only: Vec::new() };
+        let record = Record::Decision {
+            decision,
+            reason: reason.clone(),
+            read_only: Vec::new(),
+            receipts: Vec::new(),
+        };
         effects.push(Effect::Record { record, durability: Durability::Forced });
         self.decision = Some(decision);
         self.reason = reason;

@@ -5,12 +5,12 @@
 //! consensus service that is lost is read again, never taken for abort.
 
 use crate::model::ids::StoreName;
-use crate::model::outcome::Decision;
+use crate::model::outcome::{Decision, Receipt};
 use crate::model::record::{Durability, Reason, Record};
 use crate::model::time::Timestamp;
 
 use super::outcome::{self, requested_reason};
-use super::party::{Ballot, Delivery};
+use super::party::{Ballot, Delivery, Party};
 use super::{Effect, ProtocolError, Rule, Standing, State, TwoPhase};
 
 impl TwoPhase {
@@ -62,8 +62,9 @@ impl TwoPhase {
     ) {
         self.reason = reason;
         self.answer_at_if_overruled = self.answer_at;
-        let record =
-            Record::Decision { decision, reason: self.reason.clone(), read_only: self.read_only() };
+        let (reason, read_only) = (self.reason.clone(), self.read_only());
+        let receipts = if decision == Decision::Commit { self.receipts() } else { Vec::new() };
+        let record = Record::Decision { decision, reason, read_only, receipts };
         effects.push(Effect::Record { record, durability });
         self.deliver(now, decision, effects);
     }
@@ -71,6 +72,11 @@ impl TwoPhase {
     pub(super) fn read_only(&self) -> Vec<StoreName> {
         let read_only = self.parties.iter().filter(|party| party.has_voted(Ballot::ReadOnly));
         read_only.map(|party| party.store.clone()).collect()
+    }
+
+    fn receipts(&self) -> Vec<(StoreName, Receipt)> {
+        let given = |party: &Party| Some((party.store.clone(), party.receipt.clone()?));
+        self.parties.iter().filter_map(given).collect()
     }
 
     pub(super) fn abort_requested(&mut self, now: Timestamp, reason: String) -> Vec<Effect> {

@@ -46,7 +46,7 @@ pub use rules::{Rule, State, TRANSITIONS, Transition};
 use std::sync::Arc;
 
 use crate::model::ids::StoreName;
-use crate::model::outcome::Decision;
+use crate::model::outcome::{Decision, Receipt};
 use crate::model::record::Reason;
 use crate::model::request::CoordinationRequest;
 use crate::model::time::Timestamp;
@@ -269,11 +269,16 @@ impl Machine for TwoPhase {
             && !self.parties.iter().any(Party::is_asked)
     }
 
+    fn receipt(&self, party: usize) -> Option<Receipt> {
+        self.parties[party].receipt.clone()
+    }
+
     fn stores_with_markers(&self) -> Option<Vec<StoreName>> {
         if self.decision != Some(Decision::Commit) {
             return None;
         }
-        let marked = self.parties.iter().filter(|party| !party.is_read_only());
+        let has_marker = |party: &&Party| !party.is_read_only() && party.receipt.is_none();
+        let marked = self.parties.iter().filter(has_marker);
         Some(marked.map(|party| party.store.clone()).collect())
     }
 }

@@ -4,7 +4,7 @@
 //! prepare has not answered is never done, because a late yes must still be undone.
 
 use crate::model::ids::StoreName;
-use crate::model::outcome::{StoreSummary, Vote};
+use crate::model::outcome::{Receipt, StoreSummary, Vote};
 use crate::model::time::Timestamp;
 
 /// What is known of a party's prepare.
@@ -68,6 +68,8 @@ pub(super) struct Party {
     pub(super) attempts: u32,
     /// The reason with its vote, or the last trouble with it.
     pub(super) note: Option<String>,
+    /// What it is shown with the decision.
+    pub(super) receipt: Option<Receipt>,
     prepare_asked_at: Option<Timestamp>,
     voted_at: Option<Timestamp>,
     delivery_asked_at: Option<Timestamp>,
@@ -83,6 +85,7 @@ impl Party {
             delivery: Delivery::Undecided,
             attempts: 0,
             note: None,
+            receipt: None,
             prepare_asked_at: None,
             voted_at: None,
             delivery_asked_at: None,
@@ -98,6 +101,10 @@ impl Party {
     pub(super) fn voted(&mut self, now: Timestamp, vote: Vote) -> Ballot {
         let (ballot, note) = match vote {
             Vote::Commit => (Ballot::Commit, None),
+            Vote::Prepared { receipt } => {
+                self.receipt = Some(receipt);
+                (Ballot::Commit, None)
+            }
             Vote::ReadOnly => (Ballot::ReadOnly, None),
             Vote::Abort { reason } => (Ballot::Abort, Some(reason)),
             Vote::Unknown { reason } => (Ballot::Unknown, Some(reason)),

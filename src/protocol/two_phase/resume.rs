@@ -26,7 +26,7 @@ impl TwoPhase {
 
     fn fold(&mut self, record: &Record) {
         match record {
-            Record::Decision { decision, reason, read_only } => {
+            Record::Decision { decision, reason, read_only, receipts } => {
                 self.decision = Some(*decision);
                 self.reason.clone_from(reason);
                 for store in read_only {
@@ -34,6 +34,9 @@ impl TwoPhase {
                         party.prepare = Prepare::Voted(Ballot::ReadOnly);
                         party.delivery = Delivery::Done;
                     });
+                }
+                for (store, receipt) in receipts {
+                    self.party_of(store, |party| party.receipt = Some(receipt.clone()));
                 }
             }
             Record::Heuristic { store, message, .. } => self.party_of(store, |party| {

@@ -202,7 +202,12 @@ fn a_request_comes_back_as_it_was_given() {
     let record = Record::Begin { request: request.clone(), owner, epoch: 1, locks: vec![3, 4] };
     assert!(matches!(desk.put(forced("odd ☃", 1, record)), Answer::Recorded));
     let reason = Some(Reason::new("refused", "with \0 in it"));
-    let decision = Record::Decision { decision: Decision::Abort, reason, read_only: Vec::new() };
+    let decision = Record::Decision {
+        decision: Decision::Abort,
+        reason,
+        read_only: Vec::new(),
+        receipts: Vec::new(),
+    };
     assert!(matches!(desk.put(forced("odd ☃", 2, decision)), Answer::Recorded));
     let stored = desk.find("odd ☃").unwrap();
     assert_eq!(stored.request, request);

@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use unanimity::model::ids::{InstanceId, StoreName};
-use unanimity::model::outcome::{Acknowledgement, Decision, Outcome, Vote};
+use unanimity::model::outcome::{Acknowledgement, Decision, Outcome, Receipt, Vote};
 use unanimity::model::record::{Durability, Reason, Record};
 use unanimity::model::request::{CoordinationRequest, RequestParts};
 use unanimity::model::time::Timestamp;
@@ -270,7 +270,9 @@ impl TwoPhaseStage {
             Effect::ReadDecision => "read decision".to_owned(),
             Effect::Ask { party, ask, timeout } => {
                 let store = &self.parties[*party].store;
-                format!("ask {store} {}, of use for {timeout:?}", ask.as_str())
+                let receipt = self.machine.as_ref().and_then(|machine| machine.receipt(*party));
+                let shown = receipt.map_or(String::new(), |it| format!(" showing {}", it.as_str()));
+                format!("ask {store} {}{shown}, of use for {timeout:?}", ask.as_str())
             }
             Effect::Execute { .. }
             | Effect::Walk { .. }
@@ -316,10 +318,13 @@ pub(super) fn shown_record(record: &Record) -> String {
         Record::Begin { owner, epoch, locks, .. } => {
             format!("begin by {owner}, epoch {epoch}, holding tokens {locks:?}")
         }
-        Record::Decision { decision, reason, read_only } => {
+        Record::Decision { decision, reason, read_only, receipts } => {
             let mut line = format!("decision {}", decision.as_str());
             for store in read_only {
                 let _ = write!(line, ", {store} read-only");
+            }
+            for (store, receipt) in receipts {
+                let _ = write!(line, ", {store} gave {}", receipt.as_str());
             }
             if let Some(reason) = reason {
                 let _ = write!(line, ", {}: {}", reason.code, reason.message);
@@ -370,6 +375,7 @@ pub(super) fn words_of(rest: &[&str]) -> String {
 fn vote_of(words: &[&str]) -> Vote {
     match words {
         ["commit"] => Vote::Commit,
+        ["commit", receipt] => Vote::Prepared { receipt: Receipt::new(receipt) },
         ["read_only"] => Vote::ReadOnly,
         ["abort", rest @ ..] => Vote::Abort { reason: words_of(rest) },
         ["unknown", rest @ ..] => Vote::Unknown { reason: words_of(rest) },

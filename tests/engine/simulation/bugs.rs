@@ -42,12 +42,14 @@ pub(super) enum Bug {
     LostLockIgnored,
     /// A process takes requests before it has asked for the locks of what was left open.
     AdmitsBeforeRecovery,
+    /// The journal keeps the decision without the receipts.
+    ReceiptsLost,
     /// The driver never steps the machine because of time.
     TimeStandsStill,
 }
 
 impl Bug {
-    pub(super) const ALL: [Self; 19] = [
+    pub(super) const ALL: [Self; 20] = [
         Self::CutIgnored,
         Self::RecoveryForgetsAbort,
         Self::PresumedCommit,
@@ -66,6 +68,7 @@ impl Bug {
         Self::RecoveryTakesNoLocks,
         Self::LostLockIgnored,
         Self::AdmitsBeforeRecovery,
+        Self::ReceiptsLost,
         Self::TimeStandsStill,
     ];
 }

@@ -96,7 +96,12 @@ impl World {
         let mut records = row.records.clone();
         if self.bug == Some(Bug::PresumedCommit) && row.decision.is_none() {
             let decision = unanimity::model::outcome::Decision::Commit;
-            let record = Record::Decision { decision, reason: None, read_only: Vec::new() };
+            let record = Record::Decision {
+                decision,
+                reason: None,
+                read_only: Vec::new(),
+                receipts: Vec::new(),
+            };
             records.push((self.now, record));
         }
         let machine = TwoPhase::from_records(plan, &records);

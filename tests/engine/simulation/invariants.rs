@@ -108,7 +108,12 @@ impl World {
         if row.decision.is_some() || row.outcome.is_some() || self.is_on_its_way(id) {
             return;
         }
-        let record = Record::Decision { decision, reason: None, read_only: Vec::new() };
+        let record = Record::Decision {
+            decision,
+            reason: None,
+            read_only: Vec::new(),
+            receipts: Vec::new(),
+        };
         let (epoch, at, durability) = (row.epoch, self.now, Durability::Forced);
         self.resolved.insert(id.clone());
         self.note(|| format!("an operator writes {decision:?} for {id} into the journal"));

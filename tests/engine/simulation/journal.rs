@@ -115,7 +115,13 @@ impl Disk {
             }
             _ => {}
         }
-        row.records.push((append.at, append.record.clone()));
+        let mut record = append.record.clone();
+        if let (Record::Decision { receipts, .. }, Some(Bug::ReceiptsLost)) =
+            (&mut record, self.bug)
+        {
+            receipts.clear();
+        }
+        row.records.push((append.at, record));
         answer
     }
 

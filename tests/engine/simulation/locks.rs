@@ -271,7 +271,10 @@ impl World {
         }
         if self.locks.holds.iter().any(|hold| hold.of == *of) {
             self.locks.robbed.remove(&of.id);
-        } else if !self.locks.robbed_runs.contains(&of.run) {
+        } else if self.locks.robbed_runs.contains(&of.run) {
+            // Also where another process has taken it over meanwhile, under locks of its own.
+            self.locks.robbed.insert(of.id.clone());
+        } else {
             self.fail(format!("a store is asked for {} without its locks", of.id));
         }
         self.check_nobody_is_near(&of.id, &locks);

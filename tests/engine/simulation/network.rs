@@ -47,6 +47,7 @@ impl World {
             asker: (of.node, self.nodes[of.node].life),
             party,
             ask,
+            receipt: self.nodes[of.node].driven[&of.id].machine.receipt(party),
             of_use_until: self.now + timeout,
             from: Some(of.clone()),
             id: of.id.clone(),
@@ -88,7 +89,7 @@ impl World {
                     Input::Voted { party, vote }
                 }
                 Ask::Commit => {
-                    let answer = store.commit(&question.id, refuses);
+                    let answer = store.commit(&question.id, question.receipt.as_ref(), refuses);
                     Input::Acknowledged { party, answer }
                 }
                 Ask::Abort => {

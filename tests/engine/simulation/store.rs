@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use unanimity::model::ids::{CoordinationId, StoreName};
-use unanimity::model::outcome::{Acknowledgement, Vote};
+use unanimity::model::outcome::{Acknowledgement, Receipt, Vote};
 use unanimity::model::time::Timestamp;
 
 use crate::support::random::Random;
@@ -33,12 +33,19 @@ pub(super) struct Store {
     pub(super) life: u64,
     pub(super) kept: BTreeMap<CoordinationId, Kept>,
     pub(super) aborted: BTreeSet<CoordinationId>,
+    /// It gives a receipt with its vote, and keeps no marker where it did.
+    pub(super) gives_receipts: bool,
     /// The markers of what it has committed; gone once told to forget.
     pub(super) markers: BTreeSet<CoordinationId>,
     /// What it ever promised to commit.
     pub(super) promised: BTreeSet<CoordinationId>,
     /// What it decided alone, against its duties.
     pub(super) heuristic: BTreeSet<CoordinationId>,
+}
+
+/// What a store that gives receipts gives for this one.
+fn receipt(id: &CoordinationId) -> Receipt {
+    Receipt::new(&format!("for {id}"))
 }
 
 impl Store {
@@ -53,6 +60,7 @@ impl Store {
             is_inside,
             life: 0,
             kept: BTreeMap::new(),
+            gives_receipts: false,
             aborted: BTreeSet::new(),
             markers: BTreeSet::new(),
             promised: BTreeSet::new(),
@@ -79,7 +87,7 @@ impl Store {
     ) -> Vote {
         let reason = || "it cannot".to_owned();
         if self.kept.contains_key(id) {
-            return Vote::Commit;
+            return self.yes(id);
         }
         if self.aborted.contains(id) && self.remembers_aborts {
             return Vote::Abort { reason: reason() };
@@ -92,12 +100,21 @@ impl Store {
             _ => {
                 self.kept.insert(id.clone(), Kept::Prepared(now));
                 self.promised.insert(id.clone());
-                if drawn < 24 { Vote::Unknown { reason: reason() } } else { Vote::Commit }
+                if drawn < 24 { Vote::Unknown { reason: reason() } } else { self.yes(id) }
             }
         }
     }
 
-    pub(super) fn commit(&mut self, id: &CoordinationId, refuses: bool) -> Acknowledgement {
+    fn yes(&self, id: &CoordinationId) -> Vote {
+        if self.gives_receipts { Vote::Prepared { receipt: receipt(id) } } else { Vote::Commit }
+    }
+
+    pub(super) fn commit(
+        &mut self,
+        id: &CoordinationId,
+        shown: Option<&Receipt>,
+        refuses: bool,
+    ) -> Acknowledgement {
         match self.kept.get(id) {
             Some(Kept::Prepared(_)) if refuses => {
                 self.kept.remove(id);
@@ -106,10 +123,13 @@ impl Store {
             }
             Some(Kept::Prepared(_)) => {
                 self.kept.insert(id.clone(), Kept::Committed);
-                self.markers.insert(id.clone());
+                if !self.gives_receipts {
+                    self.markers.insert(id.clone());
+                }
                 Acknowledgement::Done
             }
             Some(Kept::Committed) if self.markers.contains(id) => Acknowledgement::Done,
+            Some(Kept::Committed) if shown == Some(&receipt(id)) => Acknowledgement::Done,
             _ if self.heuristic.contains(id) => {
                 Acknowledgement::Failed { message: "it rolled back alone".to_owned() }
             }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use unanimity::model::ids::{CoordinationId, InstanceId, StoreName};
-use unanimity::model::outcome::{Decision, OutcomeKind};
+use unanimity::model::outcome::{Decision, OutcomeKind, Receipt};
 use unanimity::model::record::Reason;
 use unanimity::model::request::{CoordinationRequest, RequestParts};
 use unanimity::model::time::Timestamp;
@@ -51,6 +51,8 @@ pub(super) struct Question {
     pub(super) asker: (usize, u64),
     pub(super) party: usize,
     pub(super) ask: Ask,
+    /// What the store gave with its vote, as the machine knows it.
+    pub(super) receipt: Option<Receipt>,
     pub(super) of_use_until: Timestamp,
     /// `None` for an echo, which nobody waits for.
     pub(super) from: Option<Address>,
@@ -124,7 +126,7 @@ impl World {
         let mut random = Random::new(seed);
         let names = (0..=random.below(5)).map(|index| name(&format!("s{index}")));
         let mut draws = random.clone();
-        let stores: Vec<Store> = names.map(|name| Store::new(name, &mut draws)).collect();
+        let mut stores: Vec<Store> = names.map(|name| Store::new(name, &mut draws)).collect();
         let nodes: Vec<_> = (0..=draws.below(3)).map(|_| Node::default()).collect();
         let climate = Climate {
             has_consensus: draws.chance(35),
@@ -135,6 +137,10 @@ impl World {
             hangs: [0, 1, 5][draws.below(3)],
             slow_prepares: [0, 10, 40][draws.below(3)],
         };
+        // With a consensus service the decision stands before its record does.
+        for store in stores.iter_mut().filter(|_| !climate.has_consensus) {
+            store.gives_receipts = draws.chance(50);
+        }
         let mut world = Self {
             random: draws,
             now: Timestamp(0),

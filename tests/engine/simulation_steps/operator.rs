@@ -39,8 +39,12 @@ impl World {
         }
         self.resolved.insert(id.clone());
         self.note(|| format!("an operator writes an abort of {id} into the journal"));
-        let record =
-            Record::Decision { decision: Decision::Abort, reason: None, read_only: Vec::new() };
+        let record = Record::Decision {
+            decision: Decision::Abort,
+            reason: None,
+            read_only: Vec::new(),
+            receipts: Vec::new(),
+        };
         self.write_as_operator(&id, record);
     }
 

@@ -236,7 +236,12 @@ fn answer<T: unanimity::reply::Lost + Send + 'static>(question: impl FnOnce(Repl
 }
 
 fn delivery(id: &str) -> DeliveryAsk {
-    DeliveryAsk { id: CoordinationId::new(id).unwrap(), timeout: PATIENCE, attachment: None }
+    DeliveryAsk {
+        id: CoordinationId::new(id).unwrap(),
+        timeout: PATIENCE,
+        attachment: None,
+        receipt: None,
+    }
 }
 
 fn question(timeout: Duration, id: &str, bodies: Vec<Value>, fences: &[Fence]) -> PrepareAsk {
@@ -262,6 +267,7 @@ fn question(timeout: Duration, id: &str, bodies: Vec<Value>, fences: &[Fence]) -
         timeout,
         attachment: None,
         fences: fences.into(),
+        keeps_receipt: false,
     }
 }
 
