@@ -27,7 +27,7 @@ from ._arguments import (
     start_consensus,
 )
 from ._bridge import bridge_for_running_loop
-from ._config import settings_of
+from ._config import CoordinationConfig, as_config, settings_of
 from ._consensus import IConsensusService
 from ._events import IEventBus
 from ._exceptions import InvalidRequest, ServiceClosed, ServiceElsewhere
@@ -100,7 +100,7 @@ class CoordinationService(EventStreams, ICoordinationService):
         *,
         journal: str | os.PathLike[str] = _DEFAULT_JOURNAL,
         alerting_service: IAlertingService | None = None,
-        config: Mapping[str, Any] | None = None,
+        config: CoordinationConfig | Mapping[str, Any] | None = None,
         node_id: str | None = None,
     ) -> None:
         """Check the arguments; nothing is opened before the first use."""
@@ -112,7 +112,8 @@ class CoordinationService(EventStreams, ICoordinationService):
         self.alerting = alerting_service
         self._journal = checked_journal(journal)
         self._is_journal_given = journal is not _DEFAULT_JOURNAL
-        self._settings = settings_of(config)
+        read = as_config(config)
+        self._settings = settings_of(read, only_given=read is not config)
         self._default_timeout = self._settings.pop("default_transaction_timeout_seconds", 300)
         if node_id is not None:
             self._settings["node_id"] = checked_text(node_id, "node_id")
