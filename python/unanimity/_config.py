@@ -257,8 +257,41 @@ def as_config(config: object) -> CoordinationConfig:
     return CoordinationConfig(_read(None, {} if config is None else config, {}, None))
 
 
-# The sections that the engine itself takes, as plain settings by their last name.
-_ENGINE = ("timeouts.", "performance.", "recovery.", "retention.", "database.connection_pool.")
+def config_of(config: object, arguments: Mapping[str, Any]) -> CoordinationConfig:
+    """Read whatever `from_config` was given, with its overrides."""
+    if isinstance(config, CoordinationConfig):
+        if not arguments:
+            return config
+        # Its environment was read already, and is not looked up again.
+        given = _escaped(config.to_mapping(masked=False))
+        return CoordinationConfig.from_mapping(given, environment={}, arguments=arguments)
+    if isinstance(config, Mapping):
+        return CoordinationConfig.from_mapping(config, arguments=arguments)
+    if isinstance(config, (str, os.PathLike)):
+        return CoordinationConfig.from_yaml(config, arguments=arguments)
+    raise TypeError(
+        f"config is a {type(config).__name__}; give the path of a YAML file, a mapping, or a "
+        "CoordinationConfig"
+    )
+
+
+def _escaped(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _escaped(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_escaped(inner) for inner in value]
+    return value.replace("${", "$${") if isinstance(value, str) else value
+
+
+# What the engine itself takes, as plain settings by their last name.
+_ENGINE = (
+    "timeouts.",
+    "performance.",
+    "recovery.",
+    "retention.",
+    "database.connection_pool.",
+    "lock_manager.deadlock_detection.max_wait_time_seconds",
+)
 
 
 def settings_of(config: CoordinationConfig, *, only_given: bool) -> dict[str, Any]:

@@ -15,20 +15,25 @@ from ._exceptions import ConfigError
 if TYPE_CHECKING:
     from ._events import IEventBus
     from ._locks import IDistributedLockManager
+    from ._native_locks import NativeLockManager
     from ._raft import RaftConsensusService
 
 _TLS = ("certificate", "key", "authority")
 
 
-def consensus_of(config: CoordinationConfig) -> RaftConsensusService | None:
+def consensus_of(
+    config: CoordinationConfig, node_id: str | None = None
+) -> RaftConsensusService | None:
     """Make this process's node of the cluster; None where no cluster is configured.
 
-    Raises ConfigError where the configuration does not say which node this is.
+    `node_id` goes before the configuration's. Raises ConfigError where neither says which node
+    this is.
     """
     consensus = config.consensus
     if consensus.algorithm == "local" or not consensus.cluster_nodes:
         return None
-    if config.node_id is None:
+    this = config.node_id if node_id is None else node_id
+    if this is None:
         nodes = config.setting("consensus.cluster_nodes")
         raise ConfigError(
             f"{nodes.origin}: consensus.cluster_nodes names a cluster, and node_id is not given",
@@ -38,7 +43,7 @@ def consensus_of(config: CoordinationConfig) -> RaftConsensusService | None:
 
     tls = {name: getattr(config.tls, name) for name in _TLS}
     return RaftConsensusService(
-        config.node_id,
+        this,
         consensus.cluster_nodes,
         consensus.election_timeout_ms,
         consensus.heartbeat_interval_ms,
@@ -77,37 +82,58 @@ def _address(database: str) -> str:
 def lock_manager_of(
     config: CoordinationConfig, consensus: object = None
 ) -> IDistributedLockManager | None:
-    """Make the lock manager; None for the locks of this process, as a service has them."""
+    """Make the lock manager; None for the locks of this process, as a service has them anyway."""
     locks = config.lock_manager
+    # A service adds the bound on waits itself; this one is for who uses the manager otherwise.
     detection = locks.deadlock_detection
     backend = locks.backend
     if backend is None:
         backend = "local" if locks.zookeeper.connection_string is None else "zookeeper"
-    from . import _lock_managers
-
     bounds: dict[str, Any] = {"max_wait_time_seconds": detection.max_wait_time_seconds}
     if backend == "raft":
         return _raft_locks(consensus, bounds)
-    if not detection.enabled:
-        bounds["detects_deadlocks"] = False
-    if backend == "local":
-        return _lock_managers.LocalLockManager(**bounds)
-    bounds["detection_interval_seconds"] = detection.detection_interval_seconds
-    if backend == "postgres":
-        return _lock_managers.PostgresLockManager(
-            locks.postgres.connection_string or config.database.connection_string,
-            session_timeout_ms=locks.postgres.session_timeout_ms,
-            connections=locks.postgres.connections,
-            **bounds,
-        )
+    if backend == "local" and detection.enabled:
+        return None
+    manager = _NATIVE[backend](config, bounds)
+    manager.detects_deadlocks = detection.enabled
+    return manager
+
+
+def _local_locks(config: CoordinationConfig, bounds: dict[str, Any]) -> NativeLockManager:
+    from ._lock_managers import LocalLockManager
+
+    return LocalLockManager(**bounds)
+
+
+def _postgres_locks(config: CoordinationConfig, bounds: dict[str, Any]) -> NativeLockManager:
+    from ._lock_managers import PostgresLockManager
+
+    locks = config.lock_manager
+    return PostgresLockManager(
+        locks.postgres.connection_string or config.database.connection_string,
+        session_timeout_ms=locks.postgres.session_timeout_ms,
+        detection_interval_seconds=locks.deadlock_detection.detection_interval_seconds,
+        connections=locks.postgres.connections,
+        **bounds,
+    )
+
+
+def _zookeeper_locks(config: CoordinationConfig, bounds: dict[str, Any]) -> NativeLockManager:
+    from ._lock_managers import ZooKeeperLockManager
+
+    locks = config.lock_manager
     user, password = locks.zookeeper.user, locks.zookeeper.password
-    return _lock_managers.ZooKeeperLockManager(
+    return ZooKeeperLockManager(
         locks.zookeeper.connection_string,
         locks.zookeeper.lock_root_path,
         locks.zookeeper.session_timeout_ms,
         credentials=None if user is None else (user, password),
+        detection_interval_seconds=locks.deadlock_detection.detection_interval_seconds,
         **bounds,
     )
+
+
+_NATIVE = {"local": _local_locks, "postgres": _postgres_locks, "zookeeper": _zookeeper_locks}
 
 
 def _raft_locks(consensus: object, bounds: dict[str, Any]) -> IDistributedLockManager:
@@ -139,3 +165,11 @@ def event_bus_of(config: CoordinationConfig, journal: str | None) -> IEventBus |
             bus.url, stream=bus.stream, partitions=bus.partitions, replicas=bus.replicas
         )
     return _event_buses.JournalEventBus(journal or "unanimity.db")
+
+
+async def close_all(parts: list[Any]) -> None:
+    """Close what a service made itself, what was made last first."""
+    while parts:
+        part = parts.pop()
+        if part is not None:
+            await part.close()

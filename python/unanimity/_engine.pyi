@@ -149,11 +149,11 @@ class LockWait(Generic[_Answer]):
 @final
 class LockManager:
     @staticmethod
-    def local(wait_max: float | None, lease: float | None) -> LockManager: ...
+    def local(wait_max: float | None, lease: float | None, detects: bool) -> LockManager: ...
     @staticmethod
     def postgres(
         dsn: str,
-        times: tuple[float, float],
+        times: tuple[float, float | None],
         connections: int,
         wait_max: float | None,
         lease: float | None,
@@ -161,7 +161,7 @@ class LockManager:
     @staticmethod
     def zookeeper(
         place: tuple[str, str],
-        times: tuple[float, float],
+        times: tuple[float, float | None],
         credentials: tuple[str, str] | None,
         wait_max: float | None,
         lease: float | None,

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read;
 
-use super::keys::{KEYS, Key, Kind};
+use super::keys::{KEYS, Key, Kind, Standard};
 use super::nearest::nearest;
 use super::node::{Content, Entry, Node};
 use super::problem::{Origin, Problem, Problems};
@@ -114,11 +114,12 @@ impl<'a> Reading<'a> {
     ) -> Result<(), ()> {
         let read = match &node.content {
             Content::Map(_) => Err((format!("is a section; {}", wanted(key)), String::new())),
+            Content::Told => return Err(()),
             Content::List(nodes) => self.texts(key, nodes),
             Content::Scalar { value, text } => self.scalar(key, value, text.as_deref()),
         };
         match read {
-            // Left empty is left out, unless it says something.
+            // Left empty is left out, where leaving it out is a value.
             Ok(Value::Null) if !key.takes_null => Ok(()),
             Ok(value) => {
                 let origin = origin.clone();
@@ -165,6 +166,7 @@ impl<'a> Reading<'a> {
             let single = Key { kind: Kind::Text, ..*key };
             let read = match &node.content {
                 Content::Scalar { value, text } => self.scalar(&single, value, text.as_deref())?,
+                Content::Told => continue,
                 _ => Value::Null,
             };
             match read {
@@ -207,6 +209,7 @@ impl<'a> Reading<'a> {
                 let as_text = Key { kind: Kind::Text, secrecy: super::Secrecy::Open, ..*key };
                 self.scalar(&as_text, value, text.as_deref())
             }
+            Content::Told => return self.broken.push(key.path),
             _ => Err(("is no text".to_owned(), String::new())),
         };
         let name = match name {
@@ -308,6 +311,7 @@ fn with_article(node: &Node) -> String {
             word => format!("a {word}"),
         },
         Content::List(_) => "a list".to_owned(),
+        Content::Told => "nothing".to_owned(),
         Content::Map(_) => "a section".to_owned(),
     }
 }
@@ -328,7 +332,8 @@ pub(super) fn wanted(key: &Key) -> String {
 fn fit(key: &Key, value: Value, told_as: Option<&str>) -> Result<Value, (String, String)> {
     #[expect(clippy::cast_precision_loss, reason = "only compared with bounds far below 2^53")]
     let is_fit = match (&value, key.kind) {
-        (Value::Null, _) | (Value::Bool(_), Kind::Truth) => true,
+        (Value::Null, _) => key.takes_null || key.default == Standard::Nothing,
+        (Value::Bool(_), Kind::Truth) => true,
         (Value::Int(number), Kind::Whole(least, greatest)) => (least..=greatest).contains(number),
         (Value::Int(number), Kind::Number(least, greatest)) => {
             (least..=greatest).contains(&(*number as f64))

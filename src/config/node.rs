@@ -22,6 +22,8 @@ pub(super) enum Content {
     },
     List(Vec<Node>),
     Map(Vec<Entry>),
+    /// What is wrong with it was told.
+    Told,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -54,7 +56,7 @@ impl Node {
     /// How many nodes it is.
     pub(super) fn count(&self) -> usize {
         match &self.content {
-            Content::Scalar { .. } => 1,
+            Content::Scalar { .. } | Content::Told => 1,
             Content::List(nodes) => 1 + nodes.iter().map(Self::count).sum::<usize>(),
             Content::Map(entries) => {
                 1 + entries.iter().map(|entry| entry.node.count()).sum::<usize>()

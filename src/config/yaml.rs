@@ -187,8 +187,7 @@ impl Tree<'_, '_> {
             Err((message, hint)) => {
                 let (at, path) = (self.origin.at(line), self.path());
                 self.reading.blame(at, &path, message, hint);
-                // Told once: an empty value is taken for one that was left out.
-                Content::Scalar { value: Value::Null, text: None }
+                Content::Told
             }
         };
         Node { content, line }

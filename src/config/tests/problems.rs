@@ -69,6 +69,10 @@ const SINGLE: &[(&str, &str)] = &[
         "  consensus:\n    algorithm: paxos\n",
         "F:3: consensus.algorithm is \"paxos\"; give one of raft, local",
     ),
+    (
+        "  performance:\n    batch_size:\n",
+        "F:3: performance.batch_size is nothing; give a whole number from 1 to 1000000",
+    ),
     // Bounds.
     (
         "  monitoring:\n    trace_sampling_rate: 1.5\n",
