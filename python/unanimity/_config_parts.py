@@ -86,9 +86,7 @@ def lock_manager_of(
     locks = config.lock_manager
     # A service adds the bound on waits itself; this one is for who uses the manager otherwise.
     detection = locks.deadlock_detection
-    backend = locks.backend
-    if backend is None:
-        backend = "local" if locks.zookeeper.connection_string is None else "zookeeper"
+    backend = _backend(config)
     bounds: dict[str, Any] = {"max_wait_time_seconds": detection.max_wait_time_seconds}
     if backend == "raft":
         return _raft_locks(consensus, bounds)
@@ -97,6 +95,19 @@ def lock_manager_of(
     manager = _NATIVE[backend](config, bounds)
     manager.detects_deadlocks = detection.enabled
     return manager
+
+
+def _backend(config: CoordinationConfig) -> str:
+    locks = config.lock_manager
+    if locks.backend is None:
+        return "local" if locks.zookeeper.connection_string is None else "zookeeper"
+    backend: str = locks.backend
+    return backend
+
+
+def is_shared(config: CoordinationConfig) -> bool:
+    """Whether its locks are on a server that can be asked from anywhere."""
+    return _backend(config) in ("postgres", "zookeeper")
 
 
 def _local_locks(config: CoordinationConfig, bounds: dict[str, Any]) -> NativeLockManager:

@@ -38,7 +38,7 @@ class NativeLockManager(IDistributedLockManager):
     """What the managers have in common. First use starts one; `async with` also closes it."""
 
     detects_deadlocks = True
-    """Set it to False before the first use, and a deadlock ends by the timeout of one that waits."""
+    """Set to False before the first use: a deadlock then ends by the timeout of one who waits."""
     _times: tuple[float, float] = (0.0, 0.0)
 
     def __init__(
