@@ -28,8 +28,8 @@ impl<'a> Links<'a> {
     /// Opens those that are kept. One that cannot be opened is tried again when it is needed.
     pub(super) async fn warm(&self) {
         let kept = self.inner.options.pool.kept_for_questions();
-        // The first is opened with the first question, which mostly never comes.
-        for _ in 1..kept {
+        // One alone is opened with the first question, which mostly never comes.
+        for _ in (0..kept).filter(|_| kept > 1) {
             let Ok(link) = Link::open(&self.inner.server).await else { return };
             self.give_back(link);
         }
