@@ -62,7 +62,9 @@ impl Node {
                 }
                 Content::List(nodes) => nodes.iter_mut().for_each(escape),
                 Content::Map(entries) => {
-                    entries.iter_mut().for_each(|entry| escape(&mut entry.node));
+                    for entry in entries {
+                        escape(&mut entry.node);
+                    }
                 }
                 _ => {}
             }
