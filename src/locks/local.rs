@@ -4,6 +4,7 @@
 //! is answered on the caller's thread, before the call returns; a thread of its own exists only
 //! from the first wait or lease with an end until [`LocalLockManager::close`].
 //!
+//! The file is long by the port's many methods.
 //! Invariants: no reply and no ear is called while the mutex is held, and what one step means for
 //! others is told in the table's order, by the thread that took the step. Tokens begin at the wall
 //! clock's microseconds, so they grow over restarts too.
@@ -68,13 +69,22 @@ impl LocalLockManager {
         Self::with_waits_max(WAITS_MAX)
     }
 
+    /// A manager that looks for no deadlocks: they end by the timeouts of those who wait.
+    pub fn without_detection() -> Self {
+        Self::over(|first| LockTable::new(WAITS_MAX, first).without_detection())
+    }
+
     /// A manager in which at most so many asks wait at once.
     pub fn with_waits_max(waits_max: usize) -> Self {
+        Self::over(|first_token| LockTable::new(waits_max, first_token))
+    }
+
+    fn over(table: impl FnOnce(u64) -> LockTable) -> Self {
         let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let wall = Timestamp(0) + since_epoch;
         let first_token = u64::try_from(wall.0).unwrap_or(0).max(1);
         let state = State {
-            table: LockTable::new(waits_max, first_token),
+            table: table(first_token),
             replies: HashMap::new(),
             ears: Vec::new(),
             deadlocks: VecDeque::new(),
