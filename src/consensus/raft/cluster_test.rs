@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 
 use super::test_kit::*;
 use super::transport::PeerAddress;
-use crate::cluster::{ClusterError, ReplicaEar, ReplicatedLog};
+use crate::cluster::{ClusterError, QuorumLost, ReplicaEar, ReplicatedLog};
 use crate::consensus::{Consensus, Proposal, Standing};
 use crate::model::outcome::Decision::{Abort, Commit};
 use crate::model::value::Value;
@@ -92,8 +92,8 @@ impl ReplicaEar for Ear {
         *self.replaced.lock().unwrap() += 1;
     }
 
-    fn quorum_changed(&self, trouble: Option<&str>) {
-        self.heard.lock().unwrap().push(trouble.is_none());
+    fn quorum_changed(&self, lost: Option<&QuorumLost>) {
+        self.heard.lock().unwrap().push(lost.is_none());
         self.came.notify_one();
     }
 }

@@ -294,8 +294,8 @@ fn on_a_thread(
 pub(crate) enum Decider {
     /// The journal, by its first record.
     Journal,
-    /// A service that is asked before the journal.
-    Service(Arc<dyn Consensus>),
+    /// A service that is asked before the journal; with the cluster behind it, where it is ours.
+    Service(Arc<dyn Consensus>, Option<Arc<dyn ReplicatedLog>>),
     /// A cluster that keeps the journal too.
     Cluster(Arc<dyn ReplicatedLog>),
 }
@@ -309,13 +309,13 @@ pub(crate) fn decider_of(
 ) -> PyResult<Decider> {
     let Some(object) = object else { return Ok(Decider::Journal) };
     let Ok(ours) = object.cast::<RaftNode>() else {
-        return Ok(Decider::Service(Arc::new(PythonConsensus::adapt(bridge, object)?)));
+        return Ok(Decider::Service(Arc::new(PythonConsensus::adapt(bridge, object)?), None));
     };
     let running = ours.get().running(object.py())?;
     Ok(if keeps_journal {
         Decider::Cluster(running.log())
     } else {
-        Decider::Service(running.consensus())
+        Decider::Service(running.consensus(), Some(running.log()))
     })
 }
 

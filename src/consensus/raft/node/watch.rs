@@ -10,6 +10,7 @@ use openraft::ServerState;
 use tokio::time::{Duration, Instant, sleep};
 
 use super::{Inner, State};
+use crate::cluster::QuorumLost;
 use crate::consensus::raft::types::Metrics;
 
 pub(super) async fn run(inner: Arc<Inner>) {
@@ -81,16 +82,25 @@ fn judge(inner: &Inner, metrics: &Metrics, good_at: Instant) {
     }
     let what =
         if metrics.state == ServerState::Leader { "hears no majority" } else { "knows no leader" };
-    let (node, troubles) = (&inner.options.node_id, inner.peers.troubles());
-    let words = format!("node {node} {what} for {silence:.1?}; of the calls to others: {troubles}");
-    tracing::warn!(reason = %words, "no majority is in reach");
-    if inner.become_(State::NoQuorum(words.clone())) {
-        tell(inner, Some(&words));
+    let (node, troubles) = (inner.options.node_id.clone(), inner.peers.troubles());
+    let message =
+        format!("node {node} {what} for {silence:.1?}; of the calls to others: {troubles}");
+    tracing::warn!(reason = %message, "no majority is in reach");
+    let lost = QuorumLost { node, unreachable: unreachable(inner, metrics), message };
+    if inner.become_(State::NoQuorum(lost.clone())) {
+        tell(inner, Some(&lost));
     }
 }
 
-fn tell(inner: &Inner, trouble: Option<&str>) {
+/// The other members whose last call failed.
+fn unreachable(inner: &Inner, metrics: &Metrics) -> Vec<String> {
+    let members = metrics.membership_config.membership().nodes();
+    let ids = members.map(|(_, member)| member.id.clone());
+    ids.filter(|id| inner.peers.is_in_trouble(id)).collect()
+}
+
+fn tell(inner: &Inner, lost: Option<&QuorumLost>) {
     for ear in inner.applied.ears() {
-        ear.quorum_changed(trouble);
+        ear.quorum_changed(lost);
     }
 }
