@@ -5,6 +5,7 @@
 //! - [`model`] (layer 0): the words, plain data.
 //! - [`protocol`] (layer 1): the rules, pure state machines. Start with its law.
 //! - [`db`] (layer 1): connections to databases, migrations.
+//! - [`config`] (layer 0): what may be set, and where it is read from.
 //! - [`cluster`] (layer 1): the port of a replicated log.
 //! - [`journal`], [`locks`], [`participants`], [`consensus`], [`events`] (layer 2): ports and
 //!   adapters that never meet each other.
@@ -18,6 +19,7 @@
 extern crate self as unanimity;
 
 pub mod cluster;
+pub mod config;
 pub mod consensus;
 pub mod crash;
 pub mod db;

@@ -62,6 +62,7 @@ from ._types import (
 )
 
 if TYPE_CHECKING:
+    from ._config import ConfigProblem, ConfigSetting, CoordinationConfig
     from ._event_buses import (
         InProcessEventBus,
         JournalEventBus,
@@ -104,6 +105,10 @@ __all__ = [
     "DeadLetter",
     "Snapshot",
     "ProjectionRecord",
+    # the configuration
+    "CoordinationConfig",
+    "ConfigSetting",
+    "ConfigProblem",
     # stores
     "IStorageStore",
     "PrepareRequest",
@@ -161,6 +166,9 @@ __all__ = [
 ]
 
 _LATE = {
+    "CoordinationConfig": "_config",
+    "ConfigSetting": "_config",
+    "ConfigProblem": "_config",
     "CoordinationService": "_service",
     "ICoordinationService": "_service",
     "InProcessEventBus": "_event_buses",

@@ -34,8 +34,12 @@ _lanes_of: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, weakref.ref[Lane
 )
 
 
-def bridge_for_running_loop() -> _engine.Bridge:
-    """Give the running loop's bridge, made on first use."""
+def bridge_for_running_loop(threads: int | None = None) -> _engine.Bridge:
+    """Give the running loop's bridge, made on first use.
+
+    `threads` is how many may run plain methods of stores: of those that ask before the first one
+    runs, who wants most is given it.
+    """
     loop = asyncio.get_running_loop()
     known = _lanes_of.get(loop)
     lanes = None if known is None else known()
@@ -43,6 +47,8 @@ def bridge_for_running_loop() -> _engine.Bridge:
         _close_those_of_closed_loops()
         lanes = Lanes(loop)
         _lanes_of[loop] = weakref.ref(lanes)
+    if threads is not None:
+        lanes.allow_threads(threads)
     return lanes.bridge
 
 
@@ -73,6 +79,7 @@ class Lanes:
         self._idle: list[asyncio.Future[None]] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._executor: ThreadPoolExecutor | None = None
+        self._threads_max: int | None = None
         self.close = weakref.finalize(self, _close, self.bridge, os.getpid())
         # At exit the engine itself flushes what is open.
         self.close.atexit = False
@@ -188,9 +195,13 @@ class Lanes:
         )
         return await answer if hasattr(answer, "__await__") else answer
 
+    def allow_threads(self, threads: int) -> None:
+        """Let so many threads run plain methods, if none does yet."""
+        self._threads_max = max(threads, self._threads_max or 0)
+
     def _threads(self) -> ThreadPoolExecutor:
         if self._executor is None:
-            executor = ThreadPoolExecutor(_SYNC_THREADS_MAX, "unanimity-store")
+            executor = ThreadPoolExecutor(self._threads_max or _SYNC_THREADS_MAX, "unanimity-store")
             # Its threads end when they have nothing to do; nobody waits for one that hangs.
             ending = weakref.finalize(self, executor.shutdown, wait=False, cancel_futures=True)
             ending.atexit = False

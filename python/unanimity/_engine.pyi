@@ -42,6 +42,17 @@ __all__ = [
 _Answer = TypeVar("_Answer")
 
 def node_addresses(nodes: Sequence[str]) -> list[tuple[str, str]]: ...
+def read_config(
+    file: str | None,
+    mapping: dict[str, Any] | None,
+    environment: dict[str, str],
+    arguments: dict[str, Any] | None,
+) -> tuple[
+    list[tuple[str, Any, Any, str, int | None, str | None]],
+    list[tuple[str, int | None, str, str, str, str]],
+]: ...
+def config_keys() -> list[tuple[str, str, bool]]: ...
+def config_schema() -> str: ...
 def version() -> str: ...
 def shutdown() -> None: ...
 def before_fork() -> None: ...
@@ -138,11 +149,11 @@ class LockWait(Generic[_Answer]):
 @final
 class LockManager:
     @staticmethod
-    def local(wait_max: float | None, lease: float | None) -> LockManager: ...
+    def local(wait_max: float | None, lease: float | None, detects: bool) -> LockManager: ...
     @staticmethod
     def postgres(
         dsn: str,
-        times: tuple[float, float],
+        times: tuple[float, float | None],
         connections: int,
         wait_max: float | None,
         lease: float | None,
@@ -150,7 +161,7 @@ class LockManager:
     @staticmethod
     def zookeeper(
         place: tuple[str, str],
-        times: tuple[float, float],
+        times: tuple[float, float | None],
         credentials: tuple[str, str] | None,
         wait_max: float | None,
         lease: float | None,

@@ -22,6 +22,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
+    from ._config import ConfigProblem
     from ._types import CoordinationResult
 
 
@@ -58,6 +59,8 @@ class ConfigError(UnanimityError, ValueError):
     """A setting or an argument of the service's constructor cannot be used."""
 
     default_code = "config.invalid"
+    problems: tuple[ConfigProblem, ...] = ()
+    """Everything that is wrong with a configuration, where one was read."""
 
 
 class JournalError(UnanimityError):

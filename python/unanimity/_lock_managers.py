@@ -21,7 +21,7 @@ class LocalLockManager(NativeLockManager):
     """
 
     def _open(self) -> _engine.LockManager:
-        return _engine.LockManager.local(self._wait_max, self._lease)
+        return _engine.LockManager.local(self._wait_max, self._lease, self.detects_deadlocks)
 
 
 class PostgresLockManager(NativeLockManager):
@@ -52,7 +52,7 @@ class PostgresLockManager(NativeLockManager):
 
     def _open(self) -> _engine.LockManager:
         return _engine.LockManager.postgres(
-            self._dsn, self._times, self._connections, self._wait_max, self._lease
+            self._dsn, self._timing(), self._connections, self._wait_max, self._lease
         )
 
 
@@ -88,7 +88,7 @@ class ZooKeeperLockManager(NativeLockManager):
     def _open(self) -> _engine.LockManager:
         return _engine.LockManager.zookeeper(
             (self.zk_connection_string, self.lock_root_path),
-            self._times,
+            self._timing(),
             self._credentials,
             self._wait_max,
             self._lease,

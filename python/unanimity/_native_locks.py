@@ -37,6 +37,10 @@ _Self = TypeVar("_Self", bound="NativeLockManager")
 class NativeLockManager(IDistributedLockManager):
     """What the managers have in common. First use starts one; `async with` also closes it."""
 
+    detects_deadlocks = True
+    """Set to False before the first use: a deadlock then ends by the timeout of one who waits."""
+    _times: tuple[float, float] = (0.0, 0.0)
+
     def __init__(
         self, *, max_wait_time_seconds: float | None = None, lease_seconds: float | None = None
     ) -> None:
@@ -53,6 +57,11 @@ class NativeLockManager(IDistributedLockManager):
         self._pid = os.getpid()
         self._closed = False
         self._listeners = Listeners()
+
+    def _timing(self) -> tuple[float, float | None]:
+        """Session timeout and detection interval, of the managers that have them."""
+        session, detection = self._times
+        return session, detection if self.detects_deadlocks else None
 
     @abstractmethod
     def _open(self) -> _engine.LockManager:

@@ -27,7 +27,8 @@ from ._arguments import (
     start_consensus,
 )
 from ._bridge import bridge_for_running_loop
-from ._config import settings_of
+from ._config import CoordinationConfig, as_config, config_of, settings_of
+from ._config_parts import close_all, consensus_of, event_bus_of, journal_of, lock_manager_of
 from ._consensus import IConsensusService
 from ._events import IEventBus
 from ._exceptions import InvalidRequest, ServiceClosed, ServiceElsewhere
@@ -57,6 +58,14 @@ class _Default(str):
 
 
 _DEFAULT_JOURNAL = _Default("unanimity.db")
+# Arguments of the constructor that are objects, and no settings.
+_OBJECTS = (
+    "consensus_service",
+    "lock_manager",
+    "event_bus",
+    "metrics_collector",
+    "alerting_service",
+)
 
 
 class ICoordinationService(ABC):
@@ -100,7 +109,7 @@ class CoordinationService(EventStreams, ICoordinationService):
         *,
         journal: str | os.PathLike[str] = _DEFAULT_JOURNAL,
         alerting_service: IAlertingService | None = None,
-        config: Mapping[str, Any] | None = None,
+        config: CoordinationConfig | Mapping[str, Any] | None = None,
         node_id: str | None = None,
     ) -> None:
         """Check the arguments; nothing is opened before the first use."""
@@ -110,9 +119,12 @@ class CoordinationService(EventStreams, ICoordinationService):
         self.event_bus = event_bus
         self.metrics = metrics_collector
         self.alerting = alerting_service
-        self._journal = checked_journal(journal)
         self._is_journal_given = journal is not _DEFAULT_JOURNAL
-        self._settings = settings_of(config)
+        self._journal = checked_journal(journal)
+        self.config = as_config(config)
+        self._settings = settings_of(self.config, only_given=self.config is not config)
+        self._own: list[Any] = []
+        self._take_from_config(node_id)
         self._default_timeout = self._settings.pop("default_transaction_timeout_seconds", 300)
         if node_id is not None:
             self._settings["node_id"] = checked_text(node_id, "node_id")
@@ -122,6 +134,43 @@ class CoordinationService(EventStreams, ICoordinationService):
         self._pid = os.getpid()
         self._closed = False
         self._under_way: dict[str, tuple[CoordinationRequest, datetime]] = {}
+
+    @classmethod
+    def from_config(
+        cls,
+        config: str | os.PathLike[str] | Mapping[str, Any] | CoordinationConfig,
+        stores: Mapping[str, IStorageStore | Any],
+        **overrides: Any,
+    ) -> CoordinationService:
+        """Make a service of a YAML file, a mapping, or a configuration that was read.
+
+        What is given later wins: defaults, the file, the environment, `overrides`. These are keys
+        of the file, `timeouts={"prepare_phase_timeout_seconds": 5}`, or the constructor's own
+        objects, `lock_manager=`, `metrics_collector=` and so on. What the configuration names is
+        made, started and closed with the service.
+        """
+        objects = {
+            name: overrides.pop(name)
+            for name in _OBJECTS
+            if name in overrides and not isinstance(overrides[name], Mapping)
+        }
+        return cls(stores, config=config_of(config, overrides), **objects)
+
+    def _take_from_config(self, node_id: str | None) -> None:
+        """Make what the configuration names, where the constructor was not given it."""
+        config = self.config
+        journal = journal_of(config)
+        if journal is not None and not self._is_journal_given:
+            self._journal, self._is_journal_given = checked_journal(journal), True
+        if self.consensus is None:
+            self.consensus = consensus_of(config, node_id)
+            self._own.append(self.consensus)
+        if self.lock_manager is None:
+            self.lock_manager = lock_manager_of(config, self.consensus)
+            self._own.append(self.lock_manager)
+        if self.event_bus is None:
+            self.event_bus = event_bus_of(config, self._journal)
+            self._own.append(self.event_bus)
 
     # ---- life -------------------------------------------------------------------------------
 
@@ -139,15 +188,16 @@ class CoordinationService(EventStreams, ICoordinationService):
         started, coordinator = self._started, self._coordinator
         if started is None or coordinator is None:
             self._closed = True
+            await close_all(self._own)
             return
         self._check_home()
         self._closed = True
         await asyncio.wait([started])
-        if started.exception() is not None:
-            return
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        coordinator.close(future, timeout)
-        await future
+        if started.exception() is None:
+            future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            coordinator.close(future, timeout)
+            await future
+        await close_all(self._own)
 
     async def __aenter__(self) -> CoordinationService:
         await self._ready()
@@ -192,7 +242,7 @@ class CoordinationService(EventStreams, ICoordinationService):
         consensus = consensus_for_engine(self.consensus)
         is_kept_by_cluster = isinstance(consensus, _engine.RaftNode) and not self._is_journal_given
         self._coordinator = _engine.Coordinator(
-            bridge_for_running_loop(),
+            bridge_for_running_loop(self._settings.get("coordination_worker_threads")),
             journal=None if is_kept_by_cluster else self._journal,
             stores=native,
             config=self._settings,
@@ -200,7 +250,7 @@ class CoordinationService(EventStreams, ICoordinationService):
             lock_manager=lock_manager_for_engine(self.lock_manager),
             event_bus=self.event_bus,
             carrier=event_bus_for_engine(self.event_bus),
-            metrics=self.metrics,
+            metrics=self.metrics if self.config.monitoring.metrics_enabled else None,
             alerting=self.alerting,
         )
         started: asyncio.Future[None] = loop.create_future()

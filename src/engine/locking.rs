@@ -110,6 +110,9 @@ impl State {
         let (Some(entry), Some(manager)) = (self.table.get(key), &core.ports.locks) else { return };
         let id = entry.id();
         let requester = RequesterId::from(id);
+        // What recovers waits for as long as it takes.
+        let longest = core.ports.options.lock_timeout;
+        let timeout = timeout.map(|timeout| longest.map_or(timeout, |most| timeout.min(most)));
         let since = entry.locks.working_since.unwrap_or(entry.machine.began_at());
         let ask = |wish: &LockWish| LockAsk {
             resource: wish.resource.clone(),

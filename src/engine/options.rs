@@ -21,6 +21,9 @@ pub struct Options {
     pub concurrent_max: usize,
     /// How many more wait for their turn; one more is refused.
     pub queued_max: usize,
+    /// The longest that a new coordination waits for its locks
+    /// (`lock_acquisition_timeout_seconds`); `None` for as long as its own time allows.
+    pub lock_timeout: Option<Duration>,
     /// The first and the longest wait before a delivery is repeated.
     pub retry_base: Duration,
     /// See `retry_base`.
@@ -48,6 +51,7 @@ impl Default for Options {
             confirm_wait: Duration::from_secs(1),
             concurrent_max: 100,
             queued_max: 10_000,
+            lock_timeout: None,
             retry_base: Duration::from_millis(50),
             retry_cap: Duration::from_secs(30),
             projection_attempts_max: 8,

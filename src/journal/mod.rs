@@ -35,7 +35,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use self::postgres::{PostgresJournal, PostgresJournalOptions};
+pub use self::postgres::{ConnectionPool, PostgresJournal, PostgresJournalOptions};
 pub use self::replicated::ReplicatedJournal;
 pub use self::sqlite::{JournalOptions, SqliteJournal, forget_instance_locks_in_child};
 use crate::model::ids::{ClusterId, CoordinationId, InstanceId, StoreName, StreamId};

@@ -68,13 +68,22 @@ impl LocalLockManager {
         Self::with_waits_max(WAITS_MAX)
     }
 
+    /// A manager that looks for no deadlocks: they end by the timeouts of those who wait.
+    pub fn without_detection() -> Self {
+        Self::over(|first_token| LockTable::new(WAITS_MAX, first_token).without_detection())
+    }
+
     /// A manager in which at most so many asks wait at once.
     pub fn with_waits_max(waits_max: usize) -> Self {
+        Self::over(|first_token| LockTable::new(waits_max, first_token))
+    }
+
+    fn over(table: impl FnOnce(u64) -> LockTable) -> Self {
         let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let wall = Timestamp(0) + since_epoch;
         let first_token = u64::try_from(wall.0).unwrap_or(0).max(1);
         let state = State {
-            table: LockTable::new(waits_max, first_token),
+            table: table(first_token),
             replies: HashMap::new(),
             ears: Vec::new(),
             deadlocks: VecDeque::new(),

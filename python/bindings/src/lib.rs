@@ -7,6 +7,7 @@
 mod answers;
 mod bridge;
 mod call;
+mod config;
 mod consensus;
 mod convert;
 mod coordinator;
@@ -47,6 +48,7 @@ fn _engine(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<bridge::Bridge>()?;
     module.add_class::<coordinator::Coordinator>()?;
     module.add_class::<reader::JournalReader>()?;
+    config::register(module)?;
     consensus::register(module)?;
     events::register(module)?;
     module.add_class::<streams::Streams>()?;

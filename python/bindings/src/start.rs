@@ -127,6 +127,7 @@ pub(crate) fn options(config: &Bound<'_, PyDict>) -> PyResult<Options> {
     Ok(Options {
         prepare_timeout: seconds(config, "prepare_phase_timeout_seconds", default.prepare_timeout)?,
         commit_timeout: seconds(config, "commit_phase_timeout_seconds", default.commit_timeout)?,
+        lock_timeout: lock_timeout(config)?,
         concurrent_max: number(config, "max_concurrent_coordinations")?
             .unwrap_or(default.concurrent_max),
         queued_max: number(config, "max_queued_coordinations")?.unwrap_or(default.queued_max),
@@ -140,6 +141,17 @@ pub(crate) fn options(config: &Bound<'_, PyDict>) -> PyResult<Options> {
         )?,
         ..default
     })
+}
+
+/// The shorter of the two bounds on waits for locks.
+fn lock_timeout(config: &Bound<'_, PyDict>) -> PyResult<Option<Duration>> {
+    let mut least: Option<Duration> = None;
+    for key in ["lock_acquisition_timeout_seconds", "max_wait_time_seconds"] {
+        let given: Option<f64> = number(config, key)?;
+        let given = given.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+        least = given.into_iter().chain(least).min();
+    }
+    Ok(least)
 }
 
 /// The age at which finished coordinations go: `None` was given for never.
@@ -156,5 +168,14 @@ pub(crate) fn journal_options(config: &Bound<'_, PyDict>) -> PyResult<JournalOpt
     if let Some(batch) = number(config, "batch_size")? {
         options.batch_size_max = batch;
     }
+    if let Some(wait) = number::<f64>(config, "batch_timeout_ms")? {
+        let wait = Duration::try_from_secs_f64(wait / 1_000.0).unwrap_or(options.lazy_wait_max);
+        options.lazy_wait_max = wait;
+        options.open_wait_max = options.open_wait_max.min(wait);
+    }
+    let pool = &mut options.pool;
+    pool.least = number(config, "min_connections")?.unwrap_or(pool.least);
+    pool.most = number(config, "max_connections")?.unwrap_or(pool.most);
+    pool.idle_max = seconds(config, "idle_timeout_seconds", pool.idle_max)?;
     Ok(options)
 }

@@ -29,6 +29,7 @@ _VERBS = {
     "redrive": "dead_letters",
     "events": "events",
     "recover": "recover",
+    "config": "config",
     "version": "journal",
 }
 
@@ -37,6 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     arguments = _parser().parse_args(argv)
     try:
+        _find_journal(arguments)
         module = import_module(f"{__name__}.{_VERBS[arguments.verb]}")
         verb: Callable[[argparse.Namespace], int] = getattr(
             module, f"{arguments.verb.replace('-', '_')}_verb"
@@ -54,6 +56,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         print(f"unanimity: {_one_line(error)}", file=sys.stderr)
         return 1
+
+
+def _find_journal(arguments: argparse.Namespace) -> None:
+    """Fill in what the verb was not told: from --config, which costs an import, or the default."""
+    if getattr(arguments, "config", None) is not None:
+        import_module(f"{__name__}.config").take_config(arguments)
+        return
+    arguments.settings = None
+    if getattr(arguments, "journal", "") is None:
+        arguments.journal = "unanimity.db"
 
 
 def _one_line(error: Exception) -> str:
@@ -91,6 +103,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_recover(_verb(verbs, "recover", "finish what a process left behind"))
     _add_resolve(_verb(verbs, "resolve", "decide as an operator what cannot be decided otherwise"))
     _verb(verbs, "migrate", "bring the journal's tables to this version")
+    _add_config(verbs)
     _verb(verbs, "version", "this version")
     return parser
 
@@ -102,11 +115,22 @@ def _verb(
     verb.add_argument(
         "--journal",
         metavar="PATH",
-        default="unanimity.db",
-        help="the journal's file, or postgresql://... (default: %(default)s)",
+        help="the journal's file, or postgresql://... (default: unanimity.db)",
+    )
+    verb.add_argument(
+        "--config", metavar="FILE", help="find the journal and servers by this configuration"
     )
     verb.add_argument("--json", action="store_true", help="print one JSON document")
     return verb
+
+
+def _add_config(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    about = "check a configuration: 1 if something is wrong; or show what it comes to"
+    verb = verbs.add_parser("config", help=about, description=about[0].upper() + about[1:] + ".")
+    verb.add_argument("what", choices=("check", "show"))
+    verb.add_argument("file", metavar="FILE", help="the YAML file")
+    verb.add_argument("--origin", action="store_true", help="show where each value is from")
+    verb.add_argument("--json", action="store_true", help="print one JSON document")
 
 
 def _add_demo(verb: argparse.ArgumentParser) -> None:

@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from .._engine import JournalReader
 
 
+# In the place of a path, where a cluster keeps the journal.
+CLUSTER = "cluster:"
+
+
 @contextmanager
 def reading(path: str) -> Iterator[JournalReader]:
     """Open an existing journal for looking, and let go of it."""
@@ -38,6 +42,11 @@ def existing_journal(path: str) -> str:
     """Check that there is such a file before anything would make it; a database is asked later."""
     if is_postgres_journal(path):
         return path
+    if path == CLUSTER:
+        raise JournalError(
+            "the configuration has the journal kept by its cluster, which this command cannot look "
+            "into; ask the service, or give --journal PATH"
+        )
     if path in ("memory:", ":memory:"):
         raise JournalError(f"the journal {path} has no file to look at; give --journal PATH")
     if not Path(path).is_file():

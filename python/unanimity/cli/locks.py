@@ -11,16 +11,21 @@ import asyncio
 import sys
 from argparse import Namespace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from .._config_parts import is_shared, lock_manager_of
 from .._display import moment, text_table
 from .._locks import LockInfo
 from .journal import reading
 from .output import print_json
 
+if TYPE_CHECKING:
+    from .._native_locks import NativeLockManager
+
 
 def locks_verb(arguments: Namespace) -> int:
     """List who holds a resource and who waits for it; 1 when nobody does."""
-    if arguments.postgres is not None or arguments.zookeeper is not None:
+    if _has_server(arguments):
         infos, _ = asyncio.run(_ask(arguments))
     else:
         with reading(arguments.journal) as reader:
@@ -40,7 +45,7 @@ def deadlocks_verb(arguments: Namespace) -> int:
     """Show who waits for whom; 1 when some wait for each other."""
     from .._engine import draw_waits, wait_circles
 
-    if arguments.postgres is None and arguments.zookeeper is None:
+    if not _has_server(arguments):
         # A coordination enters the journal when it has its locks, so no wait is in there.
         words = "a journal does not keep who waits; name its lock manager with --postgres DSN"
         print(f"unanimity: {words} or --zookeeper HOSTS", file=sys.stderr)
@@ -86,14 +91,23 @@ def _table(infos: list[LockInfo]) -> str:
     return text_table(headers, rows)
 
 
+def _has_server(arguments: Namespace) -> bool:
+    """Whether there is a lock manager that others use too, by an argument or the configuration."""
+    if arguments.postgres is not None or arguments.zookeeper is not None:
+        return True
+    return arguments.settings is not None and is_shared(arguments.settings)
+
+
 async def _ask(arguments: Namespace) -> tuple[list[LockInfo], dict[str, list[str]]]:
     """Every holder and waiter, and who waits for whom."""
     from .._lock_managers import PostgresLockManager, ZooKeeperLockManager
 
-    manager: PostgresLockManager | ZooKeeperLockManager
+    manager: NativeLockManager
     if arguments.postgres is not None:
         manager = PostgresLockManager(arguments.postgres)
-    else:
+    elif arguments.zookeeper is not None:
         manager = ZooKeeperLockManager(arguments.zookeeper, arguments.root)
+    else:
+        manager = lock_manager_of(arguments.settings)  # type: ignore[assignment]
     async with manager:
         return await manager.list_locks(), await manager.wait_for_graph()

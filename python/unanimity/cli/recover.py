@@ -12,6 +12,7 @@ from argparse import Namespace
 from importlib import import_module
 from typing import Any
 
+from .._config import CoordinationConfig
 from .._exceptions import ConfigError
 from .._records import RecoveryReport
 from .journal import existing_journal
@@ -29,7 +30,7 @@ def recover_verb(arguments: Namespace) -> int:
             "recover needs the stores; give --store NAME=KIND:WHERE for each, "
             "or --stores MODULE:NAME"
         )
-    report, open_ids = asyncio.run(_recover(journal, stores))
+    report, open_ids = asyncio.run(_recover(journal, stores, arguments.settings))
     if arguments.json:
         print_json({**vars(report), "open": open_ids})
     else:
@@ -39,10 +40,12 @@ def recover_verb(arguments: Namespace) -> int:
     return 1 if report.in_doubt else 0
 
 
-async def _recover(journal: str, stores: dict[str, Any]) -> tuple[RecoveryReport, list[str]]:
+async def _recover(
+    journal: str, stores: dict[str, Any], config: CoordinationConfig | None
+) -> tuple[RecoveryReport, list[str]]:
     from .._service import CoordinationService
 
-    async with CoordinationService(stores, journal=journal) as service:
+    async with CoordinationService(stores, journal=journal, config=config) as service:
         report = await service.recover()
         return report, await service.list_active_coordinations()
 

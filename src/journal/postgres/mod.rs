@@ -15,6 +15,7 @@ mod alive;
 mod batch;
 mod judge;
 mod link;
+mod links;
 mod options;
 mod queue;
 mod reader;
@@ -32,9 +33,10 @@ use std::time::Duration;
 use tokio::runtime::{Builder, Runtime};
 use tokio_postgres::Statement;
 
-pub use self::options::PostgresJournalOptions;
+pub use self::options::{ConnectionPool, PostgresJournalOptions};
 
 use self::link::{Link, Outcome, Trouble};
+use self::links::Links;
 use self::queue::Ask;
 use self::reader::Reader;
 use self::shared::Inner;
@@ -136,7 +138,7 @@ fn work(inner: &Inner, told: mpsc::Sender<Result<ClusterId, JournalError>>) {
 /// Writer, reader and session, side by side, until the queue is shut and empty.
 fn run(runtime: &Runtime, inner: &Inner, writer: (Link, Statement), session: Link) {
     let (asks, asked) = tokio::sync::mpsc::unbounded_channel();
-    let reader = Reader { inner, link: None, again: asks.clone() };
+    let reader = Reader { inner, links: Links::new(inner), again: asks.clone() };
     let writer = Writer::new(inner, writer, asks);
     let writing = async {
         writer.run().await;

@@ -11,6 +11,8 @@ use crate::journal::JournalOptions;
 pub struct PostgresJournalOptions {
     /// The most records of one commit. Default 1024: a commit that stays under some 20 ms.
     pub batch_size_max: usize,
+    /// Its connections.
+    pub pool: ConnectionPool,
     /// How long records that nobody waits for may wait for company. Default 5 ms.
     pub lazy_wait_max: Duration,
     /// How long begins and questions wait for a server that cannot be reached. Default 10 s: a
@@ -32,10 +34,41 @@ pub struct PostgresJournalOptions {
     pub must_exist: bool,
 }
 
+/// How many connections a journal in a database has. The writer and the session have one each; the
+/// others ask questions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ConnectionPool {
+    /// How many stay open when there is nothing to do. Default 3.
+    pub least: usize,
+    /// How many there are at most, and never fewer than three. Default 3.
+    pub most: usize,
+    /// After how long one beyond the least is closed. Default 300 s.
+    pub idle_max: Duration,
+}
+
+impl Default for ConnectionPool {
+    fn default() -> Self {
+        Self { least: 3, most: 3, idle_max: Duration::from_secs(300) }
+    }
+}
+
+impl ConnectionPool {
+    const OF_OTHERS: usize = 2;
+
+    pub(super) fn for_questions(&self) -> usize {
+        self.most.saturating_sub(Self::OF_OTHERS).max(1)
+    }
+
+    pub(super) fn kept_for_questions(&self) -> usize {
+        self.least.saturating_sub(Self::OF_OTHERS).clamp(1, self.for_questions())
+    }
+}
+
 impl Default for PostgresJournalOptions {
     fn default() -> Self {
         Self {
             batch_size_max: 1_024,
+            pool: ConnectionPool::default(),
             lazy_wait_max: Duration::from_millis(5),
             patience: Duration::from_secs(10),
             retry_wait_max: Duration::from_secs(1),
@@ -50,6 +83,11 @@ impl Default for PostgresJournalOptions {
 
 impl From<&JournalOptions> for PostgresJournalOptions {
     fn from(options: &JournalOptions) -> Self {
-        Self { batch_size_max: options.batch_size_max, ..Self::default() }
+        Self {
+            batch_size_max: options.batch_size_max,
+            lazy_wait_max: options.lazy_wait_max,
+            pool: options.pool,
+            ..Self::default()
+        }
     }
 }

@@ -1,16 +1,21 @@
-//! Questions to the tables, and the removal of what is old, on a connection of their own.
+//! Questions to the tables, and the removal of what is old, on connections of their own.
 //!
 //! Not adoption (adopt, on the writer's connection). Invariants: a question comes here when every
-//! record that was queued before it stands; only finished coordinations are ever removed; removal
-//! goes in portions, with other questions in between.
+//! record that was queued before it stands; as many are asked at once as there may be connections;
+//! only finished coordinations are ever removed; removal goes in portions, with other questions in
+//! between.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use futures_util::StreamExt as _;
+use futures_util::future::LocalBoxFuture;
+use futures_util::stream::FuturesUnordered;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 
 use super::alive;
 use super::link::{Link, Outcome, Trouble};
+use super::links::Links;
 use super::queue::Ask;
 use super::shared::Inner;
 use super::table::{self, COLUMNS, Found, get};
@@ -38,33 +43,38 @@ pub(super) fn now() -> Timestamp {
     Timestamp(i64::try_from(micros).unwrap_or(i64::MAX))
 }
 
-/// Answers questions, one after the other.
+/// Answers questions, each on a connection of its own while it lasts.
 pub(super) struct Reader<'a> {
     pub(super) inner: &'a Inner,
-    pub(super) link: Option<Link>,
+    pub(super) links: Links<'a>,
     /// Where the next portion of a removal waits.
     pub(super) again: UnboundedSender<Ask>,
 }
 
 impl Reader<'_> {
     /// Works until the writer is gone and everything is answered.
-    pub(super) async fn run(mut self, mut asks: UnboundedReceiver<Ask>) {
+    pub(super) async fn run(self, mut asks: UnboundedReceiver<Ask>) {
         let mut over = self.inner.is_over.subscribe();
+        let most = self.inner.options.pool.for_questions();
+        let mut working: FuturesUnordered<LocalBoxFuture<'_, ()>> = FuturesUnordered::new();
+        working.push(Box::pin(self.links.warm()));
         loop {
             // What is queued is served before the end is seen.
-            let ask = tokio::select! {
+            tokio::select! {
                 biased;
-                ask = asks.recv() => ask,
-                _ = over.wait_for(|over| *over) => None,
-            };
-            match ask {
-                Some(ask) => self.serve(ask).await,
-                None => return,
+                ask = asks.recv(), if working.len() < most => match ask {
+                    Some(ask) => working.push(Box::pin(self.serve(ask))),
+                    None => break,
+                },
+                _ = over.wait_for(|over| *over), if working.len() < most => break,
+                Some(()) = working.next() => {}
+                () = tokio::time::sleep(self.links.next_look()) => self.links.trim(),
             }
         }
+        while working.next().await.is_some() {}
     }
 
-    async fn serve(&mut self, ask: Ask) {
+    async fn serve(&self, ask: Ask) {
         match ask {
             Ask::Find(id, reply) => {
                 let found = self.patiently(async |link, _| find(link, &id).await).await;
@@ -102,33 +112,28 @@ impl Reader<'_> {
 
     /// Asks, and asks again while the server cannot be reached and the patience lasts.
     async fn patiently<T>(
-        &mut self,
+        &self,
         question: impl AsyncFn(&Link, &Inner) -> Outcome<T>,
     ) -> Result<T, JournalError> {
         let inner = self.inner;
         let until = Instant::now() + inner.options.patience;
         loop {
-            let trouble = match self.connected().await {
-                Ok(link) => match question(link, inner).await {
-                    Ok(answer) => return Ok(answer),
+            let trouble = match self.links.take().await {
+                Ok(link) => match question(&link, inner).await {
+                    Ok(answer) => {
+                        self.links.give_back(link);
+                        return Ok(answer);
+                    }
                     Err(trouble) => trouble,
                 },
                 Err(trouble) => trouble,
             };
-            self.link = None;
             let may_pass = matches!(trouble, Trouble::Broken(_) | Trouble::Again);
             if !may_pass || Instant::now() >= until || inner.queue.is_shut() {
                 return Err(trouble.at(inner.label()));
             }
             tokio::time::sleep(RETRY_WAIT).await;
         }
-    }
-
-    async fn connected(&mut self) -> Outcome<&Link> {
-        if self.link.as_ref().is_none_or(|link| link.client.is_closed()) {
-            self.link = Some(Link::open(&self.inner.server).await?);
-        }
-        self.link.as_ref().ok_or_else(|| Trouble::Broken("there is no connection".to_owned()))
     }
 }
 

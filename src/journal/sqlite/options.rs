@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::db::segments::SegmentSizes;
 use crate::db::sqlite::OpenOptions;
+use crate::journal::postgres::ConnectionPool;
 
 /// Settings of one journal.
 #[derive(Clone, Debug)]
@@ -34,6 +35,8 @@ pub struct JournalOptions {
     pub retention_portion: usize,
     /// The longest pause between two tries while the journal cannot write. Default 1 s.
     pub retry_wait_max: Duration,
+    /// The connections of a journal that is in PostgreSQL, which is opened with these options too.
+    pub pool: ConnectionPool,
     /// How long to wait for another process's lock. Default 5 s.
     pub busy_timeout: Duration,
     /// How the log's segments grow. Default from 256 KiB to 16 MiB.
@@ -56,6 +59,7 @@ impl Default for JournalOptions {
             projection_chunk: 2_000,
             retention_portion: 500,
             retry_wait_max: Duration::from_secs(1),
+            pool: ConnectionPool::default(),
             busy_timeout: Duration::from_secs(5),
             segments: SegmentSizes { first: 256 << 10, most: 16 << 20, total: None },
             pages_max: None,

@@ -53,6 +53,9 @@ pub struct PostgresLockOptions {
     /// How often circles of waits are looked for while somebody waits; a wait that may close one
     /// is looked at when it begins.
     pub detection_interval: Duration,
+    /// Whether circles of waits are looked for at all; otherwise they end by the timeouts of those
+    /// who wait.
+    pub detects: bool,
     /// Connections for wishes and releases; one more listens, and one watches.
     pub connections: usize,
 }
@@ -62,6 +65,7 @@ impl Default for PostgresLockOptions {
         Self {
             session_timeout: Duration::from_secs(10),
             detection_interval: Duration::from_secs(1),
+            detects: true,
             connections: 2,
         }
     }

@@ -84,7 +84,8 @@ async fn look(
         rounds.swept_fully = if is_full { rounds.swept } else { rounds.swept_fully };
     }
     let is_urgent = inner.takes_urgency();
-    if is_urgent || has_waiting && is_due(rounds.detected, interval) {
+    let is_due = is_urgent || has_waiting && is_due(rounds.detected, interval);
+    if is_due && inner.options.detects {
         detect(inner, link, session).await?;
         rounds.detected = Some(Instant::now());
     }

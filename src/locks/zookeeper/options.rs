@@ -22,6 +22,8 @@ pub struct ZooKeeperOptions {
     pub credentials: Option<ZooKeeperCredentials>,
     /// How often deadlocks across processes are looked for while something waits.
     pub detection_interval: Duration,
+    /// Whether they are looked for at all; otherwise they end by the timeouts of those who wait.
+    pub detects: bool,
 }
 
 /// A user of the digest scheme.
@@ -42,6 +44,7 @@ impl ZooKeeperOptions {
             session_timeout: Duration::from_secs(30),
             credentials: None,
             detection_interval: Duration::from_secs(1),
+            detects: true,
         }
     }
 }

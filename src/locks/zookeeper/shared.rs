@@ -84,8 +84,9 @@ impl Shared {
     /// Notes that a wait stands behind somebody. It may have closed a circle if its requester
     /// holds something; the timer finds what another process knows of it.
     pub(super) fn waits_behind(self: &Arc<Self>, wait: WaitId, tag: &str) {
-        if !self.is_detecting.swap(true, Ordering::AcqRel) {
-            let interval = self.keeper.server.options.detection_interval;
+        let options = &self.keeper.server.options;
+        if options.detects && !self.is_detecting.swap(true, Ordering::AcqRel) {
+            let interval = options.detection_interval;
             self.handle.spawn(detector::run(Arc::downgrade(self), interval));
         }
         if self.table.waits_behind(wait, tag) {

@@ -138,6 +138,14 @@ pub struct LockTable {
     next_order: u64,
     /// One bit for each rule that was taken.
     taken: u64,
+    /// Whether circles of waits are opened. Not part of what is written: every node of a cluster
+    /// does the same.
+    #[serde(skip, default = "always")]
+    opens_circles: bool,
+}
+
+fn always() -> bool {
+    true
 }
 
 impl LockTable {
@@ -153,7 +161,13 @@ impl LockTable {
             next_token: first_token,
             next_order: 0,
             taken: 0,
+            opens_circles: true,
         }
+    }
+
+    /// The same table, which leaves circles of waits to the timeouts of those who wait.
+    pub fn without_detection(self) -> Self {
+        Self { opens_circles: false, ..self }
     }
 
     /// When some wait or lease ends.

@@ -21,6 +21,9 @@ type Walked = BTreeMap<(Slot, LockMode), usize>;
 impl LockTable {
     /// Opens every circle through a requester that has just asked.
     pub(super) fn open_circles(&mut self, now: Timestamp, asker: Slot, effects: &mut Vec<Effect>) {
+        if !self.opens_circles {
+            return;
+        }
         while let Some(circle) = self.circle_through(asker) {
             if self.age_of(circle[0]).is_none() {
                 self.take(Rule::CircleStands, State::Waiting);

@@ -72,18 +72,21 @@ impl Bounds {
 impl LockManager {
     /// Locks of this process.
     #[staticmethod]
-    fn local(wait_max: Option<f64>, lease: Option<f64>) -> Self {
-        let local = Arc::new(LocalLockManager::new());
+    fn local(wait_max: Option<f64>, lease: Option<f64>, detects: bool) -> Self {
+        let local =
+            if detects { LocalLockManager::new() } else { LocalLockManager::without_detection() };
+        let local = Arc::new(local);
         let manager = Arc::clone(&local) as _;
         Self { local: Some(local), ..Self::new(manager, Bounds::of(wait_max, lease)) }
     }
 
-    /// Locks in a PostgreSQL database. `times`, in seconds: session timeout, detection interval.
+    /// Locks in a PostgreSQL database. `times`, in seconds: session timeout, detection interval, which
+    /// is `None` where deadlocks are not looked for.
     #[staticmethod]
     fn postgres(
         py: Python<'_>,
         dsn: &str,
-        times: (f64, f64),
+        times: (f64, Option<f64>),
         connections: usize,
         wait_max: Option<f64>,
         lease: Option<f64>,
@@ -97,7 +100,7 @@ impl LockManager {
     fn zookeeper(
         py: Python<'_>,
         place: (String, String),
-        times: (f64, f64),
+        times: (f64, Option<f64>),
         credentials: Option<(String, String)>,
         wait_max: Option<f64>,
         lease: Option<f64>,

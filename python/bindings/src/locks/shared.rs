@@ -20,15 +20,21 @@ fn time(py: Python<'_>, seconds: f64) -> PyResult<Duration> {
         .map_err(|error| errors::exception(py, "ConfigError", &error.to_string(), &[]))
 }
 
+/// Without a search for deadlocks the interval still says how often the rest is looked after.
+fn detection(py: Python<'_>, seconds: Option<f64>) -> PyResult<Duration> {
+    seconds.map_or(Ok(Duration::from_secs(1)), |seconds| time(py, seconds))
+}
+
 pub(super) fn postgres(
     py: Python<'_>,
     dsn: &str,
-    (session_timeout, detection_interval): (f64, f64),
+    (session_timeout, detection_interval): (f64, Option<f64>),
     connections: usize,
 ) -> PyResult<Arc<dyn LockManager>> {
     let options = PostgresLockOptions {
         session_timeout: time(py, session_timeout)?,
-        detection_interval: time(py, detection_interval)?,
+        detection_interval: detection(py, detection_interval)?,
+        detects: detection_interval.is_some(),
         connections,
     };
     let manager = PostgresLockManager::new(dsn, options, runtime::handle(None)?);
@@ -41,7 +47,7 @@ pub(super) fn zookeeper(
     py: Python<'_>,
     connection: String,
     lock_root_path: String,
-    (session_timeout, detection_interval): (f64, f64),
+    (session_timeout, detection_interval): (f64, Option<f64>),
     credentials: Option<(String, String)>,
 ) -> PyResult<Arc<ZooKeeperLockManager>> {
     let options = ZooKeeperOptions {
@@ -49,7 +55,8 @@ pub(super) fn zookeeper(
         lock_root_path,
         session_timeout: time(py, session_timeout)?,
         credentials: credentials.map(|(user, password)| ZooKeeperCredentials { user, password }),
-        detection_interval: time(py, detection_interval)?,
+        detection_interval: detection(py, detection_interval)?,
+        detects: detection_interval.is_some(),
     };
     let manager = ZooKeeperLockManager::new(options, runtime::handle(None)?);
     Ok(Arc::new(manager.map_err(|error| parts::misfit(py, &error))?))

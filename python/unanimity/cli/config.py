@@ -1,0 +1,115 @@
+"""The verbs that look at a configuration: config check, config show; and `--config` of the others.
+
+Nothing is opened and nothing is changed. Invariant: secrets are hidden in everything printed.
+"""
+
+from __future__ import annotations
+
+import json
+from argparse import Namespace
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+from .._config import ConfigSetting, CoordinationConfig, keys_without_effect
+from .._config_parts import consensus_of, event_bus_of, journal_of, lock_manager_of
+from .._display import plain, text_table
+from .._exceptions import ConfigError
+from .journal import CLUSTER
+from .output import print_json
+
+
+def config_verb(arguments: Namespace) -> int:
+    """Check a file, or show what it comes to."""
+    return _check(arguments) if arguments.what == "check" else _show(arguments)
+
+
+def take_config(arguments: Namespace) -> None:
+    """Have the other verbs find what `--config` names; what was given beside it wins."""
+    config = CoordinationConfig.from_yaml(arguments.config)
+    arguments.settings = config
+    if arguments.journal is None:
+        # That a cluster keeps it is said when it is looked at: other verbs do not need it.
+        is_in_cluster = config.consensus.cluster_nodes and config.consensus.algorithm != "local"
+        default = CLUSTER if is_in_cluster else "unanimity.db"
+        arguments.journal = journal_of(config) or default
+
+
+def _check(arguments: Namespace) -> int:
+    try:
+        config = CoordinationConfig.from_yaml(arguments.file)
+    except ConfigError as error:
+        if not error.problems:
+            raise
+        if arguments.json:
+            problems = [asdict(problem) for problem in error.problems]
+            print_json({"file": arguments.file, "problems": problems, "notes": []})
+        else:
+            for problem in error.problems:
+                print(plain(problem))
+        return 1
+    notes = _notes(config)
+    if arguments.json:
+        print_json({"file": arguments.file, "problems": [], "notes": notes})
+    else:
+        given = sum(setting.where != "default" for setting in config.settings())
+        print(f"{plain(arguments.file)}: {given} settings, all right")
+        for note in notes:
+            print(f"note: {plain(note)}")
+    return 0
+
+
+def _notes(config: CoordinationConfig) -> list[str]:
+    """What is no mistake in the file, and still worth to be known."""
+    without = keys_without_effect()
+    notes = [
+        f"{setting.origin}: {setting.key} has no effect in this version"
+        for setting in config.settings()
+        if setting.key in without and setting.where != "default"
+    ]
+    makes: list[Callable[[], Any]] = [
+        lambda: consensus_of(config),
+        lambda: lock_manager_of(config) if config.lock_manager.backend != "raft" else None,
+        lambda: event_bus_of(config, journal_of(config)),
+    ]
+    for make in makes:
+        try:
+            make()
+        except ConfigError as error:
+            notes.append(f"a service cannot be made of it as it stands: {error}")
+    return notes
+
+
+def _show(arguments: Namespace) -> int:
+    config = CoordinationConfig.from_yaml(arguments.file)
+    if arguments.json:
+        print_json(_rows(config) if arguments.origin else config.to_mapping())
+        return 0
+    headers = ["key", "value", "origin"]
+    rows = [(setting.key, _words(setting), setting.origin) for setting in config.settings()]
+    if not arguments.origin:
+        headers, rows = headers[:2], [row[:2] for row in rows]  # type: ignore[misc]
+    print(text_table(headers, rows))
+    return 0
+
+
+def _words(setting: ConfigSetting) -> str:
+    """A value as the file would have it, but for what is not there."""
+    value = setting.shown
+    if value is None:
+        return "-"
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _rows(config: CoordinationConfig) -> list[dict[str, Any]]:
+    return [
+        {
+            "key": setting.key,
+            "value": setting.shown,
+            "origin": setting.origin,
+            "where": setting.where,
+            "line": setting.line,
+            "through": setting.through,
+        }
+        for setting in config.settings()
+    ]
