@@ -1,4 +1,4 @@
-//! Answers the other nodes.
+//! Answers the other nodes, and has `client` answer clients.
 //!
 //! Not the transport, which knows who they are, and not the work: that is openraft's, and the
 //! node's tasks'. Invariant: a node that left is not listened to; it would only disturb those that
@@ -11,6 +11,7 @@ use futures_util::future::BoxFuture;
 use serde_json::value::RawValue;
 use tokio::sync::oneshot;
 
+use super::client;
 use super::membership;
 use super::message::{Answer, NotTaken, Request};
 use super::node::leader::{Submission, check};
@@ -41,6 +42,11 @@ impl Handler for Server {
             answer.encode()
         }
         .boxed()
+    }
+
+    fn handle_client(&self, request: Vec<u8>) -> BoxFuture<'static, Vec<u8>> {
+        let inner = Arc::clone(&self.0);
+        async move { client::answer(&inner, &request).await }.boxed()
     }
 }
 
