@@ -249,6 +249,27 @@ class EventBus:
     def close(self, bridge: Bridge, future: Future[bool]) -> None: ...
 
 @final
+class RaftClient:
+    # security: the files certificate, key and authority, or a secret, and whether neither is fine
+    def __new__(
+        cls,
+        cluster: str | None,
+        security: tuple[tuple[str, str, str] | None, bytes | None, bool],
+    ) -> RaftClient: ...
+    def status(
+        self, bridge: Bridge, future: Future[dict[str, Any]], at: str, timeout_seconds: float
+    ) -> None: ...
+    # what: "add", "remove" or "transfer", and the node
+    def change(
+        self,
+        bridge: Bridge,
+        future: Future[None],
+        at: str,
+        what: tuple[str, str],
+        timeout_seconds: float,
+    ) -> None: ...
+
+@final
 class RaftNode:
     # names: cluster and node; times: election and heartbeat in milliseconds; security: the files
     # certificate, key and authority, or a secret, and whether neither is fine

@@ -5,6 +5,7 @@
 //! returns at once, and the answer arrives in a future. Invariants: no method blocks; a node that a
 //! forked child inherited is refused.
 
+mod client;
 mod node;
 mod parts;
 
@@ -329,5 +330,6 @@ fn node_addresses(py: Python<'_>, nodes: Vec<String>) -> PyResult<Vec<(String, S
 
 pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(node_addresses, module)?)?;
+    module.add_class::<client::RaftClient>()?;
     module.add_class::<RaftNode>()
 }
