@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from raft_cluster import SECRET, RaftCluster, free_ports
+from raft_cluster import SECRET, RaftCluster, eventually, free_ports
 
 UNANIMITY = [sys.executable, "-m", "unanimity"]
 
@@ -80,10 +80,14 @@ def test_without_a_majority_the_status_is_bad_and_says_so(
     for node in gone:
         node.kill()
     ask = ["--node", _place(cluster, gone[0].node_id), "--node", _place(cluster, left.node_id)]
-    # Until the node itself has noticed.
-    while (shown := _run("raft", "status", *ask, "--secret-file", secret)).returncode == 0:
-        pass
-    assert shown.returncode == 1 and left.node_id in shown.stdout
+    shown: list[subprocess.CompletedProcess[str]] = []
+
+    def is_bad() -> bool:
+        shown[:] = [_run("raft", "status", *ask, "--secret-file", secret)]
+        return shown[0].returncode == 1 and "trouble" in shown[0].stdout
+
+    eventually(is_bad, "the node that is left has noticed")
+    assert f"node       {left.node_id}" in shown[0].stdout
 
 
 def test_who_has_no_right_to_ask_is_refused(cluster: RaftCluster, tmp_path: Path) -> None:
