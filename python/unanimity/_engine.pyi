@@ -25,6 +25,7 @@ __all__ = [
     "LockWait",
     "MemoryStore",
     "PostgresStore",
+    "RaftClient",
     "RaftNode",
     "SqliteStore",
     "Streams",
@@ -257,16 +258,15 @@ class RaftClient:
         security: tuple[tuple[str, str, str] | None, bytes | None, bool],
     ) -> RaftClient: ...
     def status(
-        self, bridge: Bridge, future: Future[dict[str, Any]], at: str, timeout_seconds: float
+        self, bridge: Bridge, future: Future[dict[str, Any]], at: tuple[str, float]
     ) -> None: ...
-    # what: "add", "remove" or "transfer", and the node
+    # at: the node, and for how many seconds it is waited for; what: "add", "remove" or "transfer", and the node
     def change(
         self,
         bridge: Bridge,
         future: Future[None],
-        at: str,
+        at: tuple[str, float],
         what: tuple[str, str],
-        timeout_seconds: float,
     ) -> None: ...
 
 @final

@@ -56,9 +56,7 @@ class RaftClient:
 
     async def status(self) -> dict[str, Any]:
         """Tell how the node sees the cluster: its own state, the leader, the members."""
-        return await self._ask(
-            lambda bridge, future, at: self._native.status(bridge, future, at, self._timeout)
-        )
+        return await self._ask(lambda bridge, future, at: self._native.status(bridge, future, at))
 
     async def add_node(self, node: str) -> None:
         """Take a node in, "id=host:port", which runs and has an empty folder."""
@@ -74,19 +72,17 @@ class RaftClient:
 
     async def _change(self, verb: str, node: str) -> None:
         await self._ask(
-            lambda bridge, future, at: self._native.change(
-                bridge, future, at, (verb, node), self._timeout
-            )
+            lambda bridge, future, at: self._native.change(bridge, future, at, (verb, node))
         )
 
     async def _ask(
         self,
-        question: Callable[[_engine.Bridge, asyncio.Future[_Answer], str], None],
+        question: Callable[[_engine.Bridge, asyncio.Future[_Answer], tuple[str, float]], None],
     ) -> _Answer:
         unreachable: list[str] = []
         for node in self._nodes:
             future: asyncio.Future[_Answer] = asyncio.get_running_loop().create_future()
-            question(bridge_for_running_loop(), future, node)
+            question(bridge_for_running_loop(), future, (node, self._timeout))
             try:
                 return await future
             except ConsensusError as error:

@@ -83,6 +83,7 @@ struct Ear {
     heard: Mutex<Vec<bool>>,
     came: tokio::sync::Notify,
     replaced: Mutex<usize>,
+    missing: Mutex<Vec<String>>,
 }
 
 impl ReplicaEar for Ear {
@@ -93,6 +94,9 @@ impl ReplicaEar for Ear {
     }
 
     fn quorum_changed(&self, lost: Option<&QuorumLost>) {
+        if let Some(lost) = lost {
+            self.missing.lock().unwrap().clone_from(&lost.unreachable);
+        }
         self.heard.lock().unwrap().push(lost.is_none());
         self.came.notify_one();
     }
@@ -135,6 +139,23 @@ async fn a_minority_decides_nothing_and_says_so_until_it_is_back() {
         ear.hears(true).await;
         assert_eq!(read(cluster.node(&alone), &name).await.unwrap().unwrap().decision, Commit);
     }
+    cluster.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_listens_while_no_majority_is_in_reach_is_told_so_and_who_is_missing() {
+    let cluster = Cluster::in_memory().of_three().await;
+    let alone = cluster.leader().await;
+    let (early, late) = (Arc::new(Ear::default()), Arc::new(Ear::default()));
+    cluster.node(&alone).listen(early.clone());
+    cluster.net.isolate(&alone);
+    early.hears(false).await;
+    assert_eq!(*early.missing.lock().unwrap(), cluster.others(&alone));
+    cluster.node(&alone).listen(late.clone());
+    assert_eq!(*late.heard.lock().unwrap(), [false]);
+    assert_eq!(*late.missing.lock().unwrap(), cluster.others(&alone));
+    cluster.net.heal();
+    late.hears(true).await;
     cluster.close().await;
 }
 

@@ -32,16 +32,16 @@ impl RaftClient {
         Ok(Self(Arc::new(client.map_err(|error| Trouble::from(error).raised(py))?)))
     }
 
-    /// How the node sees the cluster; the future is given a dict.
+    /// How the node sees the cluster; the future is given a dict. `at`: the node, and for how many
+    /// seconds it is waited for.
     fn status(
         &self,
         py: Python<'_>,
         bridge: &Bound<'_, Bridge>,
         future: Py<PyAny>,
-        at: &str,
-        timeout_seconds: f64,
+        at: (String, f64),
     ) -> PyResult<()> {
-        let (at, patience) = (parts::address(py, at)?, patience(py, timeout_seconds)?);
+        let (at, patience) = (parts::address(py, &at.0)?, patience(py, at.1)?);
         let (client, shared) = (Arc::clone(&self.0), Arc::clone(&bridge.get().shared));
         runtime::handle(None)?.spawn(async move {
             let told = client.status(&at, patience).await;
@@ -56,11 +56,10 @@ impl RaftClient {
         py: Python<'_>,
         bridge: &Bound<'_, Bridge>,
         future: Py<PyAny>,
-        at: &str,
+        at: (String, f64),
         what: (&str, String),
-        timeout_seconds: f64,
     ) -> PyResult<()> {
-        let (at, patience) = (parts::address(py, at)?, patience(py, timeout_seconds)?);
+        let (at, patience) = (parts::address(py, &at.0)?, patience(py, at.1)?);
         let change = match what {
             ("add", node) => Change::Add(parts::address(py, &node)?),
             ("remove", id) => Change::Remove(id),
