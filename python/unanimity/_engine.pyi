@@ -260,7 +260,8 @@ class RaftClient:
     def status(
         self, bridge: Bridge, future: Future[dict[str, Any]], at: tuple[str, float]
     ) -> None: ...
-    # at: the node, and for how many seconds it is waited for; what: "add", "remove" or "transfer", and the node
+    # at: the node, and for how many seconds it is waited for; what: "add", "remove" or "transfer",
+    # and the node
     def change(
         self,
         bridge: Bridge,
