@@ -190,6 +190,11 @@ impl From<Words> for NodeReport {
     }
 }
 
+/// The answer to whoever is not answered.
+pub(super) fn refused(words: &str) -> Vec<u8> {
+    message::encode(&Told::Refused(words.to_owned()), &[])
+}
+
 /// The side of the node.
 pub(super) async fn answer(inner: &Arc<Inner>, request: &[u8]) -> Vec<u8> {
     let told = match message::decode(request) {

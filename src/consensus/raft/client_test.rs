@@ -73,6 +73,27 @@ async fn a_client_asks_any_node_and_the_leader_does_it() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_client_asked_for_is_done_also_when_it_goes_away() {
+    let all = addresses(&["a", "b"]);
+    let first = serve(&all[0], all[..1].to_vec()).await;
+    let second = serve(&all[1], all.clone()).await;
+    let client = RaftClient::new(None, security()).unwrap();
+    // It leads, so that it is the one that does it.
+    super::test_kit::wait(&first.node, |metrics| metrics.current_leader.is_some()).await;
+    let gone = client.add_node(&all[0], &all[1], Duration::from_millis(1)).await;
+    assert!(matches!(gone, Err(Failed::Transport(TransportError::Timeout(_)))), "{gone:?}");
+    super::test_kit::wait(&first.node, |metrics| {
+        let membership = metrics.membership_config.membership();
+        membership.get_joint_config().len() == 1 && membership.voter_ids().count() == 2
+    })
+    .await;
+    for one in [first, second] {
+        one.node.end().await;
+        one.network.close().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_client_says_nothing_that_nodes_say_to_each_other() {
     let [own] = addresses(&["a"]).try_into().unwrap();
     let served = serve(&own, vec![own.clone()]).await;
