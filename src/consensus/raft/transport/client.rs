@@ -1,8 +1,8 @@
 //! Somebody who asks the nodes of a cluster and is none: an operator's command.
 //!
 //! Not a transport between nodes: a connection for each call, and nothing is listened for.
-//! Invariants: it proves as much as a node does (the secret, or a certificate of the authority), and
-//! asks for the same; it has no id, so that no node takes it for one.
+//! Invariants: it proves as much as a node does (the secret, or a certificate of the authority),
+//! and asks for the same; it has no id, so that no node takes it for one.
 
 use std::sync::Mutex;
 use std::time::Duration;
