@@ -3,8 +3,8 @@
 //!
 //! Both sides stand here: [`RaftClient`] asks, and a node answers. Not the changes (`membership`)
 //! and not who is let in (`transport`). Invariants: a client has a vocabulary of its own, so that
-//! nothing that nodes say to each other can be said by one; a node that does not lead has the leader
-//! do it.
+//! nothing that nodes say to each other can be said by one; a node that does not lead has the
+//! leader do it.
 
 use std::sync::Arc;
 use std::time::Duration;
