@@ -126,7 +126,7 @@ simulate:
 scenarios:
 	UPDATE_SCENARIOS=1 $(NEXTEST) -p unanimity -E 'test(/^scenarios::/)'
 
-# make docs             rewrites the pages that are printed from the code: protocols.md, crash-matrix.md
+# make docs             rewrites what is printed from the code: protocols.md, configuration.md, crash-matrix.md
 docs: python
-	UPDATE_DOCS=1 $(NEXTEST) -p unanimity -E 'test(/^protocols_page::/)'
+	UPDATE_DOCS=1 $(NEXTEST) -p unanimity -E 'test(/^(protocols|configuration)_page::/)'
 	UPDATE_DOCS=1 $(BIN)/pytest tests/python/test_crash_matrix.py

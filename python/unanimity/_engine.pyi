@@ -38,6 +38,9 @@ __all__ = [
     "shutdown",
     "version",
     "wait_circles",
+    "config_keys",
+    "config_schema",
+    "read_config",
 ]
 
 _Answer = TypeVar("_Answer")

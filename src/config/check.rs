@@ -259,6 +259,11 @@ impl<'a> Reading<'a> {
             })
             .collect();
         self.problems.extend(rules::check(&settings, &self.broken));
+        // As the file has them; what is elsewhere comes behind, in the order of the sources.
+        self.problems.sort_by_key(|problem| match problem.origin {
+            Origin::File { line, .. } => (0, line),
+            _ => (1, 0),
+        });
         if self.problems.is_empty() { Ok(settings) } else { Err(Problems(self.problems)) }
     }
 }

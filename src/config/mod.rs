@@ -52,7 +52,7 @@ pub struct Sources<'a> {
     /// The variables of the environment. Those named `UNANIMITY_...` are settings; `${NAME}` is
     /// looked up in all of them.
     pub environment: Option<&'a BTreeMap<String, String>>,
-    /// A map, as the file would have it.
+    /// A map, as the file would have it, but for references: its texts are taken as they are.
     pub arguments: Option<&'a Value>,
 }
 
@@ -90,7 +90,7 @@ impl Config {
         }
         environment::take(&mut reading);
         if let Some(arguments) = sources.arguments {
-            reading.take_root(&Node::of(arguments), &Origin::Argument);
+            reading.take_root(&Node::of_literal(arguments), &Origin::Argument);
         }
         reading.finish().map(|settings| Self { settings })
     }

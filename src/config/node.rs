@@ -53,6 +53,27 @@ impl Node {
         Self { content, line: 0 }
     }
 
+    /// As [`Node::of`], for values in which a `${` is no reference to the environment.
+    pub(super) fn of_literal(value: &Value) -> Self {
+        fn escape(node: &mut Node) {
+            match &mut node.content {
+                Content::Scalar { value: Value::Text(text), .. } => {
+                    *text = text.replace("${", "$${");
+                }
+                Content::List(nodes) => nodes.iter_mut().for_each(escape),
+                Content::Map(entries) => {
+                    for entry in entries {
+                        escape(&mut entry.node);
+                    }
+                }
+                _ => {}
+            }
+        }
+        let mut node = Self::of(value);
+        escape(&mut node);
+        node
+    }
+
     /// How many nodes it is.
     pub(super) fn count(&self) -> usize {
         match &self.content {

@@ -4,6 +4,7 @@
 
 use super::Setting;
 use super::problem::{Origin, Problem};
+use super::secret::quoted;
 use crate::model::value::Value;
 
 const SECRET_BYTES_MIN: usize = 16;
@@ -110,6 +111,10 @@ fn node_ids<'a>(all: &'a All<'_>) -> Option<Vec<&'a str>> {
     Some(all.texts("consensus.cluster_nodes")?.iter().map(id).collect())
 }
 
+fn shown(text: &str) -> String {
+    quoted(None, &Value::Text(text.to_owned()))
+}
+
 fn nodes(all: &All<'_>, problems: &mut Vec<Problem>) {
     const NODES: &str = "consensus.cluster_nodes";
     let Some(nodes) = all.texts(NODES) else { return };
@@ -119,11 +124,11 @@ fn nodes(all: &All<'_>, problems: &mut Vec<Problem>) {
         let port = place.rsplit_once(':').filter(|(host, _)| !host.is_empty());
         let is_place = port.is_some_and(|(_, port)| port.parse::<u16>().is_ok_and(|port| port > 0));
         if id.is_empty() || !is_place {
-            let message = format!("has {node:?}, which is no address of a node");
+            let message = format!("has {}, which is no address of a node", shown(node));
             problems.extend(all.blame(NODES, message, "write host:port or id=host:port"));
         }
         if ids.contains(&id) || places.contains(&place) {
-            let message = format!("has {node:?}, whose id or address another one has");
+            let message = format!("has {}, whose id or address another one has", shown(node));
             problems.extend(all.blame(NODES, message, "give each node its own"));
         }
         ids.push(id);
@@ -145,7 +150,7 @@ fn this_node(all: &All<'_>) -> Option<Problem> {
     if ids.is_empty() || ids.contains(&this) {
         return None;
     }
-    let message = format!("is {this:?}, which is none of consensus.cluster_nodes");
+    let message = format!("is {}, which is none of consensus.cluster_nodes", shown(this));
     let hint = format!("give one of {}, or add it to the list of every node", ids.join(", "));
     all.blame("node_id", message, &hint)
 }

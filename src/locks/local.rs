@@ -4,6 +4,7 @@
 //! is answered on the caller's thread, before the call returns; a thread of its own exists only
 //! from the first wait or lease with an end until [`LocalLockManager::close`].
 //!
+//! The file is long by the port's many methods.
 //! Invariants: no reply and no ear is called while the mutex is held, and what one step means for
 //! others is told in the table's order, by the thread that took the step. Tokens begin at the wall
 //! clock's microseconds, so they grow over restarts too.
@@ -70,7 +71,7 @@ impl LocalLockManager {
 
     /// A manager that looks for no deadlocks: they end by the timeouts of those who wait.
     pub fn without_detection() -> Self {
-        Self::over(|first_token| LockTable::new(WAITS_MAX, first_token).without_detection())
+        Self::over(|first| LockTable::new(WAITS_MAX, first).without_detection())
     }
 
     /// A manager in which at most so many asks wait at once.

@@ -5,6 +5,7 @@
 #![allow(missing_docs)]
 
 mod choreography;
+mod configuration_page;
 mod coverage;
 mod events_durable;
 mod events_nats;

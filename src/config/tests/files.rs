@@ -13,7 +13,8 @@ fn a_later_source_wins_and_every_origin_is_known() {
         ("UNANIMITY_NODE_ID", ""),
     ]);
     let seconds = map(&[("commit_phase_timeout_seconds", Value::Int(3))]);
-    let arguments = map(&[("timeouts", seconds), ("node_id", "b".into())]);
+    let arguments =
+        map(&[("timeouts", seconds), ("node_id", "b".into()), ("cluster", "${x}".into())]);
     let sources = Sources {
         file: Some(file.path()),
         environment: Some(&environment),
@@ -30,6 +31,7 @@ fn a_later_source_wins_and_every_origin_is_known() {
     assert_eq!(of("timeouts.prepare_phase_timeout_seconds"), (Value::Int(2), variable));
     assert_eq!(of("timeouts.commit_phase_timeout_seconds"), (Value::Int(3), "argument".to_owned()));
     assert_eq!(of("performance.batch_size"), (Value::Int(50), "default".to_owned()));
+    assert_eq!(of("cluster"), ("${x}".into(), "argument".to_owned()));
     assert_eq!(of("node_id"), ("b".into(), "argument".to_owned()));
     let nodes = Value::List(vec!["a=h:1".into(), "b=h:2".into()]);
     assert_eq!(value(&config, "consensus.cluster_nodes"), nodes);

@@ -1,8 +1,8 @@
-//! The connections on which questions are asked: opened when needed, kept for a while, some for good.
+//! The connections on which questions are asked: opened when needed, kept for a while or for good.
 //!
-//! Not those of the writer and of the session, which have one each. Invariant: a connection on which
-//! a question failed is not given back, so that whatever is wrong with it ends with it. The number
-//! of those in use is bounded by who asks (`reader`).
+//! Not those of the writer and of the session, which have one each. Invariant: a connection on
+//! which a question failed is not given back, so that whatever is wrong with it ends with it. The
+//! number of those in use is bounded by who asks (`reader`).
 
 use std::cell::RefCell;
 use std::time::{Duration, Instant};

@@ -80,8 +80,8 @@ impl LockManager {
         Self { local: Some(local), ..Self::new(manager, Bounds::of(wait_max, lease)) }
     }
 
-    /// Locks in a PostgreSQL database. `times`, in seconds: session timeout, detection interval, which
-    /// is `None` where deadlocks are not looked for.
+    /// Locks in a PostgreSQL database. `times`, in seconds: session timeout, and the detection
+    /// interval, `None` where deadlocks are not looked for.
     #[staticmethod]
     fn postgres(
         py: Python<'_>,
