@@ -60,6 +60,17 @@ impl<T> Lost for Result<T, ClusterError> {
 /// Looks at the state. Must not block.
 pub type Look = Box<dyn FnOnce(Result<&Replica, ClusterError>) + Send>;
 
+/// No majority of the nodes is in reach of this one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct QuorumLost {
+    /// This node, by its id.
+    pub node: String,
+    /// The members whose last call failed, by their ids, as far as this node has called them.
+    pub unreachable: Vec<String>,
+    /// For people: who is missing, and why.
+    pub message: String,
+}
+
 /// Hears what no proposal asked for. Must not block.
 pub trait ReplicaEar: Send + Sync {
     /// What an entry meant, for any process; in the order of the log.
@@ -68,8 +79,9 @@ pub trait ReplicaEar: Send + Sync {
     /// The state was replaced by a snapshot: effects were missed, and are to be read from it.
     fn replaced(&self, replica: &Replica);
 
-    /// A majority is (`None`) or is not (`Some`: who is missing) in reach of this node.
-    fn quorum_changed(&self, _trouble: Option<&str>) {}
+    /// A majority is (`None`) or is not in reach of this node. One that begins to listen while
+    /// none is, is told so; what was said already may be said again.
+    fn quorum_changed(&self, _lost: Option<&QuorumLost>) {}
 }
 
 /// A replicated log as its users see it.

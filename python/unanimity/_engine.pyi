@@ -25,6 +25,7 @@ __all__ = [
     "LockWait",
     "MemoryStore",
     "PostgresStore",
+    "RaftClient",
     "RaftNode",
     "SqliteStore",
     "Streams",
@@ -250,6 +251,27 @@ class EventBus:
     def parked(self, bridge: Bridge, future: Future[list[tuple[Any, ...]]], limit: int) -> None: ...
     def redrive(self, bridge: Bridge, future: Future[bool], event_id: str, group: str) -> None: ...
     def close(self, bridge: Bridge, future: Future[bool]) -> None: ...
+
+@final
+class RaftClient:
+    # security: the files certificate, key and authority, or a secret, and whether neither is fine
+    def __new__(
+        cls,
+        cluster: str | None,
+        security: tuple[tuple[str, str, str] | None, bytes | None, bool],
+    ) -> RaftClient: ...
+    def status(
+        self, bridge: Bridge, future: Future[dict[str, Any]], at: tuple[str, float]
+    ) -> None: ...
+    # at: the node, and for how many seconds it is waited for; what: "add", "remove" or "transfer",
+    # and the node
+    def change(
+        self,
+        bridge: Bridge,
+        future: Future[None],
+        at: tuple[str, float],
+        what: tuple[str, str],
+    ) -> None: ...
 
 @final
 class RaftNode:

@@ -96,7 +96,7 @@ class RaftConsensusService(IConsensusService):
             (self.election_timeout_ms, self.heartbeat_interval_ms),
             threshold,
             _path(data_dir, "data_dir"),
-            (_tls(tls), _secret(secret), bool(insecure)),
+            (checked_tls(tls), checked_secret(secret), bool(insecure)),
             None if listen is None else checked_text(listen, "listen"),
         )
         self._closed = False
@@ -313,7 +313,8 @@ def _path(value: object, name: str) -> str | None:
     return os.path.abspath(path)  # noqa: PTH100
 
 
-def _tls(tls: object) -> tuple[str, str, str] | None:
+def checked_tls(tls: object) -> tuple[str, str, str] | None:
+    """Give certificate, key and authority as absolute paths."""
     if tls is None:
         return None
     if not isinstance(tls, Mapping) or set(tls) != set(_TLS_FILES):
@@ -327,7 +328,8 @@ def _tls(tls: object) -> tuple[str, str, str] | None:
     return certificate, key, authority
 
 
-def _secret(secret: object) -> bytes | None:
+def checked_secret(secret: object) -> bytes | None:
+    """Give the secret as bytes; it is in no message."""
     if secret is None:
         return None
     if not isinstance(secret, (str, bytes)):

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use super::{ClusterError, Look, ReplicaEar, ReplicatedLog};
+use super::{ClusterError, Look, QuorumLost, ReplicaEar, ReplicatedLog};
 use crate::model::ids::{ClusterId, InstanceId};
 use crate::model::time::Timestamp;
 use crate::protocol::replica::{Answer, Command, Entry, Position, Proposal, Replica};
@@ -62,10 +62,14 @@ impl MemoryCluster {
             state.cut_off.remove(&instance);
         }
         drop(state);
-        let trouble = is_cut_off.then_some("it was cut off");
+        let lost = is_cut_off.then(|| QuorumLost {
+            node: name.to_owned(),
+            unreachable: Vec::new(),
+            message: "it was cut off".to_owned(),
+        });
         self.each_ear(|owner, ear| {
             if *owner == instance {
-                ear.quorum_changed(trouble);
+                ear.quorum_changed(lost.as_ref());
             }
         });
     }

@@ -4,8 +4,8 @@
 //! handle; `core` is the inbox that whoever brings a fact works off; `drive` steps machines and
 //! carries out effects; `locking` takes locks and gives them back; `admission` lets requests in;
 //! `recovery` resumes and sweeps; `dead_letters` has what is parked; `projections` hand
-//! events to stores; `outbox` lets in what users wrote into stores; `queries` answers; `forget`
-//! drops markers; `background` has the two tasks.
+//! events to stores; `outbox` lets in what users wrote into stores; `partition` tells of a cluster;
+//! `queries` answers; `forget` drops markers; `background` has the two tasks.
 //!
 //! Invariant: every waiter is told exactly once.
 
@@ -25,6 +25,7 @@ mod locking;
 pub mod operator;
 mod options;
 mod outbox;
+mod partition;
 mod plan;
 mod projections;
 mod queries;

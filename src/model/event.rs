@@ -9,7 +9,7 @@ use super::request::CoordinationType;
 use super::time::Timestamp;
 use super::value::Value;
 
-/// An event about a coordination, or about those that wait for each other.
+/// An event about a coordination, about those that wait for each other, or about the cluster.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum CoordinationEvent {
@@ -46,6 +46,24 @@ pub enum CoordinationEvent {
     },
     /// `DEADLOCK_DETECTED`.
     Deadlock(Box<Deadlock>),
+    /// `PARTITION_DETECTED`: a node of a cluster has no majority in reach.
+    Partition {
+        /// Which node, by its id.
+        node: String,
+        /// The members that it does not reach, by their ids, as far as it knows.
+        unreachable: Vec<String>,
+        /// When.
+        at: Timestamp,
+    },
+    /// `PARTITION_HEALED`: it has one again.
+    PartitionHealed {
+        /// Which node, by its id.
+        node: String,
+        /// When it was detected.
+        detected_at: Timestamp,
+        /// When it was over.
+        at: Timestamp,
+    },
 }
 
 impl CoordinationEvent {
@@ -56,6 +74,8 @@ impl CoordinationEvent {
             Self::Completed { .. } => "COORDINATION_COMPLETED",
             Self::Failed { .. } => "COORDINATION_FAILED",
             Self::Deadlock(_) => "DEADLOCK_DETECTED",
+            Self::Partition { .. } => "PARTITION_DETECTED",
+            Self::PartitionHealed { .. } => "PARTITION_HEALED",
         }
     }
 
@@ -89,6 +109,17 @@ impl CoordinationEvent {
                 add("deadlock_cycle", Value::List(cycle));
                 add("resource_id", deadlock.resource.as_str().into());
                 add("detected_at", Value::Text(deadlock.detected_at.to_rfc3339()));
+            }
+            Self::Partition { node, unreachable, at } => {
+                add("node_id", node.as_str().into());
+                let ids = unreachable.iter().map(|id| id.as_str().into()).collect();
+                add("unreachable", Value::List(ids));
+                add("detected_at", Value::Text(at.to_rfc3339()));
+            }
+            Self::PartitionHealed { node, detected_at, at } => {
+                add("node_id", node.as_str().into());
+                add("detected_at", Value::Text(detected_at.to_rfc3339()));
+                add("healed_at", Value::Text(at.to_rfc3339()));
             }
         }
         Value::Map(entries)

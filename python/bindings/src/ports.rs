@@ -169,6 +169,10 @@ fn count(metrics: &Bound<'_, PyAny>, event: &CoordinationEvent) -> PyResult<()> 
             let name = "coordination_deadlocks_detected_total";
             metrics.call_method1("increment_counter", (name,)).map(drop)
         }
+        CoordinationEvent::Partition { .. } => {
+            let name = "coordination_partitions_detected_total";
+            metrics.call_method1("increment_counter", (name,)).map(drop)
+        }
         _ => Ok(()),
     }
 }

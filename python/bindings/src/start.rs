@@ -44,12 +44,13 @@ pub(crate) fn start_engine(
 ) -> Result<(), EngineError> {
     let (location, settings) = (parts.journal, parts.journal_options);
     let open = || journal::open(&location, settings, false);
-    let (journal, consensus) = match parts.decider {
+    let (journal, consensus, cluster) = match parts.decider {
         Decider::Cluster(log) => {
-            (Arc::new(ReplicatedJournal::open(log)?) as Arc<dyn Journal>, None)
+            let journal = ReplicatedJournal::open(Arc::clone(&log))?;
+            (Arc::new(journal) as Arc<dyn Journal>, None, Some(log))
         }
-        Decider::Service(consensus) => (open()?, Some(consensus)),
-        Decider::Journal => (open()?, None),
+        Decider::Service(consensus, cluster) => (open()?, Some(consensus), cluster),
+        Decider::Journal => (open()?, None, None),
     };
     let closing = Arc::clone(&journal);
     let ports = Ports {
@@ -68,7 +69,12 @@ pub(crate) fn start_engine(
         let _ = sender.send(report);
     });
     let engine = match engine::Coordinator::start(ports, reply) {
-        Ok(coordinator) => Engine::started(coordinator),
+        Ok(coordinator) => {
+            if let Some(cluster) = cluster {
+                coordinator.hear(&*cluster);
+            }
+            Engine::started(coordinator)
+        }
         Err(error) => {
             closing.close();
             return Err(error);

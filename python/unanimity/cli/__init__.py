@@ -30,6 +30,8 @@ _VERBS = {
     "events": "events",
     "recover": "recover",
     "config": "config",
+    "raft": "raft",
+    "node": "node",
     "version": "journal",
 }
 
@@ -104,6 +106,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_resolve(_verb(verbs, "resolve", "decide as an operator what cannot be decided otherwise"))
     _verb(verbs, "migrate", "bring the journal's tables to this version")
     _add_config(verbs)
+    _add_raft(verbs)
+    _add_node(verbs)
     _verb(verbs, "version", "this version")
     return parser
 
@@ -131,6 +135,43 @@ def _add_config(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     verb.add_argument("file", metavar="FILE", help="the YAML file")
     verb.add_argument("--origin", action="store_true", help="show where each value is from")
     verb.add_argument("--json", action="store_true", help="print one JSON document")
+
+
+def _add_raft(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    about = "a cluster's status (1 if it has no majority or no leader), and changes of its members"
+    verb = verbs.add_parser("raft", help=about, description=about[0].upper() + about[1:] + ".")
+    verb.add_argument("what", choices=("status", "add-node", "remove-node", "transfer"))
+    verb.add_argument(
+        "subject",
+        metavar="NODE",
+        nargs="?",
+        help="add-node: id=host:port; remove-node, transfer: its id",
+    )
+    verb.add_argument(
+        "--node",
+        action="append",
+        metavar="[ID=]HOST:PORT",
+        help="ask this node; repeat it, and the next one is asked where one is not reached",
+    )
+    verb.add_argument("--config", metavar="FILE", help="take nodes and security of this file")
+    verb.add_argument("--secret-file", metavar="FILE", help="the file of the cluster's secret")
+    for name in ("certificate", "key", "authority"):
+        verb.add_argument(f"--tls-{name}", metavar="FILE", help=f"the file of the {name}, in PEM")
+    verb.add_argument(
+        "--insecure", action="store_true", help="neither secret nor TLS, beyond this machine"
+    )
+    verb.add_argument(
+        "--timeout", type=float, default=120.0, metavar="SECONDS", help="(default: %(default)g)"
+    )
+    verb.add_argument("--json", action="store_true", help="print one JSON document")
+    verb.set_defaults(journal="")
+
+
+def _add_node(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    about = "run one node of a cluster until it is told to end (SIGTERM, Ctrl-C)"
+    verb = verbs.add_parser("node", help=about, description=about[0].upper() + about[1:] + ".")
+    verb.add_argument("file", metavar="FILE", help="the YAML configuration, with its node_id")
+    verb.add_argument("--json", action="store_true", help="print the line as JSON")
 
 
 def _add_demo(verb: argparse.ArgumentParser) -> None:

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 
 use super::test_kit::*;
 use super::transport::PeerAddress;
-use crate::cluster::{ClusterError, ReplicaEar, ReplicatedLog};
+use crate::cluster::{ClusterError, QuorumLost, ReplicaEar, ReplicatedLog};
 use crate::consensus::{Consensus, Proposal, Standing};
 use crate::model::outcome::Decision::{Abort, Commit};
 use crate::model::value::Value;
@@ -83,6 +83,7 @@ struct Ear {
     heard: Mutex<Vec<bool>>,
     came: tokio::sync::Notify,
     replaced: Mutex<usize>,
+    missing: Mutex<Vec<String>>,
 }
 
 impl ReplicaEar for Ear {
@@ -92,8 +93,11 @@ impl ReplicaEar for Ear {
         *self.replaced.lock().unwrap() += 1;
     }
 
-    fn quorum_changed(&self, trouble: Option<&str>) {
-        self.heard.lock().unwrap().push(trouble.is_none());
+    fn quorum_changed(&self, lost: Option<&QuorumLost>) {
+        if let Some(lost) = lost {
+            self.missing.lock().unwrap().clone_from(&lost.unreachable);
+        }
+        self.heard.lock().unwrap().push(lost.is_none());
         self.came.notify_one();
     }
 }
@@ -135,6 +139,23 @@ async fn a_minority_decides_nothing_and_says_so_until_it_is_back() {
         ear.hears(true).await;
         assert_eq!(read(cluster.node(&alone), &name).await.unwrap().unwrap().decision, Commit);
     }
+    cluster.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_listens_while_no_majority_is_in_reach_is_told_so_and_who_is_missing() {
+    let cluster = Cluster::in_memory().of_three().await;
+    let alone = cluster.leader().await;
+    let (early, late) = (Arc::new(Ear::default()), Arc::new(Ear::default()));
+    cluster.node(&alone).listen(early.clone());
+    cluster.net.isolate(&alone);
+    early.hears(false).await;
+    assert_eq!(*early.missing.lock().unwrap(), cluster.others(&alone));
+    cluster.node(&alone).listen(late.clone());
+    assert_eq!(*late.heard.lock().unwrap(), [false]);
+    assert_eq!(*late.missing.lock().unwrap(), cluster.others(&alone));
+    cluster.net.heal();
+    late.hears(true).await;
     cluster.close().await;
 }
 

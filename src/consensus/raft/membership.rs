@@ -29,38 +29,41 @@ impl RaftNode {
     /// Adds a node, which runs and has an empty folder: as a learner, and when it has caught up,
     /// as a voter. Done already counts as done.
     pub async fn add_node(&self, node: &PeerAddress) -> Result<(), RaftError> {
-        self.change(&|| Request::Add(Member::from(node))).await
+        change(&self.inner, &|| Request::Add(Member::from(node))).await
     }
 
     /// Removes a node; its id is never used again. Done already counts as done.
     pub async fn remove_node(&self, node_id: &str) -> Result<(), RaftError> {
-        self.change(&|| Request::Remove(node_id.to_owned())).await
+        change(&self.inner, &|| Request::Remove(node_id.to_owned())).await
     }
 
     /// Makes another node the leader. Proposals wait meanwhile, for about an election timeout.
     pub async fn transfer_leadership(&self, node_id: &str) -> Result<(), RaftError> {
-        self.change(&|| Request::Transfer(node_id.to_owned())).await
+        change(&self.inner, &|| Request::Transfer(node_id.to_owned())).await
     }
+}
 
-    async fn change(&self, request: &impl Fn() -> Request) -> Result<(), RaftError> {
-        let inner = &self.inner;
-        let until = Instant::now() + inner.options.election_timeout * 4;
-        loop {
-            let changed = change_once(inner, request()).await;
-            match changed {
-                Ok(()) => return Ok(()),
-                Err(NotChanged::Impossible(words)) => return Err(RaftError::Membership(words)),
-                Err(NotChanged::NoAnswer(words)) => return Err(RaftError::NoAnswer(words)),
-                Err(NotChanged::NotLeader) => {}
-            }
-            if Instant::now() >= until {
-                let words = format!("nobody leads; of the calls: {}", inner.peers.troubles());
-                return Err(RaftError::NoAnswer(words));
-            }
-            tokio::select! {
-                () = sleep(inner.pause()) => {}
-                () = inner.over() => return Err(RaftError::Stopped("it was closed".to_owned())),
-            }
+/// Has the leader do it, whoever that is, for as long as nobody leads and patience lasts.
+pub(super) async fn change(
+    inner: &Arc<Inner>,
+    request: &(impl Fn() -> Request + Sync),
+) -> Result<(), RaftError> {
+    let until = Instant::now() + inner.options.election_timeout * 4;
+    loop {
+        let changed = change_once(inner, request()).await;
+        match changed {
+            Ok(()) => return Ok(()),
+            Err(NotChanged::Impossible(words)) => return Err(RaftError::Membership(words)),
+            Err(NotChanged::NoAnswer(words)) => return Err(RaftError::NoAnswer(words)),
+            Err(NotChanged::NotLeader) => {}
+        }
+        if Instant::now() >= until {
+            let words = format!("nobody leads; of the calls: {}", inner.peers.troubles());
+            return Err(RaftError::NoAnswer(words));
+        }
+        tokio::select! {
+            () = sleep(inner.pause()) => {}
+            () = inner.over() => return Err(RaftError::Stopped("it was closed".to_owned())),
         }
     }
 }
@@ -229,10 +232,18 @@ pub(super) async fn transfer(inner: &Inner, name: &str) -> Result<(), NotChanged
     if inner.is_handing_over.swap(true, Ordering::SeqCst) {
         return Err(impossible("leadership is being handed over already"));
     }
-    let done = hand_over(inner, target, &metrics).await;
-    inner.raft.runtime_config().heartbeat(true);
-    inner.is_handing_over.store(false, Ordering::SeqCst);
-    done
+    let _under_way = HandingOver(inner);
+    hand_over(inner, target, &metrics).await
+}
+
+/// Leadership is being handed over; also when whoever asked for it goes away in between.
+struct HandingOver<'a>(&'a Inner);
+
+impl Drop for HandingOver<'_> {
+    fn drop(&mut self) {
+        self.0.raft.runtime_config().heartbeat(true);
+        self.0.is_handing_over.store(false, Ordering::SeqCst);
+    }
 }
 
 /// Lets the target catch up, is silent until the others may vote again, and tells it to stand.

@@ -111,7 +111,7 @@ impl Answer {
     }
 }
 
-fn encode(text: &impl Serialize, tail: &[u8]) -> Vec<u8> {
+pub(super) fn encode(text: &impl Serialize, tail: &[u8]) -> Vec<u8> {
     let mut bytes = vec![0; HEAD_BYTES];
     bytes[0] = VERSION;
     serde_json::to_writer(&mut bytes, text).expect("what nodes say can be written as text");
@@ -121,7 +121,7 @@ fn encode(text: &impl Serialize, tail: &[u8]) -> Vec<u8> {
     bytes
 }
 
-fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<(T, &[u8]), String> {
+pub(super) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<(T, &[u8]), String> {
     let (head, rest) = bytes.split_at_checked(HEAD_BYTES).ok_or("a message without a head")?;
     if head[0] != VERSION {
         return Err(format!("a message of version {}, and this node reads {VERSION}", head[0]));

@@ -12,6 +12,9 @@
 
 #[cfg(test)]
 mod chaos_test;
+mod client;
+#[cfg(test)]
+mod client_test;
 #[cfg(test)]
 mod cluster_test;
 mod error;
@@ -32,6 +35,7 @@ mod test_kit;
 pub mod transport;
 mod types;
 
+pub use client::{Failed, NodeReport, RaftClient};
 pub use error::RaftError;
 pub use node::RaftNode;
 pub use options::RaftOptions;

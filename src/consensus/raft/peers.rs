@@ -68,6 +68,11 @@ impl Peers {
         answer
     }
 
+    /// Whether the last call to the node failed.
+    pub(super) fn is_in_trouble(&self, id: &str) -> bool {
+        self.troubles.lock().unwrap_or_else(PoisonError::into_inner).contains_key(id)
+    }
+
     /// The nodes whose last call failed, with the reasons, for people.
     pub(super) fn troubles(&self) -> String {
         let troubles = self.troubles.lock().unwrap_or_else(PoisonError::into_inner);

@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering;
 use openraft::{LogIdOptionExt, LogIndexOptionExt, ServerState};
 
 use super::error::RaftError;
-use super::node::{RaftNode, State};
+use super::node::{Inner, RaftNode, State};
 use super::transport::PeerAddress;
 use super::types::Metrics;
 use crate::model::ids::CoordinationId;
@@ -56,37 +56,45 @@ pub struct MemberStatus {
 impl RaftNode {
     /// How this node stands.
     pub async fn status(&self) -> Result<RaftStatus, RaftError> {
-        let committed = self.inner.raft.with_raft_state(|state| state.committed.index()).await;
-        let status = self.status_now();
-        // One that has stopped knows no more than it carried out.
-        let commit_index = committed.ok().flatten().unwrap_or(0).max(status.last_applied);
-        Ok(RaftStatus { commit_index, ..status })
+        Ok(status(&self.inner).await)
     }
 
     /// How this node stands, without asking openraft: its commit index is what it carried out.
     pub fn status_now(&self) -> RaftStatus {
-        let inner = &self.inner;
-        let (metrics, state) = (inner.metrics(), inner.state.borrow().clone());
-        let last_applied = metrics.last_applied.index().unwrap_or(0);
-        let name = |number| name(&metrics, number);
-        RaftStatus {
-            node_id: inner.options.node_id.clone(),
-            state: word(&metrics, &state),
-            term: metrics.current_term,
-            voted_for: metrics
-                .vote
-                .leader_id()
-                .voted_for()
-                .filter(|_| metrics.current_term > 0)
-                .map(name),
-            leader: metrics.current_leader.map(name),
-            commit_index: last_applied,
-            last_applied,
-            members: members(&metrics),
-            decisions: inner.applied.recent(),
-            trouble: state.error().map(|error| error.to_string()),
-            frames_dropped: inner.options.frames_dropped.load(Ordering::Relaxed),
-        }
+        status_now(&self.inner)
+    }
+}
+
+/// How a node stands.
+pub(super) async fn status(inner: &Inner) -> RaftStatus {
+    let committed = inner.raft.with_raft_state(|state| state.committed.index()).await;
+    let status = status_now(inner);
+    // One that has stopped knows no more than it carried out.
+    let commit_index = committed.ok().flatten().unwrap_or(0).max(status.last_applied);
+    RaftStatus { commit_index, ..status }
+}
+
+fn status_now(inner: &Inner) -> RaftStatus {
+    let (metrics, state) = (inner.metrics(), inner.state.borrow().clone());
+    let last_applied = metrics.last_applied.index().unwrap_or(0);
+    let name = |number| name(&metrics, number);
+    RaftStatus {
+        node_id: inner.options.node_id.clone(),
+        state: word(&metrics, &state),
+        term: metrics.current_term,
+        voted_for: metrics
+            .vote
+            .leader_id()
+            .voted_for()
+            .filter(|_| metrics.current_term > 0)
+            .map(name),
+        leader: metrics.current_leader.map(name),
+        commit_index: last_applied,
+        last_applied,
+        members: members(&metrics),
+        decisions: inner.applied.recent(),
+        trouble: state.error().map(|error| error.to_string()),
+        frames_dropped: inner.options.frames_dropped.load(Ordering::Relaxed),
     }
 }
 

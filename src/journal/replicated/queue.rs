@@ -10,7 +10,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use super::folded;
-use crate::cluster::{ClusterError, ReplicaEar, ReplicatedLog};
+use crate::cluster::{ClusterError, QuorumLost, ReplicaEar, ReplicatedLog};
 use crate::journal::{Answer, AnswerSink, Append, Durability, JournalError};
 use crate::model::record::Record;
 use crate::protocol::replica::{Answer as Word, Command, Effect, Replica};
@@ -306,8 +306,8 @@ impl ReplicaEar for Ear {
         self.owner_died();
     }
 
-    fn quorum_changed(&self, trouble: Option<&str>) {
-        if let Some(inner) = self.0.upgrade().filter(|_| trouble.is_none()) {
+    fn quorum_changed(&self, lost: Option<&QuorumLost>) {
+        if let Some(inner) = self.0.upgrade().filter(|_| lost.is_none()) {
             inner.changed.notify_all();
         }
     }

@@ -5,6 +5,7 @@
 //! returns at once, and the answer arrives in a future. Invariants: no method blocks; a node that a
 //! forked child inherited is refused.
 
+mod client;
 mod node;
 mod parts;
 
@@ -294,8 +295,8 @@ fn on_a_thread(
 pub(crate) enum Decider {
     /// The journal, by its first record.
     Journal,
-    /// A service that is asked before the journal.
-    Service(Arc<dyn Consensus>),
+    /// A service that is asked before the journal; with the cluster behind it, where it is ours.
+    Service(Arc<dyn Consensus>, Option<Arc<dyn ReplicatedLog>>),
     /// A cluster that keeps the journal too.
     Cluster(Arc<dyn ReplicatedLog>),
 }
@@ -309,13 +310,13 @@ pub(crate) fn decider_of(
 ) -> PyResult<Decider> {
     let Some(object) = object else { return Ok(Decider::Journal) };
     let Ok(ours) = object.cast::<RaftNode>() else {
-        return Ok(Decider::Service(Arc::new(PythonConsensus::adapt(bridge, object)?)));
+        return Ok(Decider::Service(Arc::new(PythonConsensus::adapt(bridge, object)?), None));
     };
     let running = ours.get().running(object.py())?;
     Ok(if keeps_journal {
         Decider::Cluster(running.log())
     } else {
-        Decider::Service(running.consensus())
+        Decider::Service(running.consensus(), Some(running.log()))
     })
 }
 
@@ -329,5 +330,6 @@ fn node_addresses(py: Python<'_>, nodes: Vec<String>) -> PyResult<Vec<(String, S
 
 pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(node_addresses, module)?)?;
+    module.add_class::<client::RaftClient>()?;
     module.add_class::<RaftNode>()
 }

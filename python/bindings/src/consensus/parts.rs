@@ -10,7 +10,7 @@ use unanimity::cluster::ClusterError;
 use unanimity::consensus::raft::transport::{
     PeerAddress, Secret, Security, SetupError, TlsFiles, TransportCounts,
 };
-use unanimity::consensus::raft::{RaftError, RaftStatus};
+use unanimity::consensus::raft::{MemberStatus, NodeReport, RaftError, RaftStatus};
 use unanimity::model::ids::{ClusterId, CoordinationId};
 use unanimity::model::outcome::Decision;
 use unanimity::protocol::replica::StandingDecision;
@@ -188,16 +188,7 @@ pub(super) fn status(
     dict.set_item("leader_id", &status.leader)?;
     dict.set_item("commit_index", status.commit_index)?;
     dict.set_item("last_applied", status.last_applied)?;
-    let members = PyList::empty(py);
-    for member in &status.members {
-        let one = PyDict::new(py);
-        one.set_item("id", &member.node.id)?;
-        one.set_item("address", member.node.place())?;
-        one.set_item("role", if member.is_voter { "voter" } else { "learner" })?;
-        one.set_item("lag", member.lag)?;
-        members.append(one)?;
-    }
-    dict.set_item("members", members)?;
+    dict.set_item("members", members(py, &status.members)?)?;
     dict.set_item("trouble", &status.trouble)?;
     dict.set_item("connections", counts.connections)?;
     dict.set_item("refused", counts.refused)?;
@@ -206,6 +197,34 @@ pub(super) fn status(
     dict.set_item("unfinished", counts.unfinished)?;
     dict.set_item("calls_refused", counts.calls_refused)?;
     Ok(dict.into_any().unbind())
+}
+
+/// How a node sees the cluster, as it told a client: the same keys, without what its door counts.
+pub(super) fn report(py: Python<'_>, report: &NodeReport) -> PyResult<Py<PyAny>> {
+    let dict = PyDict::new(py);
+    dict.set_item("node_id", &report.node_id)?;
+    dict.set_item("state", &report.state)?;
+    dict.set_item("term", report.term)?;
+    dict.set_item("voted_for", &report.voted_for)?;
+    dict.set_item("leader_id", &report.leader)?;
+    dict.set_item("commit_index", report.commit_index)?;
+    dict.set_item("last_applied", report.last_applied)?;
+    dict.set_item("members", members(py, &report.members)?)?;
+    dict.set_item("trouble", &report.trouble)?;
+    Ok(dict.into_any().unbind())
+}
+
+fn members<'py>(py: Python<'py>, members: &[MemberStatus]) -> PyResult<Bound<'py, PyList>> {
+    let list = PyList::empty(py);
+    for member in members {
+        let one = PyDict::new(py);
+        one.set_item("id", &member.node.id)?;
+        one.set_item("address", member.node.place())?;
+        one.set_item("role", if member.is_voter { "voter" } else { "learner" })?;
+        one.set_item("lag", member.lag)?;
+        list.append(one)?;
+    }
+    Ok(list)
 }
 
 /// Term, vote, commit index, last applied, state, leader.

@@ -142,7 +142,7 @@ impl Leader {
         }
         match &*self.inner.state.borrow() {
             State::Well => None,
-            State::NoQuorum(words) => Some(NotTaken::NoQuorum(words.clone())),
+            State::NoQuorum(lost) => Some(NotTaken::NoQuorum(lost.message.clone())),
             State::Stopped(words) => Some(NotTaken::Refused(words.clone())),
             State::Closed => Some(NotTaken::Refused("the node is closed".to_owned())),
         }

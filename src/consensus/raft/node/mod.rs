@@ -39,7 +39,7 @@ use super::server::Server;
 use super::state_machine::{Applied, Asked, StateMachine};
 use super::transport::{Handler, PeerAddress, Transport};
 use super::types::{Metrics, Number, Raft, number};
-use crate::cluster::{ClusterError, Look, ReplicatedLog};
+use crate::cluster::{ClusterError, Look, QuorumLost, ReplicatedLog};
 use crate::model::ids::{ID_CHARACTERS_MAX, InstanceId};
 use crate::protocol::replica::Command;
 
@@ -52,7 +52,7 @@ const SUBMISSIONS_MAX: usize = 1 << 10;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum State {
     Well,
-    NoQuorum(String),
+    NoQuorum(QuorumLost),
     Stopped(String),
     Closed,
 }
@@ -62,7 +62,7 @@ impl State {
     pub(super) fn error(&self) -> Option<ClusterError> {
         match self {
             Self::Well => None,
-            Self::NoQuorum(message) => Some(ClusterError::NoQuorum { message: message.clone() }),
+            Self::NoQuorum(lost) => Some(ClusterError::NoQuorum { message: lost.message.clone() }),
             Self::Stopped(message) => Some(ClusterError::Stopped { message: message.clone() }),
             Self::Closed => Some(ClusterError::Closed),
         }

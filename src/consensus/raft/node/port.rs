@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use super::{Ask, RaftNode};
+use super::{Ask, RaftNode, State};
 use crate::cluster::{ClusterError, Look, ReplicaEar, ReplicatedLog};
 use crate::consensus::raft::state_machine::Asked;
 use crate::consensus::{Consensus, Proposal, Standing};
@@ -39,7 +39,20 @@ impl ReplicatedLog for RaftNode {
     }
 
     fn listen(&self, ear: Arc<dyn ReplicaEar>) {
-        self.inner.applied.listen(ear);
+        self.inner.applied.listen(Arc::clone(&ear));
+        let lost = || match &*self.inner.state.borrow() {
+            State::NoQuorum(lost) => Some(lost.clone()),
+            _ => None,
+        };
+        if let Some(lost) = lost() {
+            ear.quorum_changed(Some(&lost));
+        } else {
+            return;
+        }
+        // Its end may have been told before its beginning was, here.
+        if lost().is_none() {
+            ear.quorum_changed(None);
+        }
     }
 
     fn propose(&self, commands: Vec<Command>, reply: Reply<Result<Vec<Answer>, ClusterError>>) {

@@ -10,6 +10,9 @@ use openraft::ServerState;
 use tokio::time::{Duration, Instant, sleep};
 
 use super::{Inner, State};
+use crate::cluster::QuorumLost;
+use crate::consensus::raft::message::Request;
+use crate::consensus::raft::transport::PeerAddress;
 use crate::consensus::raft::types::Metrics;
 
 pub(super) async fn run(inner: Arc<Inner>) {
@@ -30,7 +33,10 @@ pub(super) async fn run(inner: Arc<Inner>) {
             return;
         }
         good_at = last_good(&inner, &metrics).unwrap_or(good_at).max(good_at);
-        judge(&inner, &metrics, good_at);
+        tokio::select! {
+            () = inner.over() => return,
+            () = judge(&inner, &metrics, good_at) => {}
+        }
         compact(&inner, &metrics).await;
     }
 }
@@ -67,7 +73,7 @@ fn last_good(inner: &Inner, metrics: &Metrics) -> Option<Instant> {
     metrics.current_leader.filter(|leader| *leader != inner.me).map(|_| now)
 }
 
-fn judge(inner: &Inner, metrics: &Metrics, good_at: Instant) {
+async fn judge(inner: &Inner, metrics: &Metrics, good_at: Instant) {
     let silence = good_at.elapsed();
     if silence <= inner.options.election_timeout * 2 {
         if inner.become_(State::Well) {
@@ -79,18 +85,44 @@ fn judge(inner: &Inner, metrics: &Metrics, good_at: Instant) {
     if *inner.state.borrow() != State::Well {
         return;
     }
-    let what =
-        if metrics.state == ServerState::Leader { "hears no majority" } else { "knows no leader" };
-    let (node, troubles) = (&inner.options.node_id, inner.peers.troubles());
-    let words = format!("node {node} {what} for {silence:.1?}; of the calls to others: {troubles}");
-    tracing::warn!(reason = %words, "no majority is in reach");
-    if inner.become_(State::NoQuorum(words.clone())) {
-        tell(inner, Some(&words));
+    let lost = quorum_lost(inner, metrics, silence);
+    tracing::warn!(reason = %lost.message, "no majority is in reach");
+    if inner.become_(State::NoQuorum(lost)) {
+        // Who hears of it is told of all that are missing, not only of those that were called.
+        call_all(inner, metrics).await;
+        let lost = quorum_lost(inner, metrics, silence);
+        inner.become_(State::NoQuorum(lost.clone()));
+        tell(inner, Some(&lost));
     }
 }
 
-fn tell(inner: &Inner, trouble: Option<&str>) {
+fn quorum_lost(inner: &Inner, metrics: &Metrics, silence: Duration) -> QuorumLost {
+    let what =
+        if metrics.state == ServerState::Leader { "hears no majority" } else { "knows no leader" };
+    let (node, troubles) = (inner.options.node_id.clone(), inner.peers.troubles());
+    let message =
+        format!("node {node} {what} for {silence:.1?}; of the calls to others: {troubles}");
+    let ids = others(inner, metrics).into_iter().map(|place| place.id);
+    let unreachable = ids.filter(|id| inner.peers.is_in_trouble(id)).collect();
+    QuorumLost { node, unreachable, message }
+}
+
+/// The other members, where they are found.
+fn others(inner: &Inner, metrics: &Metrics) -> Vec<PeerAddress> {
+    let members = metrics.membership_config.membership().nodes();
+    let others = members.filter(|(number, _)| **number != inner.me);
+    others.filter_map(|(number, member)| inner.peers.place(*number, Some(member))).collect()
+}
+
+/// Calls every other member once, so that it is known which of them do not answer.
+async fn call_all(inner: &Inner, metrics: &Metrics) {
+    let (places, patience) = (others(inner, metrics), inner.options.election_timeout / 2);
+    let calls = places.iter().map(|place| inner.peers.ask(place, Request::Hello, patience));
+    futures_util::future::join_all(calls).await;
+}
+
+fn tell(inner: &Inner, lost: Option<&QuorumLost>) {
     for ear in inner.applied.ears() {
-        ear.quorum_changed(trouble);
+        ear.quorum_changed(lost);
     }
 }

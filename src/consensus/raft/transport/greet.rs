@@ -1,10 +1,11 @@
 //! The greeting of two nodes: after it each knows who the other is, as far as that can be proved.
 //!
 //! The words are in `hello`, the proofs in `proof`, certificates in `tls`. Not bounded in time:
-//! whoever calls it is. Invariant: no [`Link`] without the other side's proof.
+//! whoever calls it is. A caller without an id is a client: it has the same proof to give, and need
+//! not say whom it looks for. Invariant: no [`Link`] without the other side's proof.
 
-use std::io;
 use std::sync::{Mutex, PoisonError};
+use std::{fmt, io};
 
 use bytes::{Bytes, BytesMut};
 use rustls::pki_types::CertificateDer;
@@ -14,7 +15,8 @@ use tokio::net::TcpStream;
 use super::frame::{Decoder, FrameError, encode};
 use super::hello::{self, Complaint, Hello, SecurityKind, Welcome};
 use super::link::{Link, Reader, Wire, Writer};
-use super::port::PeerAddress;
+use super::options::{CLIENT_FRAME_BYTES_MAX, Security, SetupError};
+use super::port::{PeerAddress, TransportError};
 use super::proof::{NONCE_BYTES, Role, Secret};
 use super::tls::{Tls, is_named, name_of};
 
@@ -25,6 +27,17 @@ pub(super) enum Guard {
     Tls(Tls),
 }
 
+impl Guard {
+    /// Reads what the security needs; for a node, or (without an id) for a client.
+    pub(super) fn load(security: &Security, node: Option<&str>) -> Result<Self, SetupError> {
+        Ok(match security {
+            Security::Open { .. } => Self::Open,
+            Security::Secret(secret) => Self::Secret(secret.clone()),
+            Security::Tls(files) => Self::Tls(Tls::load(files, node)?),
+        })
+    }
+}
+
 /// Who a node is to others.
 pub(super) struct Identity {
     pub(super) node: String,
@@ -32,6 +45,24 @@ pub(super) struct Identity {
     pub(super) cluster: Mutex<Option<String>>,
     pub(super) guard: Guard,
     pub(super) frame_max: usize,
+}
+
+/// Who called.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Caller {
+    /// A node, by its id.
+    Node(String),
+    /// Somebody of the cluster who is no node.
+    Client,
+}
+
+impl fmt::Display for Caller {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Node(id) => f.write_str(id),
+            Self::Client => f.write_str("a client"),
+        }
+    }
 }
 
 /// Why two nodes do not know each other after a greeting.
@@ -63,6 +94,25 @@ impl From<FrameError> for GreetError {
     }
 }
 
+impl GreetError {
+    /// What whoever called that address is told.
+    pub(super) fn told(self, address: &PeerAddress) -> TransportError {
+        let reason = match self {
+            // What TLS has against a certificate comes as invalid data.
+            Self::Io(error) if error.kind() != io::ErrorKind::InvalidData => {
+                return TransportError::Unreachable(format!("{address}: {error}"));
+            }
+            Self::Io(error) => error.to_string(),
+            Self::Refused => "it refuses this node; its log says why (another cluster, secret, \
+                              certificate or release)"
+                .to_owned(),
+            Self::Complaint(Complaint::Garbage(words)) => words.to_owned(),
+            Self::Complaint(Complaint::Stranger(words)) => words,
+        };
+        TransportError::Refused(format!("{address}: {reason}"))
+    }
+}
+
 fn stranger<T>(reason: impl Into<String>) -> Result<T, GreetError> {
     Err(Complaint::Stranger(reason.into()).into())
 }
@@ -90,8 +140,9 @@ impl Identity {
         stranger(format!("it is a node of cluster \"{theirs}\", this one of cluster \"{own}\""))
     }
 
-    fn frame_max_word(&self) -> u32 {
-        u32::try_from(self.frame_max).unwrap_or(u32::MAX)
+    /// The largest frame that is taken of a caller with this id.
+    fn frame_max_of(&self, caller: &str) -> usize {
+        if caller.is_empty() { self.frame_max.min(CLIENT_FRAME_BYTES_MAX) } else { self.frame_max }
     }
 
     fn proof(&self, role: Role, transcript: &[u8]) -> Vec<u8> {
@@ -109,15 +160,16 @@ impl Identity {
         if is_proved { Ok(()) } else { stranger("it does not know the secret of the cluster") }
     }
 
-    fn link(&self, speech: Speech, role: Role, transcript: &[u8], their_max: u32) -> Link {
+    /// `bounds`: the largest frame that is taken, and the largest that the other side takes.
+    fn link(&self, speech: Speech, role: Role, transcript: &[u8], bounds: (usize, u32)) -> Link {
         let their_role = if role == Role::Caller { Role::Answerer } else { Role::Caller };
         let seal = |role| match &self.guard {
             Guard::Secret(secret) => Some(secret.seal(role, transcript)),
             _ => None,
         };
-        let frame_max = self.frame_max.min(their_max as usize);
+        let frame_max = self.frame_max.min(bounds.1 as usize);
         let (reader, writer) = tokio::io::split(speech.wire);
-        let decoder = Decoder::new(self.frame_max, seal(their_role));
+        let decoder = Decoder::new(bounds.0, seal(their_role));
         Link {
             reader: Reader::new(reader, speech.buffer, decoder),
             writer: Writer::new(writer, seal(role)),
@@ -163,6 +215,11 @@ impl Speech {
     }
 }
 
+/// A bound as it is said.
+fn word(bytes: usize) -> u32 {
+    u32::try_from(bytes).unwrap_or(u32::MAX)
+}
+
 fn fresh_nonce() -> io::Result<[u8; NONCE_BYTES]> {
     let mut nonce = [0; NONCE_BYTES];
     getrandom::fill(&mut nonce).map_err(io::Error::other)?;
@@ -190,11 +247,13 @@ pub(super) async fn greet(
         _ => Box::new(tcp),
     };
     let mut speech = Speech::over(wire);
+    // A client that was given an address alone speaks with whoever is there.
+    let is_anybody = own.node.is_empty() && to.id == to.place();
     let hello = Hello {
         cluster: own.cluster(),
         node: own.node.clone(),
-        to: to.id.clone(),
-        frame_max: own.frame_max_word(),
+        to: if is_anybody { String::new() } else { to.id.clone() },
+        frame_max: word(own.frame_max),
         nonce: fresh_nonce()?,
     };
     let said = hello.encode();
@@ -203,19 +262,19 @@ pub(super) async fn greet(
     let transcript = [&opening[..], &said, &challenge].concat();
     speech.say(&own.proof(Role::Caller, &transcript)).await?;
     let (welcome, said, proof) = Welcome::decode(&speech.hear_going_on().await?)?;
-    if welcome.node != to.id {
+    if welcome.node != to.id && !is_anybody {
         return stranger(format!("the node there is \"{}\"", welcome.node));
     }
     own.check_cluster(&welcome.cluster)?;
     own.check_proof(Role::Answerer, &[&transcript[..], &said].concat(), &proof)?;
-    Ok(own.link(speech, Role::Caller, &transcript, welcome.frame_max))
+    Ok(own.link(speech, Role::Caller, &transcript, (own.frame_max, welcome.frame_max)))
 }
 
-/// Answers the greeting of whoever called; with the id of the caller.
+/// Answers the greeting of whoever called; with who that is.
 pub(super) async fn answer(
     own: &Identity,
     mut tcp: TcpStream,
-) -> Result<(Link, String), GreetError> {
+) -> Result<(Link, Caller), GreetError> {
     let mut opening = [0; hello::OPENING_BYTES];
     tcp.read_exact(&mut opening).await?;
     if let Err(complaint) = hello::check_opening(opening, own.kind()) {
@@ -243,8 +302,10 @@ pub(super) async fn answer(
     let mut speech = Speech::over(wire);
     match answer_hello(own, &mut speech, &opening, certificate).await {
         Ok((hello, transcript)) => {
-            let link = own.link(speech, Role::Answerer, &transcript, hello.frame_max);
-            Ok((link, hello.node))
+            let bounds = (own.frame_max_of(&hello.node), hello.frame_max);
+            let link = own.link(speech, Role::Answerer, &transcript, bounds);
+            let is_client = hello.node.is_empty();
+            Ok((link, if is_client { Caller::Client } else { Caller::Node(hello.node) }))
         }
         Err(error) => {
             if matches!(error, GreetError::Complaint(_)) {
@@ -281,7 +342,8 @@ async fn answer_hello(
     let transcript = [opening, &said, &challenge].concat();
     own.check_proof(Role::Caller, &transcript, &speech.hear().await?)?;
     let (cluster, node) = (own.cluster(), own.node.clone());
-    let said = Welcome { cluster, node, frame_max: own.frame_max_word() }.encode();
+    let frame_max = word(own.frame_max_of(&hello.node));
+    let said = Welcome { cluster, node, frame_max }.encode();
     let proof = own.proof(Role::Answerer, &[&transcript[..], &said].concat());
     speech.say(&hello::going_on(&[&said, &proof])).await?;
     Ok((hello, transcript))
@@ -293,14 +355,16 @@ fn check_caller(
     certificate: Option<CertificateDer<'static>>,
 ) -> Result<(), GreetError> {
     own.check_cluster(&hello.cluster)?;
-    if hello.to != own.node {
+    let is_client = hello.node.is_empty();
+    if hello.to != own.node && !(is_client && hello.to.is_empty()) {
         return stranger(format!("it looks for \"{}\"; this is \"{}\"", hello.to, own.node));
     }
     if hello.node == own.node {
         return stranger(format!("it calls itself \"{}\", as this node does", own.node));
     }
-    if hello.node.is_empty() {
-        return stranger("it has no id");
+    if is_client {
+        // That its certificate is one of the authority's was seen by TLS.
+        return Ok(());
     }
     let Guard::Tls(_) = own.guard else { return Ok(()) };
     let name = name_of(&hello.node).map_err(|error| Complaint::Stranger(error.to_string()))?;

@@ -17,7 +17,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::{AbortHandle, JoinError, JoinSet};
 
 use super::counts::{Counts, Dropped};
-use super::greet::{GreetError, Identity, answer};
+use super::greet::{Caller, GreetError, Identity, answer};
 use super::hello::Complaint;
 use super::link::{Link, LinkError, Reader, Writer};
 use super::message::{MESSAGE_HEAD_BYTES, Message};
@@ -43,6 +43,7 @@ pub(super) struct Door {
     pub(super) counts: Arc<Counts>,
     pub(super) options: Arc<TransportOptions>,
     pub(super) places: Semaphore,
+    pub(super) clients: Semaphore,
 }
 
 /// A connection that is not known yet.
@@ -110,7 +111,11 @@ async fn connection(door: Arc<Door>, tcp: TcpStream, from: SocketAddr, is_over: 
         }
         Err(_) => return counts.unfinished.note(&from, &"it greets too slowly"),
     };
-    let Ok(_place) = door.places.try_acquire() else {
+    let places = match &peer {
+        Caller::Node(_) => &door.places,
+        Caller::Client => &door.clients,
+    };
+    let Ok(_place) = places.try_acquire() else {
         return counts.crowded.note(&from, &"too many connections are open");
     };
     counts.connections.fetch_add(1, Ordering::Relaxed);
@@ -144,8 +149,8 @@ fn complaint(counts: &Counts, error: GreetError) -> (&Dropped, String) {
     }
 }
 
-/// Answers a node until the connection is over.
-async fn converse(door: &Arc<Door>, link: Link, peer: &str) -> Result<(), LinkError> {
+/// Answers a caller until the connection is over.
+async fn converse(door: &Arc<Door>, link: Link, peer: &Caller) -> Result<(), LinkError> {
     let Link { mut reader, mut writer, frame_max } = link;
     let (answers, mut ready) = mpsc::channel(door.options.calls_max);
     tokio::select! {
@@ -157,7 +162,7 @@ async fn converse(door: &Arc<Door>, link: Link, peer: &str) -> Result<(), LinkEr
 async fn hear(
     door: &Arc<Door>,
     reader: &mut Reader,
-    peer: &str,
+    peer: &Caller,
     frame_max: usize,
     answers: mpsc::Sender<Ready>,
 ) -> Result<(), LinkError> {
@@ -173,7 +178,11 @@ async fn hear(
             Some(Message::Request { number, body }) => {
                 let units = bytes_units(body.len());
                 let room = bytes.clone().acquire_many_owned(units).await.expect(OPEN);
-                let asked = door.handler.handle(peer.to_owned(), Vec::from(body));
+                let request = Vec::from(body);
+                let asked = match peer {
+                    Caller::Node(id) => door.handler.handle(id.clone(), request),
+                    Caller::Client => door.handler.handle_client(request),
+                };
                 let answers = answers.clone();
                 work.spawn(async move {
                     let answer = answer_message(number, asked.await, frame_max);

@@ -18,10 +18,9 @@ use tokio::task::JoinHandle;
 use super::counts::{Counts, TransportCounts};
 use super::greet::{Guard, Identity};
 use super::listener::{self, Door};
-use super::options::{Security, SetupError, TransportOptions, check_exposure};
+use super::options::{SetupError, TransportOptions, check_exposure};
 use super::peer::Peer;
 use super::port::{Handler, PeerAddress, Transport, TransportError};
-use super::tls::Tls;
 
 /// One node's end of the network.
 pub struct Network {
@@ -47,11 +46,7 @@ impl Network {
     pub async fn bind(options: TransportOptions) -> Result<Self, SetupError> {
         check_exposure(&options.security, &options.own.host)?;
         check_exposure(&options.security, options.listens().0)?;
-        let guard = match &options.security {
-            Security::Open { .. } => Guard::Open,
-            Security::Secret(secret) => Guard::Secret(secret.clone()),
-            Security::Tls(files) => Guard::Tls(Tls::load(files, &options.own.id)?),
-        };
+        let guard = Guard::load(&options.security, Some(&options.own.id))?;
         let bound = TcpListener::bind(options.listens()).await;
         let listener = bound.map_err(|error| cannot_listen(&options, &error))?;
         let port = listener.local_addr().map_or(options.listens().1, |address| address.port());
@@ -87,6 +82,7 @@ impl Network {
             handler,
             counts: self.counts.clone(),
             places: Semaphore::new(self.options.connections_max),
+            clients: Semaphore::new(self.options.clients_max),
             options: self.options.clone(),
         };
         state.door = Some(self.runtime.spawn(listener::run(listener, Arc::new(door))));

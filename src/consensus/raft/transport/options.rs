@@ -13,6 +13,9 @@ use super::proof::Secret;
 /// The largest frame, unless the options say otherwise.
 pub const FRAME_BYTES_MAX: usize = 64 * 1024 * 1024;
 
+/// The largest frame of a client: what it asks is a few words.
+pub(super) const CLIENT_FRAME_BYTES_MAX: usize = 64 * 1024;
+
 /// The files of mutual TLS, in PEM.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TlsFiles {
@@ -59,6 +62,8 @@ pub struct TransportOptions {
     pub greetings_max: usize,
     /// How many connections of nodes may be open at once.
     pub connections_max: usize,
+    /// How many connections of clients may be open at once; they take none of the nodes' places.
+    pub clients_max: usize,
     /// How many calls to one peer may be without an answer at once; further ones wait.
     pub calls_max: usize,
     /// The longest time between two tries to reach a peer.
@@ -79,6 +84,7 @@ impl TransportOptions {
             greeting_timeout: Duration::from_secs(5),
             greetings_max: 32,
             connections_max: 256,
+            clients_max: 16,
             calls_max: 1_024,
             reconnect_max: Duration::from_secs(1),
             silence_max: Duration::from_secs(2),

@@ -9,7 +9,6 @@
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher as _, RandomState};
-use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -21,7 +20,6 @@ use tokio::time::Instant;
 
 use super::counts::Counts;
 use super::greet::{GreetError, Identity, greet};
-use super::hello::Complaint;
 use super::link::{Link, LinkError, Reader, Writer};
 use super::message::{MESSAGE_HEAD_BYTES, Message};
 use super::options::{TransportOptions, bytes_units};
@@ -240,20 +238,11 @@ impl Peer {
     }
 
     fn trouble(&self, error: GreetError) -> TransportError {
-        let reason = match error {
-            // What TLS has against a certificate comes as invalid data.
-            GreetError::Io(error) if error.kind() != io::ErrorKind::InvalidData => {
-                return self.unreachable(&error);
-            }
-            GreetError::Io(error) => error.to_string(),
-            GreetError::Refused => "it refuses this node; its log says why (another cluster, \
-                                    secret, certificate or release)"
-                .to_owned(),
-            GreetError::Complaint(Complaint::Garbage(words)) => words.to_owned(),
-            GreetError::Complaint(Complaint::Stranger(words)) => words,
-        };
-        self.counts.calls_refused.note(&self.address, &reason);
-        TransportError::Refused(format!("{}: {reason}", self.address))
+        let trouble = error.told(&self.address);
+        if let TransportError::Refused(reason) = &trouble {
+            self.counts.calls_refused.note(&self.address, reason);
+        }
+        trouble
     }
 
     /// Speaks with the peer until the connection is over; with whether it ever answered.

@@ -120,10 +120,14 @@ pub trait Transport: Send + Sync + 'static {
     ) -> BoxFuture<'static, Result<Vec<u8>, TransportError>>;
 }
 
-/// Answers other nodes.
+/// Answers other nodes, and clients.
 pub trait Handler: Send + Sync + 'static {
     /// Answers a request of the node `from`.
     fn handle(&self, from: String, request: Vec<u8>) -> BoxFuture<'static, Vec<u8>>;
+
+    /// Answers a client: one that has the secret, or a certificate of the authority, and is no
+    /// node. Nothing that only nodes may say is to be taken from it.
+    fn handle_client(&self, request: Vec<u8>) -> BoxFuture<'static, Vec<u8>>;
 }
 
 #[cfg(test)]

@@ -37,6 +37,10 @@ impl Handler for Echo {
             request
         })
     }
+
+    fn handle_client(&self, request: Vec<u8>) -> BoxFuture<'static, Vec<u8>> {
+        self.handle("a client".to_owned(), request)
+    }
 }
 
 /// A node that serves.

@@ -54,14 +54,14 @@ fn authorities(path: &Path) -> Result<RootCertStore, SetupError> {
 }
 
 impl Tls {
-    /// Reads the files, and checks that they are of the node.
-    pub(super) fn load(files: &TlsFiles, node: &str) -> Result<Self, SetupError> {
-        let name = name_of(node)?;
+    /// Reads the files, and checks that they are of the node; of a client any name will do.
+    pub(super) fn load(files: &TlsFiles, node: Option<&str>) -> Result<Self, SetupError> {
+        let name = node.map(name_of).transpose()?;
         let chain = certificates("the node's certificate", &files.certificate)?;
         let key_trouble = trouble("the node's key", &files.key);
         let key = PrivateKeyDer::from_pem_file(&files.key).map_err(|error| key_trouble(&error))?;
         let roots = Arc::new(authorities(&files.authority)?);
-        if !is_named(&chain[0], &name) {
+        if let Some(name) = name.filter(|name| !is_named(&chain[0], name)) {
             let reason = format!(
                 "it does not name this node; make one with \"{}\" among its subject alternative \
                  names",

@@ -7,7 +7,7 @@ use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use tempfile::TempDir;
 
 use super::test_kit::{Node, node, node_of, options, secret};
-use super::{Network, Security, SetupError, TlsFiles, TransportError};
+use super::{Client, Network, PeerAddress, Security, SetupError, TlsFiles, TransportError};
 
 /// An authority that signs certificates of nodes.
 struct Authority {
@@ -139,4 +139,24 @@ async fn files_that_do_not_serve_are_named_with_what_is_wrong() {
     }
     let error = Network::bind(options("a b", Security::Tls(good))).await.err().unwrap();
     assert!(matches!(error, SetupError::TlsName(_)), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_has_any_certificate_of_the_authority_and_is_no_node() {
+    let (authority, other) = (Authority::new(), Authority::new());
+    let a = authority.node("127.0.0.1").await;
+    let place: PeerAddress = a.address.place().parse().unwrap();
+    let patience = super::test_kit::PATIENCE;
+    let client = |files| Client::new(None, Security::Tls(files)).unwrap();
+    let ours = client(authority.files("operator"));
+    assert_eq!(ours.call(&place, b"asks".to_vec(), patience).await.unwrap(), b"asks");
+    assert_eq!(*a.echo.from.lock().unwrap(), ["a client"]);
+    let stranger = client(other.files("operator")).call(&place, b"asks".to_vec(), patience).await;
+    assert!(matches!(stranger, Err(TransportError::Refused(_))), "{stranger:?}");
+    let b = authority.node("b").await;
+    let unnamed: PeerAddress = b.address.place().parse().unwrap();
+    // The certificate of "b" does not name the host: its id is to be given.
+    let refused = ours.call(&unnamed, Vec::new(), patience).await;
+    assert!(matches!(refused, Err(TransportError::Refused(_))), "{refused:?}");
+    ours.call(&b.address, Vec::new(), patience).await.unwrap();
 }
