@@ -113,6 +113,13 @@ class NodeProcess:
             with contextlib.suppress(OSError):
                 pipe.close()
 
+    def ended(self) -> int:
+        """Wait until it has ended by itself; with which code, or minus which signal."""
+        assert self._process is not None, f"{self.node_id} does not run"
+        code = self._process.wait(PATIENCE)
+        self.kill()
+        return code
+
     def stop(self) -> None:
         """Stop it, as a machine that is out of breath."""
         os.kill(self.pid, signal.SIGSTOP)

@@ -20,6 +20,7 @@ from typing import Any
 from unanimity import RaftConsensusService
 
 _DIE_WITH_PARENT = 1
+_LINE_BYTES_MAX = 1 << 24
 
 
 def die_with_parent() -> None:
@@ -67,7 +68,7 @@ async def listen_to(make: Callable[[], Told]) -> None:
     """Obey line after line; what obeys is made on the loop."""
     told = make()
     loop = asyncio.get_running_loop()
-    reader = asyncio.StreamReader()
+    reader = asyncio.StreamReader(limit=_LINE_BYTES_MAX)
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
     tasks: set[asyncio.Task[None]] = set()
     while line := await reader.readline():
