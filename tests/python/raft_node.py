@@ -43,6 +43,7 @@ class Told:
             "transfer": raft.transfer_leadership,
             "status": raft.status,
             "properties": self._properties,
+            "flood": self._flood,
             "close": raft.close,
         }
 
@@ -51,6 +52,16 @@ class Told:
         found = {name: getattr(self._raft, name) for name in names}
         entries = [dataclasses.asdict(entry) for entry in self._raft.log_entries]
         return {**found, "log_entries": entries}
+
+    async def _flood(self, prefix: str, count: int, callers: int) -> int:
+        """Propose `count` decisions, each caller one after the other; how many were taken."""
+        names = iter([f"{prefix}-{number}" for number in range(count)])
+
+        async def caller() -> int:
+            propose = self._raft.propose_coordination_decision
+            return sum([await propose(name, "COMMIT", {"votes": 2}) for name in names])
+
+        return sum(await asyncio.gather(*(caller() for _ in range(callers))))
 
     async def obey(self, line: bytes) -> None:
         told = json.loads(line)
