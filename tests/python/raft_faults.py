@@ -16,6 +16,7 @@ from concurrent import futures
 from pathlib import Path
 from typing import Any, Protocol
 
+from crash.raft_points import POINTS
 from fault_proxy import FaultProxy
 from raft_cluster import NodeDied, NodeError, NodeProcess, RaftCluster, free_ports
 
@@ -66,6 +67,7 @@ class Faults:
             self.isolate_the_leader,
             self.isolate_one_and_kill_another,
             self.stop_one_and_kill_another,
+            self.kill_one_at_a_named_point,
         ]
         if isinstance(links, FaultProxy):
             self.kinds += [self.cut_two, self.lose_one_way, self.slow_down]
@@ -121,6 +123,19 @@ class Faults:
         self._killed([other])
         self._tell("go on", one)
         one.go_on()
+
+    def kill_one_at_a_named_point(self) -> None:
+        node, point = self._any(), self._chance.choice(list(POINTS))
+        armed = f"{point}#{self._chance.randint(1, 30)}"
+        node.kill()
+        self._tell(f"kill at {armed}", node)
+        node.environment = {"UNANIMITY_CRASH_AT": armed}
+        node.spawn()
+        node.environment = {}
+        node.begin("start")
+        # Some points are not reached: then it is killed at another one.
+        self._last(0.5, 2.0)
+        self._killed([node])
 
     # ---- kinds that only a proxy can make ------------------------------------------------------
 
