@@ -300,3 +300,23 @@ async fn issue_5_a_purge_waits_until_the_snapshot_that_has_it_is_kept() {
     let refused = log.purge(log_id(1, 1, 20)).await.unwrap_err();
     assert!(refused.to_string().contains("was not kept"), "{refused}");
 }
+
+/// A process died when the snapshot of another leader was kept, and nothing was truncated yet:
+/// openraft then purges up to the snapshot, and goes on behind it.
+#[tokio::test]
+async fn issue_5_entries_of_another_leader_do_not_stay_behind_a_snapshot() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut log = open(folder.path()).unwrap();
+    append(&mut log, (0..10).map(|index| entry(1, index))).await;
+    log.purge(log_id(2, 1, 5)).await.unwrap();
+    assert_eq!(log.get_log_state().await.unwrap().last_log_id, Some(log_id(2, 1, 5)));
+    append(&mut log, (6..9).map(|index| entry(2, index))).await;
+    let before = content(&mut log).await;
+    assert_eq!(
+        before.iter().map(|(term, index, _)| (*term, *index)).collect::<Vec<_>>(),
+        [(2, 6), (2, 7), (2, 8)]
+    );
+    log.close();
+    drop(log);
+    assert_eq!(content(&mut open(folder.path()).unwrap()).await, before);
+}
