@@ -122,10 +122,11 @@ simulate:
 	SEED=$(SEED) SEEDS=$(SEEDS) $(NEXTEST) -p unanimity --no-capture \
 		-E 'test(/^simulation/)'
 
-# make faults SEED=7    a minute of load on three real nodes under kills, stops and partitions; SECONDS=600 for more
+# make faults SEED=7    minutes of load on real nodes under kills, stops and partitions; SECONDS=600 for more
 faults: python
 	UNANIMITY_FAULT_SECONDS=$(or $(SECONDS),60) $(if $(SEED),SEED=$(SEED)) \
-		$(BIN)/pytest -s tests/python/test_raft_faults.py -k every_promise
+		$(BIN)/pytest -s tests/python/test_raft_faults.py \
+		tests/python/test_raft_journal_faults.py -k 'every_promise or stores_agree'
 
 # make scenarios        rewrites the expected output of tests/scenarios; read the difference
 scenarios:
