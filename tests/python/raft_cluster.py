@@ -138,6 +138,16 @@ class NodeProcess:
         """Have it do something, and wait for the answer."""
         return self.begin(verb, *arguments).result(timeout)
 
+    def insist(self, verb: str, *arguments: Any) -> Any:
+        """As `ask`, again while no majority answers: behind a fault, or on a slow machine."""
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            try:
+                return self.ask(verb, *arguments)
+            except NodeError as error:
+                if error.kind != "NoQuorum" or time.monotonic() > deadline:
+                    raise
+
     def begin(self, verb: str, *arguments: Any) -> Future[Any]:
         """Have it do something, and do not wait."""
         process, asked = self._process, self._asked

@@ -145,10 +145,12 @@ class Load:
     def _read_all(self, node: NodeProcess) -> dict[str, str | None]:
         keys, called = self.keys(), time.monotonic()
         answers = [node.begin("read", key) for key in keys]
-        found = {
-            key: _decision(answer.result(PATIENCE))
-            for key, answer in zip(keys, answers, strict=True)
-        }
+        found: dict[str, str | None] = {}
+        for key, answer in zip(keys, answers, strict=True):
+            try:
+                found[key] = _decision(answer.result(PATIENCE))
+            except NodeError:  # a slow machine may have lost its majority once more
+                found[key] = _decision(node.insist("read", key))
         returned = time.monotonic()
         by = f"the last look at {node.node_id}"
         self.history += [read(key, found[key], called, returned, by) for key in keys]

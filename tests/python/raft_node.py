@@ -54,12 +54,18 @@ class Told:
         return {**found, "log_entries": entries}
 
     async def _flood(self, prefix: str, count: int, callers: int) -> int:
-        """Propose `count` decisions, each caller one after the other; how many were taken."""
+        """Propose `count` decisions, each caller one after the other; how often one was refused.
+
+        One whose answer did not come is proposed again.
+        """
         names = iter([f"{prefix}-{number}" for number in range(count)])
 
         async def caller() -> int:
-            propose = self._raft.propose_coordination_decision
-            return sum([await propose(name, "COMMIT", {"votes": 2}) for name in names])
+            refused = 0
+            for name in names:
+                while not await self._raft.propose_coordination_decision(name, "COMMIT", {}):
+                    refused += 1
+            return refused
 
         return sum(await asyncio.gather(*(caller() for _ in range(callers))))
 
