@@ -77,6 +77,9 @@ class NodeProcess:
 
     def spawn(self) -> None:
         """Start the process alone."""
+        # Of this process alone: the end of the one before it may be heard later. It is there
+        # before the process is, which other threads may ask at once.
+        self._asked = {}
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
                 [*self.prefix, sys.executable, str(self.script), json.dumps(self.options)],
@@ -86,8 +89,6 @@ class NodeProcess:
                 stderr=log,
                 start_new_session=True,  # Ctrl-C is the tests' matter, not the node's
             )
-        # Of this process alone: the end of the one before it may be heard later.
-        self._asked = {}
         arguments = (self._process, self._asked)
         threading.Thread(target=self._hear, args=arguments, daemon=True).start()
 
