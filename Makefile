@@ -29,7 +29,7 @@ NEXTEST := cargo nextest run --no-fail-fast
 PYTHON_SOURCES := $(wildcard python/unanimity tests/python examples benches)
 
 .PHONY: help verify verify-rust verify-python fix quick python wheel test demo bench bench-peers bench-docs
-.PHONY: simulate scenarios docs
+.PHONY: simulate scenarios docs faults
 
 help:
 	@grep -E '^# +make ' Makefile | sed 's/^# *//'
@@ -121,6 +121,12 @@ bench-docs: $(VENV)/ready
 simulate:
 	SEED=$(SEED) SEEDS=$(SEEDS) $(NEXTEST) -p unanimity --no-capture \
 		-E 'test(/^simulation/)'
+
+# make faults SEED=7    minutes of load on real nodes under kills, stops and partitions; SECONDS=600 for more
+faults: python
+	UNANIMITY_FAULT_SECONDS=$(or $(SECONDS),60) $(if $(SEED),SEED=$(SEED)) \
+		$(BIN)/pytest -s tests/python/test_raft_faults.py \
+		tests/python/test_raft_journal_faults.py -k 'every_promise or stores_agree'
 
 # make scenarios        rewrites the expected output of tests/scenarios; read the difference
 scenarios:

@@ -387,6 +387,47 @@ WORKLOADS = (
         limits={(_OURS, "seconds"): 5.0},
     ),
     Workload(
+        "raft-restart",
+        "Restart: a node of three behind 100,000 decisions, after kill -9",
+        (
+            Subject(
+                _OURS,
+                "cases.raft_restart",
+                "three processes, 64 callers at the leader, `log_compaction_threshold` 500, so "
+                "that most is in a snapshot; a follower is killed; from the start of its process "
+                "until it answers a read of what the cluster has",
+            ),
+            Subject(
+                "unanimity, whole log",
+                "cases.raft_restart",
+                "the same with the default, 10,000: that many callers share entries, and nothing "
+                "is compacted yet",
+            ),
+            Subject(
+                "unanimity, all nodes",
+                "cases.raft_restart",
+                "all three are killed at once; until one decides again, with an election in it",
+            ),
+        ),
+        callers=(1,),
+        count=100_000,
+        limits={(_OURS, "seconds"): 3.0, ("unanimity, whole log", "seconds"): 3.0},
+    ),
+    Workload(
+        "raft-failover",
+        "Failover: from kill -9 of the leader to the next decision",
+        (
+            Subject(
+                _OURS,
+                "cases.raft_failover",
+                "three processes, `election_timeout_ms` 1000; a proposal at another node right "
+                "behind the kill; five kills a run",
+            ),
+        ),
+        callers=(1,),
+        limits={(_OURS, "slowest_seconds"): 2.0},
+    ),
+    Workload(
         "start",
         "Start: import and installation",
         (

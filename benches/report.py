@@ -27,6 +27,7 @@ _COLUMNS = {
     "slowdown": ("slowdown", "{:.2f}x"),
     "seconds": ("seconds", "{:.2f}"),
     "start_seconds": ("of it start() s", "{:.2f}"),
+    "slowest_seconds": ("slowest s", "{:.2f}"),
     "p50_us": ("p50 us", "{:,.0f}"),
     "p99_us": ("p99 us", "{:,.0f}"),
     "cpu_us": ("CPU us", "{:.1f}"),

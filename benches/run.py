@@ -78,7 +78,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("workloads", nargs="*", metavar="WORKLOAD", help=", ".join(names))
     parser.add_argument("--rounds", type=int, help="runs of each case (5; quick: 1)")
     parser.add_argument("--seconds", type=float, help="length of a run (0.8; quick: 0.2)")
-    parser.add_argument("--count", type=int, help="coordinations of `sustained` and `recovery`")
+    parser.add_argument("--count", type=int, help="how many, where a workload has a number")
     parser.add_argument("--quick", action="store_true", help="only see that everything runs")
     parser.add_argument("--folder", type=Path, help="where journals are written (target/bench)")
     given = parser.parse_args()

@@ -53,6 +53,8 @@ class NodeProcess:
 
     script = _SCRIPT
     """What runs in it."""
+    prefix: tuple[str, ...] = ()
+    """The command that runs it, where it does not run by itself."""
     environment: dict[str, str]
     """What it has beside ours, from the next start on."""
 
@@ -75,16 +77,20 @@ class NodeProcess:
 
     def spawn(self) -> None:
         """Start the process alone."""
+        # Of this process alone: the end of the one before it may be heard later. It is there
+        # before the process is, which other threads may ask at once.
+        self._asked = {}
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, str(self.script), json.dumps(self.options)],
+                [*self.prefix, sys.executable, str(self.script), json.dumps(self.options)],
                 env={**os.environ, **self.environment},
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
                 start_new_session=True,  # Ctrl-C is the tests' matter, not the node's
             )
-        threading.Thread(target=self._hear, args=(self._process,), daemon=True).start()
+        arguments = (self._process, self._asked)
+        threading.Thread(target=self._hear, args=arguments, daemon=True).start()
 
     @property
     def is_running(self) -> bool:
@@ -108,6 +114,13 @@ class NodeProcess:
             with contextlib.suppress(OSError):
                 pipe.close()
 
+    def ended(self) -> int:
+        """Wait until it has ended by itself; with which code, or minus which signal."""
+        assert self._process is not None, f"{self.node_id} does not run"
+        code = self._process.wait(PATIENCE)
+        self.kill()
+        return code
+
     def stop(self) -> None:
         """Stop it, as a machine that is out of breath."""
         os.kill(self.pid, signal.SIGSTOP)
@@ -126,30 +139,46 @@ class NodeProcess:
         """Have it do something, and wait for the answer."""
         return self.begin(verb, *arguments).result(timeout)
 
+    def insist(self, verb: str, *arguments: Any) -> Any:
+        """As `ask`, again while no majority answers: behind a fault, or on a slow machine."""
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            try:
+                return self.ask(verb, *arguments)
+            except NodeError as error:
+                if error.kind != "NoQuorum" or time.monotonic() > deadline:
+                    raise
+
     def begin(self, verb: str, *arguments: Any) -> Future[Any]:
         """Have it do something, and do not wait."""
-        process = self._process
-        assert process is not None and process.stdin is not None, f"{self.node_id} does not run"
+        process, asked = self._process, self._asked
         answer: Future[Any] = Future()
+        if process is None:
+            answer.set_exception(NodeDied(f"{self.node_id} does not run"))
+            return answer
+        assert process.stdin is not None
         with self._lock:
             self._number += 1
-            self._asked[self._number] = answer
+            asked[self._number] = answer
             line = {"n": self._number, "do": verb, "arguments": arguments}
             try:
                 process.stdin.write(json.dumps(line).encode() + b"\n")
                 process.stdin.flush()
-            except OSError:
-                answer.set_exception(NodeDied(f"{self.node_id} died:\n{self.log()[-2000:]}"))
-                self._asked.pop(self._number, None)
+            except (OSError, ValueError):  # it is dead, or was killed just now by another thread
+                asked.pop(self._number, None)
+                answer.set_exception(self._died())
         return answer
 
-    def _hear(self, process: subprocess.Popen[bytes]) -> None:
+    def _died(self) -> NodeDied:
+        return NodeDied(f"{self.node_id} died:\n{self.log()[-2000:]}")
+
+    def _hear(self, process: subprocess.Popen[bytes], asked: dict[int, Future[Any]]) -> None:
         assert process.stdout is not None
         try:
             for line in process.stdout:
                 told = json.loads(line)
                 with self._lock:
-                    answer = self._asked.pop(told["n"])
+                    answer = asked.pop(told["n"])
                 if "error" in told:
                     answer.set_exception(NodeError(told))
                 else:
@@ -157,9 +186,10 @@ class NodeProcess:
         except ValueError:
             pass  # the pipe was closed under us, behind a kill
         with self._lock:
-            left, self._asked = self._asked, {}
-        for answer in left.values():
-            answer.set_exception(NodeDied(f"{self.node_id} died:\n{self.log()[-2000:]}"))
+            left = list(asked.values())
+            asked.clear()
+        for answer in left:
+            answer.set_exception(self._died())
 
 
 class RaftCluster:
@@ -171,19 +201,22 @@ class RaftCluster:
         ids: Iterable[str] = ("a", "b", "c"),
         *,
         fronts: dict[str, int] | None = None,
+        places: dict[str, str] | None = None,
         tls_of: Callable[[str], dict[str, str]] | None = None,
         **more: Any,
     ) -> None:
         """Choose ports; `fronts` are those of a proxy, where others are to find the nodes.
 
+        `places` are "host:port" of nodes that are not on loopback; nothing is chosen then.
         `tls_of` gives the files of a node, instead of the secret.
         """
         ids = list(ids)
         self.folder = folder
-        self.ports = dict(zip(ids, free_ports(len(ids)), strict=True))
-        self.addresses = {
-            node_id: f"{node_id}=127.0.0.1:{(fronts or self.ports)[node_id]}" for node_id in ids
+        self.ports = {} if places else dict(zip(ids, free_ports(len(ids)), strict=True))
+        places = places or {
+            node_id: f"127.0.0.1:{port}" for node_id, port in (fronts or self.ports).items()
         }
+        self.addresses = {node_id: f"{node_id}={places[node_id]}" for node_id in ids}
         self.more: dict[str, Any] = {
             "election_timeout_ms": 500,
             "heartbeat_interval_ms": 100,

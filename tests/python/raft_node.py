@@ -20,6 +20,7 @@ from typing import Any
 from unanimity import RaftConsensusService
 
 _DIE_WITH_PARENT = 1
+_LINE_BYTES_MAX = 1 << 24
 
 
 def die_with_parent() -> None:
@@ -42,6 +43,7 @@ class Told:
             "transfer": raft.transfer_leadership,
             "status": raft.status,
             "properties": self._properties,
+            "flood": self._flood,
             "close": raft.close,
         }
 
@@ -50,6 +52,22 @@ class Told:
         found = {name: getattr(self._raft, name) for name in names}
         entries = [dataclasses.asdict(entry) for entry in self._raft.log_entries]
         return {**found, "log_entries": entries}
+
+    async def _flood(self, prefix: str, count: int, callers: int) -> int:
+        """Propose `count` decisions, each caller one after the other; how often one was refused.
+
+        One whose answer did not come is proposed again.
+        """
+        names = iter([f"{prefix}-{number}" for number in range(count)])
+
+        async def caller() -> int:
+            refused = 0
+            for name in names:
+                while not await self._raft.propose_coordination_decision(name, "COMMIT", {}):
+                    refused += 1
+            return refused
+
+        return sum(await asyncio.gather(*(caller() for _ in range(callers))))
 
     async def obey(self, line: bytes) -> None:
         told = json.loads(line)
@@ -67,7 +85,7 @@ async def listen_to(make: Callable[[], Told]) -> None:
     """Obey line after line; what obeys is made on the loop."""
     told = make()
     loop = asyncio.get_running_loop()
-    reader = asyncio.StreamReader()
+    reader = asyncio.StreamReader(limit=_LINE_BYTES_MAX)
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
     tasks: set[asyncio.Task[None]] = set()
     while line := await reader.readline():

@@ -272,3 +272,51 @@ async fn a_snapshot_comes_back_after_a_restart_and_a_damaged_one_is_refused() {
         assert!(error.expect("refused").to_string().contains("new id"), "byte {at}");
     }
 }
+
+/// Openraft asks for both at once when a node is sent a snapshot. A crash between a purge that was
+/// early and its snapshot left a node that could not start again.
+#[tokio::test]
+async fn issue_5_a_purge_waits_until_the_snapshot_that_has_it_is_kept() {
+    let (from, folder) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let mut sender = StateMachine::open(Some(from.path()), instance()).unwrap();
+    sender.apply([Entry { log_id: log_id(1, 1, 9), payload: EntryPayload::Blank }]).await.unwrap();
+    let sent = sender.get_snapshot_builder().await.build_snapshot().await.unwrap();
+
+    let mut state = StateMachine::open(Some(folder.path()), instance()).unwrap();
+    let mut log = open(folder.path()).unwrap().behind(state.kept());
+    append(&mut log, (0..5).map(|index| entry(1, index))).await;
+    let mut purging = log.clone();
+    let purge = purging.purge(log_id(1, 1, 9));
+    tokio::pin!(purge);
+    let mut looking = std::task::Context::from_waker(std::task::Waker::noop());
+    assert!(purge.as_mut().poll(&mut looking).is_pending(), "it was purged without a snapshot");
+    assert_eq!(content(&mut log).await.len(), 5);
+    state.install_snapshot(&sent.meta, sent.snapshot).await.unwrap();
+    purge.await.unwrap();
+    assert_eq!(content(&mut log).await, []);
+    assert_eq!(log.get_log_state().await.unwrap().last_purged_log_id, Some(log_id(1, 1, 9)));
+
+    drop(state);
+    let refused = log.purge(log_id(1, 1, 20)).await.unwrap_err();
+    assert!(refused.to_string().contains("was not kept"), "{refused}");
+}
+
+/// A process died when the snapshot of another leader was kept, and nothing was truncated yet:
+/// openraft then purges up to the snapshot, and goes on behind it.
+#[tokio::test]
+async fn issue_5_entries_of_another_leader_do_not_stay_behind_a_snapshot() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut log = open(folder.path()).unwrap();
+    append(&mut log, (0..10).map(|index| entry(1, index))).await;
+    log.purge(log_id(2, 1, 5)).await.unwrap();
+    assert_eq!(log.get_log_state().await.unwrap().last_log_id, Some(log_id(2, 1, 5)));
+    append(&mut log, (6..9).map(|index| entry(2, index))).await;
+    let before = content(&mut log).await;
+    assert_eq!(
+        before.iter().map(|(term, index, _)| (*term, *index)).collect::<Vec<_>>(),
+        [(2, 6), (2, 7), (2, 8)]
+    );
+    log.close();
+    drop(log);
+    assert_eq!(content(&mut open(folder.path()).unwrap()).await, before);
+}

@@ -7,6 +7,8 @@
 //! (group commit); a record whose answer was lost is proposed again, before all that came after it,
 //! and is kept once; a question sees what was appended before it. Streams of events are not kept.
 
+#[cfg(test)]
+mod duties_test;
 mod queue;
 #[cfg(test)]
 mod tests;

@@ -158,12 +158,17 @@ impl Inner {
         let answered = batch.iter().zip(words);
         let awaited = answered.filter(|(it, _)| it.append.durability != Durability::Lazy);
         let answers = awaited.map(|(it, word)| (it.append.token, self.answer_of(&it.append, word)));
-        self.answer(answers.collect());
+        let answers = answers.collect();
         let mut state = self.lock();
         state.done += count;
-        state.is_under_way = false;
         let done = state.done;
+        // Before the answers: whoever has one and asks something is not told of old trouble.
         let is_well_again = state.trouble.take().is_some();
+        drop(state);
+        self.answer(answers);
+        let mut state = self.lock();
+        // Behind the answers: those of the next proposal come later.
+        state.is_under_way = false;
         let ready: Vec<_> = state.behind.extract_if(.., |(before, _)| *before <= done).collect();
         drop(state);
         if let Some(sink) = self.sink.get().filter(|_| is_well_again) {

@@ -1,6 +1,8 @@
 //! The duties of the journal's port, black box, for every journal there is.
 //!
-//! Not what only one of them promises: that is beside it. Every wait is on an answer, with a bound.
+//! Not what only one of them promises: that is beside it. The replicated journal keeps the same
+//! claims in `src/journal/replicated/duties_test.rs`, where its cluster in memory is. Every wait is
+//! on an answer, with a bound.
 
 #[path = "../../../src/journal/test_kit.rs"]
 mod desk;

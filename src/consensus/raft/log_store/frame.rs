@@ -96,7 +96,14 @@ impl Known {
         }
     }
 
+    /// Entries behind the purge stay if they follow what was purged (Ongaro and Ousterhout, "In
+    /// Search of an Understandable Consensus Algorithm", figure 13, rules 6 and 7). Others are left
+    /// where a process died after a snapshot of another leader came, and before it truncated.
     pub(super) fn purge(&mut self, purged: LogId) {
+        let at = self.entries.iter().find(|entry| entry.log_id.index == purged.index);
+        if at.is_some_and(|entry| entry.log_id != purged) {
+            self.truncate(0);
+        }
         while self.entries.front().is_some_and(|entry| entry.log_id.index <= purged.index) {
             self.entries.pop_front();
             self.positions.pop_front();

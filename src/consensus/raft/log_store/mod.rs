@@ -10,6 +10,8 @@
 //! - A log of which something is missing that was acknowledged is refused, not shortened: what
 //!   cannot be read and is followed by a later batch was on the disk once, because a batch is
 //!   written when the one before it is synced.
+//! - Nothing is purged before the snapshot that has it is kept: openraft 0.9 asks for both at once
+//!   when a node is sent a snapshot, and a crash in between would leave neither.
 
 mod frame;
 mod writer;
@@ -23,8 +25,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use openraft::storage::{LogFlushed, LogState, RaftLogStorage};
-use openraft::{EntryPayload, OptionalSend, RaftLogReader, StorageIOError};
-use tokio::sync::oneshot;
+use openraft::{AnyError, EntryPayload, OptionalSend, RaftLogReader, StorageIOError};
+use tokio::sync::{oneshot, watch};
 
 use self::frame::{Frame, Known};
 use self::writer::{Job, Writer};
@@ -46,12 +48,19 @@ pub(super) struct LogStore {
     known: Arc<Mutex<Known>>,
     /// `None` where everything is in memory alone.
     writer: Option<Arc<Writer>>,
+    /// Up to where the last snapshot reaches; `None` where nobody tells.
+    kept: Option<watch::Receiver<Option<LogId>>>,
 }
 
 impl LogStore {
     /// A log that ends with the process.
     pub(super) fn in_memory() -> Self {
-        Self { known: Arc::default(), writer: None }
+        Self { known: Arc::default(), writer: None, kept: None }
+    }
+
+    /// The same, which purges only what is in a snapshot that is kept.
+    pub(super) fn behind(self, kept: watch::Receiver<Option<LogId>>) -> Self {
+        Self { kept: Some(kept), ..self }
     }
 
     /// Opens the log in `data_dir`, or begins it. Blocks.
@@ -75,7 +84,8 @@ impl LogStore {
         let places = indexes.zip(std::mem::take(&mut known.positions)).collect::<VecDeque<_>>();
         // The lock is kept for as long as the log is open: one process runs a node.
         let writer = Writer::start(log, places).map_err(|error| broken(LogError::Io(error)))?;
-        Ok(Self { known: Arc::new(Mutex::new(known)), writer: Some(Arc::new(writer)) })
+        let known = Arc::new(Mutex::new(known));
+        Ok(Self { known, writer: Some(Arc::new(writer)), kept: None })
     }
 
     /// Whether nothing was ever promised here.
@@ -267,6 +277,12 @@ impl RaftLogStorage<Types> for LogStore {
     }
 
     async fn purge(&mut self, id: LogId) -> Result<(), StorageError> {
+        if let Some(kept) = &mut self.kept {
+            // Openraft does nothing else meanwhile, so nobody is told of what is not kept yet.
+            let stands = kept.wait_for(|kept| *kept >= Some(id)).await.map(drop);
+            let words = "the snapshot that has what is to be purged was not kept";
+            stands.map_err(|_| StorageIOError::write_logs(AnyError::error(words)))?;
+        }
         let (vote, committed) = {
             let mut known = self.lock();
             known.purge(id);

@@ -262,7 +262,7 @@ async fn open_storage(
         // The log first: its lock keeps other processes out of the snapshots.
         let log = LogStore::open(&data_dir, &identity, SIZES)?;
         let state = StateMachine::open(Some(&data_dir), instance)?;
-        Ok((log, state))
+        Ok((log.behind(state.kept()), state))
     });
     opened.await.unwrap_or_else(|error| Err(RaftError::Stopped(error.to_string())))
 }

@@ -20,6 +20,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use openraft::storage::RaftStateMachine;
 use openraft::{AnyError, EntryPayload, OptionalSend, RaftSnapshotBuilder, StorageIOError};
 use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
 
 use self::applied::Beside;
 use self::snapshots::{Kept, Snapshots};
@@ -56,6 +57,11 @@ impl StateMachine {
 
     pub(super) fn applied(&self) -> &Arc<Applied> {
         &self.applied
+    }
+
+    /// Tells up to where the last snapshot reaches, once it is kept; ends with this.
+    pub(super) fn kept(&self) -> watch::Receiver<Option<LogId>> {
+        self.snapshots.kept()
     }
 }
 

@@ -10,6 +10,8 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use tokio::sync::watch;
+
 use crate::consensus::raft::error::{MEND, RaftError};
 use crate::consensus::raft::identity::write_durably;
 use crate::consensus::raft::types::{LogId, SnapshotMeta};
@@ -48,6 +50,8 @@ pub(super) struct Snapshots {
     folder: Option<PathBuf>,
     /// Held while one is written: two must not overtake each other.
     last: Mutex<Option<Last>>,
+    /// Up to where the last one reaches, once it is kept.
+    kept: watch::Sender<Option<LogId>>,
 }
 
 impl Snapshots {
@@ -61,7 +65,13 @@ impl Snapshots {
                 find_last(folder)?
             }
         };
-        Ok(Self { folder, last: Mutex::new(last) })
+        let kept = watch::Sender::new(last.as_ref().and_then(Last::id));
+        Ok(Self { folder, last: Mutex::new(last), kept })
+    }
+
+    /// Tells up to where the last one reaches, and ends with its place.
+    pub(super) fn kept(&self) -> watch::Receiver<Option<LogId>> {
+        self.kept.subscribe()
     }
 
     /// The last one. Blocks.
@@ -91,6 +101,7 @@ impl Snapshots {
                 Some(Last::File(kept.meta.last_log_id, folder.join(name)))
             }
         };
+        self.kept.send_replace(last.as_ref().and_then(Last::id));
         Ok(())
     }
 }
