@@ -30,3 +30,7 @@ pub mod observe;
 pub mod participants;
 pub mod protocol;
 pub mod reply;
+#[cfg(test)]
+mod simulated;
+#[cfg(test)]
+mod simulation;

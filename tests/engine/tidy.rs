@@ -14,8 +14,9 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("model", &[]),
     ("crash", &[]),
     ("reply", &["model"]),
+    ("simulated", &["model"]),
     ("protocol", &["model"]),
-    ("db", &["model", "crash"]),
+    ("db", &["model", "crash", "simulated"]),
     ("cluster", &["model", "reply", "protocol"]),
     ("config", &["model"]),
     ("journal", LAYER_2),
@@ -26,8 +27,11 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("observe", LAYER_2),
     ("error", PORTS),
     ("engine", ENGINE),
+    // For tests alone: the whole cluster in one run.
+    ("simulation", ENGINE),
 ];
-const LAYER_2: &[&str] = &["model", "reply", "crash", "protocol", "db", "cluster", "config"];
+const LAYER_2: &[&str] =
+    &["model", "reply", "crash", "simulated", "protocol", "db", "cluster", "config"];
 const PORTS: &[&str] = &[
     "model",
     "reply",
@@ -46,6 +50,7 @@ const ENGINE: &[&str] = &[
     "model",
     "reply",
     "crash",
+    "simulated",
     "protocol",
     "db",
     "cluster",

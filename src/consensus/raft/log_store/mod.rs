@@ -61,6 +61,12 @@ impl LogStore {
         sizes: SegmentSizes,
     ) -> Result<Self, RaftError> {
         let folder = data_dir.join("log");
+        #[cfg(test)]
+        let sizes = crate::simulated::segment_sizes().map_or(sizes, |(first, most)| SegmentSizes {
+            first,
+            most,
+            total: None,
+        });
         let broken = |error| RaftError::log(&folder, error);
         // A new log begins with 1; a purge takes segments away, and never the last.
         let first = if folder.is_dir() { SegmentLog::first_in(&folder) } else { Ok(None) };

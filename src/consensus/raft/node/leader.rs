@@ -176,6 +176,10 @@ impl Leader {
 }
 
 fn wall_clock() -> Timestamp {
+    #[cfg(test)]
+    if let Some(simulated) = crate::simulated::wall_clock() {
+        return simulated;
+    }
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Timestamp(i64::try_from(since.as_micros()).unwrap_or(i64::MAX))
 }

@@ -257,14 +257,19 @@ async fn open_storage(
         );
         return Ok((LogStore::in_memory(), StateMachine::open(None, instance)?));
     };
-    let opened = tokio::task::spawn_blocking(move || {
+    let work = move || {
         std::fs::create_dir_all(&data_dir).map_err(|error| RaftError::io(&data_dir, error))?;
         // The log first: its lock keeps other processes out of the snapshots.
         let log = LogStore::open(&data_dir, &identity, SIZES)?;
         let state = StateMachine::open(Some(&data_dir), instance)?;
         Ok((log, state))
-    });
-    opened.await.unwrap_or_else(|error| Err(RaftError::Stopped(error.to_string())))
+    };
+    #[cfg(test)]
+    if crate::simulated::is_on() {
+        return work();
+    }
+    let opened = tokio::task::spawn_blocking(work).await;
+    opened.unwrap_or_else(|error| Err(RaftError::Stopped(error.to_string())))
 }
 
 /// A name that no process had before: a session that ended never comes back.
