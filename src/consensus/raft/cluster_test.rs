@@ -410,3 +410,63 @@ async fn few_large_entries_are_compacted_too() {
     assert_eq!(decided(cluster.node("a"), "x0", Abort).await, Ok(Commit));
     cluster.close().await;
 }
+
+/// Leads again after a snapshot took the place of an entry that it wrote when it led before.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn issue_5_a_leader_whose_entry_was_replaced_by_a_snapshot_writes_when_it_leads_again() {
+    let mut cluster = Cluster::on_disk();
+    cluster.threshold = 8;
+    let cluster = cluster.of_three().await;
+    let old = cluster.leader().await;
+    let node = Arc::clone(cluster.node(&old));
+    cluster.net.isolate(&old);
+    let log = node.inner.raft.metrics().borrow().last_log_index;
+    let lost = {
+        let node = Arc::clone(&node);
+        tokio::spawn(async move { decided(&node, "lost", Commit).await })
+    };
+    wait(&node, |metrics| metrics.last_log_index > log).await;
+    let others = cluster.others(&old);
+    let new = cluster.leader_among(&others).await;
+    for number in 0..40 {
+        let name = format!("{number}");
+        assert_eq!(decided(cluster.node(&new), &name, Commit).await, Ok(Commit));
+    }
+    wait(cluster.node(&new), |metrics| metrics.purged.is_some_and(|id| Some(id.index) > log)).await;
+    cluster.net.heal();
+    level(&node, cluster.node(&new)).await;
+    let _ = lost.await;
+    loop {
+        // Refused while the other is not level, or somebody else leads by now.
+        let leader = cluster.leader().await;
+        if leader == old || cluster.node(&leader).transfer_leadership(&old).await.is_ok() {
+            break;
+        }
+    }
+    assert_eq!(decided(&node, "after", Abort).await, Ok(Abort));
+    cluster.close().await;
+}
+
+/// A leader that is started again leads on without an election.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn issue_5_a_leader_that_was_started_again_reads_what_it_told_before() {
+    let mut cluster = Cluster::on_disk().of_three().await;
+    let old = cluster.leader().await;
+    for number in 0..10 {
+        let name = format!("{number}");
+        assert_eq!(decided(cluster.node(&old), &name, Commit).await, Ok(Commit));
+        let index = *cluster.node(&old).inner.applied.index().borrow();
+        cluster.crash(&old).await;
+        let node = cluster.start(&old, &["a", "b", "c"]).await;
+        let led = node.inner.resumed;
+        assert!(led.is_none_or(|(_, last)| last >= index), "{led:?}, told up to {index}");
+        let read = loop {
+            // It may have to be elected first.
+            if let Ok(read) = read(&node, &name).await {
+                break read;
+            }
+        };
+        assert_eq!(read.map(|made| made.decision), Some(Commit), "{name}");
+    }
+    cluster.close().await;
+}

@@ -30,7 +30,7 @@ use self::frame::{Frame, Known};
 use self::writer::{Job, Writer};
 use super::error::{MEND, RaftError};
 use super::identity::Identity;
-use super::types::{Entry, LogId, Payload, StorageError, Types, Vote};
+use super::types::{Entry, LogId, Number, Payload, StorageError, Types, Vote};
 use crate::db::segments::{LogError, SegmentLog, SegmentSizes};
 
 /// How long another process's hold is waited for: one that is just ending.
@@ -88,6 +88,13 @@ impl LogStore {
     pub(super) fn is_empty(&self) -> bool {
         let known = self.lock();
         known.vote.is_none() && known.last().is_none()
+    }
+
+    /// The vote by which the node `me` leads, if it does, and the last entry of its log.
+    pub(super) fn led_until(&self, me: Number) -> Option<(Vote, u64)> {
+        let known = self.lock();
+        let vote = known.vote.filter(|it| it.is_committed() && it.leader_id.node_id == me)?;
+        Some((vote, known.last()?.index))
     }
 
     /// How many bytes of proposals are in memory, and would be read after a restart.
