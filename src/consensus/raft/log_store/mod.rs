@@ -115,6 +115,12 @@ impl LogStore {
         self.writer.as_ref().expect("a log on disk").fail_disk();
     }
 
+    /// The mark of the last commit does not reach the disk, as when the process is killed.
+    #[cfg(test)]
+    pub(super) fn lose_mark(&self) {
+        self.writer.as_ref().expect("a log on disk").lose_mark();
+    }
+
     fn lock(&self) -> MutexGuard<'_, Known> {
         // What is known is whole at every moment, also after a panic elsewhere.
         self.known.lock().unwrap_or_else(PoisonError::into_inner)

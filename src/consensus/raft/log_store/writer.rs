@@ -112,6 +112,11 @@ impl Writer {
     }
 
     #[cfg(test)]
+    pub(super) fn lose_mark(&self) {
+        self.shared.lock().committed = None;
+    }
+
+    #[cfg(test)]
     pub(super) fn fail_disk(&self) {
         self.shared.lock().is_disk_failing = true;
     }
