@@ -33,4 +33,4 @@ pub mod reply;
 #[cfg(test)]
 mod simulated;
 #[cfg(test)]
-mod simulation;
+mod simulated_cluster;

@@ -1,7 +1,7 @@
 //! What a simulated run puts in the place of the machine: chance, the wall clock, the disk's cache.
 //!
 //! For tests only, and only on a thread that called [`begin`]; everything else is served as ever.
-//! Not the run itself (`simulation`). Chance: hashed collections and the `select!` of tokio take
+//! Not the run itself (`simulated_cluster`). Chance: hashed collections and the `select!` of tokio take
 //! their seeds from the C library's `getrandom`, which this file defines anew. The disk: files are
 //! real, and what was written and not synced can be taken back, as a loss of power would.
 //! Invariant: on one thread of a new process, the same seed gives the same numbers.

@@ -28,7 +28,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("error", PORTS),
     ("engine", ENGINE),
     // For tests alone: the whole cluster in one run.
-    ("simulation", ENGINE),
+    ("simulated_cluster", ENGINE),
 ];
 const LAYER_2: &[&str] =
     &["model", "reply", "crash", "simulated", "protocol", "db", "cluster", "config"];

@@ -272,3 +272,26 @@ async fn a_snapshot_comes_back_after_a_restart_and_a_damaged_one_is_refused() {
         assert!(error.expect("refused").to_string().contains("new id"), "byte {at}");
     }
 }
+
+#[tokio::test]
+async fn issue_5_the_log_forgets_only_what_is_in_a_snapshot() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut state = StateMachine::open(Some(folder.path()), instance()).unwrap();
+    let mut log = open(folder.path()).unwrap().behind(state.covered());
+    append(&mut log, (0..10).map(|index| entry(1, index))).await;
+    let mut other = log.clone();
+    let mut purge = Box::pin(async move { other.purge(log_id(1, 1, 7)).await });
+    for _ in 0..100 {
+        tokio::select! {
+            biased;
+            _ = &mut purge => panic!("it forgets what no snapshot has"),
+            () = tokio::task::yield_now() => {}
+        }
+    }
+    assert_eq!(content(&mut log).await.len(), 10);
+    let blank = |index| Entry { log_id: log_id(1, 1, index), payload: EntryPayload::Blank };
+    state.apply((0..8).map(blank)).await.unwrap();
+    state.get_snapshot_builder().await.build_snapshot().await.unwrap();
+    purge.await.unwrap();
+    assert_eq!(content(&mut log).await.len(), 2);
+}

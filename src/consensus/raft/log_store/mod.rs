@@ -10,6 +10,7 @@
 //! - A log of which something is missing that was acknowledged is refused, not shortened: what
 //!   cannot be read and is followed by a later batch was on the disk once, because a batch is
 //!   written when the one before it is synced.
+//! - What is purged is in a snapshot that is on the disk.
 
 mod frame;
 mod writer;
@@ -23,13 +24,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use openraft::storage::{LogFlushed, LogState, RaftLogStorage};
-use openraft::{EntryPayload, OptionalSend, RaftLogReader, StorageIOError};
-use tokio::sync::oneshot;
+use openraft::{AnyError, EntryPayload, OptionalSend, RaftLogReader, StorageIOError};
+use tokio::sync::{oneshot, watch};
 
 use self::frame::{Frame, Known};
 use self::writer::{Job, Writer};
 use super::error::{MEND, RaftError};
 use super::identity::Identity;
+use super::state_machine::Covered;
 use super::types::{Entry, LogId, Number, Payload, StorageError, Types, Vote};
 use crate::db::segments::{LogError, SegmentLog, SegmentSizes};
 
@@ -46,12 +48,14 @@ pub(super) struct LogStore {
     known: Arc<Mutex<Known>>,
     /// `None` where everything is in memory alone.
     writer: Option<Arc<Writer>>,
+    /// What may be forgotten; everything where nobody says so.
+    covered: Option<watch::Receiver<Covered>>,
 }
 
 impl LogStore {
     /// A log that ends with the process.
     pub(super) fn in_memory() -> Self {
-        Self { known: Arc::default(), writer: None }
+        Self { known: Arc::default(), writer: None, covered: None }
     }
 
     /// Opens the log in `data_dir`, or begins it. Blocks.
@@ -81,7 +85,26 @@ impl LogStore {
         let places = indexes.zip(std::mem::take(&mut known.positions)).collect::<VecDeque<_>>();
         // The lock is kept for as long as the log is open: one process runs a node.
         let writer = Writer::start(log, places).map_err(|error| broken(LogError::Io(error)))?;
-        Ok(Self { known: Arc::new(Mutex::new(known)), writer: Some(Arc::new(writer)) })
+        Ok(Self {
+            known: Arc::new(Mutex::new(known)),
+            writer: Some(Arc::new(writer)),
+            covered: None,
+        })
+    }
+
+    /// Forgets only what is in a snapshot.
+    pub(super) fn behind(self, covered: watch::Receiver<Covered>) -> Self {
+        Self { covered: Some(covered), ..self }
+    }
+
+    /// Returns when a snapshot that is kept has everything up to here.
+    async fn is_covered(&self, id: LogId) -> Result<(), StorageError> {
+        let Some(mut covered) = self.covered.clone() else { return Ok(()) };
+        let ended = || "the snapshots of this node were closed".to_owned();
+        let waited = covered.wait_for(|it| it.broken.is_some() || it.through >= Some(id)).await;
+        let broken = waited.map_or_else(|_| Some(ended()), |covered| covered.broken.clone());
+        broken
+            .map_or(Ok(()), |words| Err(StorageIOError::write_logs(AnyError::error(words)).into()))
     }
 
     /// Whether nothing was ever promised here.
@@ -286,6 +309,9 @@ impl RaftLogStorage<Types> for LogStore {
     }
 
     async fn purge(&mut self, id: LogId) -> Result<(), StorageError> {
+        // Openraft has what a snapshot covers forgotten while that is still being installed. After
+        // a crash in between neither would have what this node acknowledged.
+        self.is_covered(id).await?;
         let (vote, committed) = {
             let mut known = self.lock();
             known.purge(id);

@@ -278,14 +278,15 @@ async fn open_storage(
             "this node has no data_dir: what it knows and has promised ends with the process. When \
              such nodes are started again, decisions can be lost; give a data_dir in production"
         );
-        return Ok((LogStore::in_memory(), StateMachine::open(None, instance)?));
+        let state = StateMachine::open(None, instance)?;
+        return Ok((LogStore::in_memory().behind(state.covered()), state));
     };
     let work = move || {
         std::fs::create_dir_all(&data_dir).map_err(|error| RaftError::io(&data_dir, error))?;
         // The log first: its lock keeps other processes out of the snapshots.
         let log = LogStore::open(&data_dir, &identity, SIZES)?;
         let state = StateMachine::open(Some(&data_dir), instance)?;
-        Ok((log, state))
+        Ok((log.behind(state.covered()), state))
     };
     #[cfg(test)]
     if crate::simulated::is_on() {

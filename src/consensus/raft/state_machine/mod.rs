@@ -20,6 +20,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use openraft::storage::RaftStateMachine;
 use openraft::{AnyError, EntryPayload, OptionalSend, RaftSnapshotBuilder, StorageIOError};
 use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
 
 use self::applied::Beside;
 use self::snapshots::{Kept, Snapshots};
@@ -32,6 +33,7 @@ use crate::model::ids::InstanceId;
 use crate::protocol::replica::{self, Replica};
 
 pub(super) use self::applied::{Applied, Asked, fail};
+pub(super) use self::snapshots::Covered;
 
 /// Openraft's view of the state.
 pub(super) struct StateMachine {
@@ -52,6 +54,11 @@ impl StateMachine {
         };
         let applied = Arc::new(Applied::new(instance, replica, beside));
         Ok(Self { applied, snapshots: Arc::new(snapshots) })
+    }
+
+    /// What the log may forget.
+    pub(super) fn covered(&self) -> watch::Receiver<Covered> {
+        self.snapshots.covered()
     }
 
     pub(super) fn applied(&self) -> &Arc<Applied> {

@@ -63,7 +63,7 @@ impl Bug {
             Self::DecisionOverwritten => &["a decision was overwritten"],
             Self::GrantWithoutMajority => &["that no majority granted"],
             Self::StaleRead => &["a stale read"],
-            Self::ExpiryByWallClock => &["means something else"],
+            Self::ExpiryByWallClock => &["sessions do not end alike"],
             Self::TokenReuse => &["a token was given twice"],
             Self::AdoptionWithoutEpoch => &["a deposed owner wrote"],
             Self::VoteLost => &["broke its vote"],

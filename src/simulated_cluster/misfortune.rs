@@ -87,6 +87,7 @@ impl World {
         match happening {
             Happening::Request { node, request } => self.begin(node, request),
             Happening::AbortWish { node, request } => self.wish_abort(node, request),
+            Happening::ByHand { node, request } => self.abort_by_hand(node, request),
             Happening::Arrives(question) => self.arrives(question),
             Happening::Answered { ref to, ref input } => {
                 if !self.waits_for(to.node, &happening) {
@@ -136,6 +137,9 @@ impl World {
         let lost = lost.expect("the folder is there");
         self.witness.note(&format!("{} dies; {lost} writes are lost", NAMES[node]));
         self.witness.count("deaths");
+        if lost > 0 {
+            self.witness.count("deaths with lost writes");
+        }
     }
 
     fn power_fails(&mut self) {

@@ -25,8 +25,8 @@ type Wanted = Vec<(ResourceId, LockMode)>;
 
 #[derive(Default)]
 struct Known {
-    /// What an entry was, and what came of it, as hashes.
-    entries: BTreeMap<u64, (u64, u64)>,
+    /// What an entry was, whose sessions ended by it, and what else came of it.
+    entries: BTreeMap<u64, (u64, Vec<InstanceId>, u64)>,
     /// The entry as it was before a mistake was planted.
     original: Option<Entry>,
     /// When each node carried out its last entry, by its wall clock.
@@ -46,8 +46,21 @@ pub(super) struct Audit {
 
 fn hash(of: &impl std::fmt::Debug) -> u64 {
     let mut hasher = DefaultHasher::new();
-    format!("{of:?}").hash(&mut hasher);
+    // By what it means, not by when.
+    for (at, part) in format!("{of:?}").split("Timestamp(").enumerate() {
+        let part = if at == 0 { part } else { part.split_once(')').map_or("", |(_, rest)| rest) };
+        part.hash(&mut hasher);
+    }
     hasher.finish()
+}
+
+/// Whose sessions end.
+fn ended(effects: &[Effect]) -> Vec<InstanceId> {
+    let whose = |effect: &Effect| match effect {
+        Effect::SessionEnded { instance } => Some(instance.clone()),
+        _ => None,
+    };
+    effects.iter().filter_map(whose).collect()
 }
 
 impl Audit {
@@ -62,7 +75,8 @@ impl Audit {
 
     fn check_sameness(&self, who: &InstanceId, entry: &Entry, came: &Came<'_>) -> bool {
         let Position { term, index } = came.position;
-        let now = (hash(&(term, entry)), hash(&(&came.answered, &came.effects)));
+        let ended = ended(came.effects);
+        let now = (hash(&(term, entry)), ended, hash(&(&came.answered, &came.effects)));
         let mut known = self.known.borrow_mut();
         match known.entries.get(&index) {
             None => {
@@ -73,6 +87,11 @@ impl Audit {
                 self.witness.fail(format!("the entry {index} is another one now, on {who}"));
             }
             Some(before) if before.1 != now.1 => {
+                let (one, two) = (&before.1, &now.1);
+                let words = format!("sessions do not end alike in {index}: on {who} {two:?}");
+                self.witness.fail(format!("{words}, elsewhere {one:?}"));
+            }
+            Some(before) if before.2 != now.2 => {
                 self.witness.fail(format!("the entry {index} means something else on {who}"));
             }
             Some(_) => {}

@@ -80,6 +80,18 @@ impl World {
         }
     }
 
+    /// Somebody proposes a decision at another process: to abort, so that no store is asked to keep
+    /// what it has not promised.
+    pub(super) fn abort_by_hand(&mut self, node: usize, request: usize) {
+        let id = self.requests[request].id.clone();
+        if self.nodes[node].stalled.is_none()
+            && let Some(process) = &self.nodes[node].process
+        {
+            let reply = Reply::new(drop);
+            Consensus::propose(&*process.raft, &id, Decision::Abort, Value::Null, reply);
+        }
+    }
+
     /// Asks for what the dead have left open, and again after a while.
     pub(super) fn adopts(&mut self, node: usize, life: u64) {
         if self.alive(node, life).is_some() {

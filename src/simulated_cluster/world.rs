@@ -61,6 +61,7 @@ pub(super) struct Question {
 pub(super) enum Happening {
     Request { node: usize, request: usize },
     AbortWish { node: usize, request: usize },
+    ByHand { node: usize, request: usize },
     Arrives(Question),
     Answered { to: Address, input: Input },
     Time { of: Address },
@@ -163,6 +164,11 @@ impl World {
             if self.random.chance(10) {
                 let wish = at + self.random.millis(0, 1_500);
                 self.schedule(wish, Happening::AbortWish { node, request });
+            }
+            if self.random.chance(30) {
+                let node = self.random.below(NAMES.len());
+                let by_hand = at + self.random.millis(0, 1_000);
+                self.schedule(by_hand, Happening::ByHand { node, request });
             }
         }
         for number in 0..10 {

@@ -33,7 +33,7 @@ fn run(seed: u64, bug: Option<Bug>, is_traced: bool) -> Output {
     let itself = std::env::current_exe().expect("a program has a place");
     let bug = bug.map_or_else(String::new, |bug| format!("{bug:?}"));
     let mut command = Command::new(itself);
-    command.args(["--exact", "simulation::seeds_test::one_run", "--nocapture"]);
+    command.args(["--exact", "simulated_cluster::seeds_test::one_run", "--nocapture"]);
     command.env(RUN, format!("{seed} {is_traced} {bug}"));
     command.output().expect("it can be started")
 }
