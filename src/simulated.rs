@@ -1,7 +1,7 @@
 //! What a simulated run puts in the place of the machine: chance, the wall clock, the disk's cache.
 //!
 //! For tests only, and only on a thread that called [`begin`]; everything else is served as ever.
-//! Not the run itself (`simulated_cluster`). Chance: hashed collections and the `select!` of tokio take
+//! Not the run itself (`simulated_cluster`). Chance: hashed collections and tokio's `select!` take
 //! their seeds from the C library's `getrandom`, which this file defines anew. The disk: files are
 //! real, and what was written and not synced can be taken back, as a loss of power would.
 //! Invariant: on one thread of a new process, the same seed gives the same numbers.
@@ -168,7 +168,7 @@ fn tear(write: &Unsynced, which: u64) -> io::Result<()> {
     while !rest.is_empty() {
         let in_sector = SECTOR_BYTES - usize::try_from(at).unwrap_or(0) % SECTOR_BYTES;
         let (part, others) = rest.split_at(in_sector.min(rest.len()));
-        if which & 3 == 0 {
+        if which.is_multiple_of(4) {
             write.file.write_all_at(part, at)?;
         }
         (at, rest, which) = (at + part.len() as u64, others, which.rotate_right(2));

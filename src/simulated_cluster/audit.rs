@@ -1,7 +1,7 @@
 //! Sees every entry on every node, and checks what the cluster promises of its state.
 //!
-//! Not what processes were told (`witness`) and not the end of a run (`ending`). Invariants that are
-//! checked here, with each entry:
+//! Not what processes were told (`witness`) and not the end of a run (`ending`). Invariants that
+//! are checked here, with each entry:
 //! - An entry that was carried out is the same on every node, for ever, and means the same.
 //! - The first decision on an id stands.
 //! - Holders of one resource go together; a token is given once; who asks for what conflicts with

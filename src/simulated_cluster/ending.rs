@@ -26,24 +26,24 @@ impl World {
     /// Everything that is not over, in words.
     pub(super) fn what_is_open(&self) -> Vec<String> {
         let mut open = Vec::new();
-        for node in 0..NAMES.len() {
+        for (node, name) in NAMES.iter().enumerate() {
             let Some(process) = &self.nodes[node].process else {
-                open.push(format!("{} does not run", NAMES[node]));
+                open.push(format!("{name} does not run"));
                 continue;
             };
             open.extend(self.driven_by(node));
             if !process.locks.is_idle() {
-                open.push(format!("{} {}", NAMES[node], process.locks.told()));
+                open.push(format!("{name} {}", process.locks.told()));
             }
             let Some(replica) = self.replica_of(node) else { continue };
             if replica.applied().index < self.witness.floor() {
                 let (index, floor) = (replica.applied().index, self.witness.floor());
-                open.push(format!("{} is at {index}, and {floor} is lost", NAMES[node]));
+                open.push(format!("{name} is at {index}, and {floor} is lost"));
             }
             let without_end = replica.open_coordinations();
             open.extend(without_end.map(|it| format!("{} has no end", it.request.id)));
             if !replica.lock_table().is_empty() {
-                open.push(format!("{} has locks: {:?}", NAMES[node], replica.lock_table()));
+                open.push(format!("{name} has locks: {:?}", replica.lock_table()));
             }
         }
         for store in &self.stores {
@@ -57,14 +57,14 @@ impl World {
     /// the way.
     pub(super) fn check_the_end(&mut self) -> Result<(), String> {
         let decisions = self.witness.lock().decisions.clone();
-        for node in 0..NAMES.len() {
+        for (node, name) in NAMES.iter().enumerate() {
             let Some(replica) = self.replica_of(node) else { continue };
             for (id, (decision, index)) in &decisions {
                 let standing = replica.decision(id).map(|made| made.decision);
                 if standing != Some(*decision) {
                     return Err(format!(
-                        "the decision on {id}, {decision:?} in {index}, is lost on {}: {standing:?}",
-                        NAMES[node]
+                        "the decision on {id}, {decision:?} in {index}, is lost on {name}: \
+                         {standing:?}"
                     ));
                 }
             }

@@ -65,14 +65,14 @@ impl World {
             let at = self.random.millis(2_000, 19_000);
             self.schedule(at, Happening::PowerFails);
         }
-        for _ in 0..1 + self.random.below(3) {
+        for _ in 0..=self.random.below(3) {
             let node = self.random.chance(40).then(|| self.random.below(NAMES.len()));
             let (at, millis) = (self.random.millis(2_000, 16_000), self.random.millis(100, 5_000));
             let millis = u64::try_from(millis.as_millis()).unwrap_or(0);
             let jumps = self.random.chance(50);
             self.schedule(at, Happening::Stalls { node, millis, jumps });
         }
-        for _ in 0..1 + self.random.below(3) {
+        for _ in 0..=self.random.below(3) {
             let node = self.random.below(NAMES.len());
             let at = self.random.millis(2_000, 17_000);
             let both_ways = self.random.chance(80);

@@ -4,6 +4,8 @@
 //! the ear, an entry on its way to the state and what came of it). `catches` says with which
 //! words each has to be caught.
 
+use std::time::Duration;
+
 use serde_json::Value as Json;
 
 use crate::consensus::raft::simulated::Came;
@@ -81,8 +83,8 @@ impl Bug {
         }
     }
 
-    /// Spoils an entry before it is carried out; `wall_millis` passed on this node's wall clock.
-    pub(super) fn before(self, entry: &mut Entry, wall_passed: std::time::Duration) {
+    /// Spoils an entry before it is carried out; so much passed on this node's wall clock.
+    pub(super) fn before(self, entry: &mut Entry, wall_passed: Duration) {
         match self {
             Self::ExpiryByWallClock => entry.elapsed = wall_passed,
             Self::SharedIntentRefused => {
@@ -113,15 +115,16 @@ impl Bug {
 
 fn reuse_tokens(came: &mut Came<'_>) {
     let answers = came.answered.iter_mut().filter_map(|it| it.answers.as_mut()).flatten();
-    for answer in answers {
-        if let Answer::Granted(grants) = answer {
-            grants.iter_mut().for_each(|grant| grant.fencing_token %= 7);
-        }
-    }
-    for effect in came.effects.iter_mut() {
-        if let Effect::Granted { grants, .. } = effect {
-            grants.iter_mut().for_each(|grant| grant.fencing_token %= 7);
-        }
+    let answered = answers.filter_map(|answer| match answer {
+        Answer::Granted(grants) => Some(grants),
+        _ => None,
+    });
+    let told = came.effects.iter_mut().filter_map(|effect| match effect {
+        Effect::Granted { grants, .. } => Some(grants),
+        _ => None,
+    });
+    for grant in answered.chain(told).flatten() {
+        grant.fencing_token %= 7;
     }
 }
 

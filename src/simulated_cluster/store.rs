@@ -1,4 +1,4 @@
-//! A simulated store that can prepare: key-value, far away, fenced by the rules of `protocol/fence`.
+//! A simulated store that can prepare: key-value, far away, fenced as `protocol/fence` says.
 //!
 //! What it has prepared or committed survives everything; questions to it and answers of it may be
 //! late or lost. Invariant: what it has prepared it changes only when it is told.

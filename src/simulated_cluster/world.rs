@@ -1,8 +1,8 @@
 //! The simulated world: three processes, stores, a network, one time, and what is planned.
 //!
 //! A tick is: what is due happens, letters arrive, each process that runs does so for the tick, and
-//! what it heard is acted upon. Not the faults (`misfortune`), not the driving (`driver`, `locking`),
-//! not the end (`ending`). Invariant: what a process knows dies with it; its folder and the stores
+//! what it heard is acted upon. Not the faults (`misfortune`), not the driving (`driver`,
+//! `locking`), not the end (`ending`). Invariant: what a process knows dies with it; its folder and the stores
 //! remember.
 
 use std::collections::BTreeMap;
@@ -330,7 +330,9 @@ impl World {
                 self.schedule(later, Happening::Proposes { node, life, commands });
             }
             Word::Effects(effects) => {
-                effects.into_iter().for_each(|effect| self.lock_effect(node, effect));
+                for effect in effects {
+                    self.lock_effect(node, effect);
+                }
             }
             Word::Replaced => self.state_replaced(node),
             Word::Step(of, input) => self.step_if_there(&of, input),

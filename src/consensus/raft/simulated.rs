@@ -1,7 +1,7 @@
 //! What a simulated run sees of a node, and does to it, that nobody else may.
 //!
-//! Not the run (`simulated_cluster`, which is for tests alone, as this is). Invariant: without an auditor
-//! on this thread nothing here changes anything.
+//! Not the run (`simulated_cluster`, which is for tests alone, as this is). Invariant: without an
+//! auditor on this thread nothing here changes anything.
 
 use std::cell::RefCell;
 use std::rc::Rc;

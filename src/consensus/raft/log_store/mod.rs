@@ -103,8 +103,10 @@ impl LogStore {
         let ended = || "the snapshots of this node were closed".to_owned();
         let waited = covered.wait_for(|it| it.broken.is_some() || it.through >= Some(id)).await;
         let broken = waited.map_or_else(|_| Some(ended()), |covered| covered.broken.clone());
-        broken
-            .map_or(Ok(()), |words| Err(StorageIOError::write_logs(AnyError::error(words)).into()))
+        match broken {
+            None => Ok(()),
+            Some(words) => Err(StorageIOError::write_logs(AnyError::error(words)).into()),
+        }
     }
 
     /// Whether nothing was ever promised here.
