@@ -29,7 +29,7 @@ NEXTEST := cargo nextest run --no-fail-fast
 PYTHON_SOURCES := $(wildcard python/unanimity tests/python examples benches)
 
 .PHONY: help verify verify-rust verify-python fix quick python wheel test demo bench bench-peers bench-docs
-.PHONY: simulate scenarios docs
+.PHONY: simulate simulate-cluster scenarios docs
 
 help:
 	@grep -E '^# +make ' Makefile | sed 's/^# *//'
@@ -121,6 +121,11 @@ bench-docs: $(VENV)/ready
 simulate:
 	SEED=$(SEED) SEEDS=$(SEEDS) $(NEXTEST) -p unanimity --no-capture \
 		-E 'test(/^simulation/)'
+
+# make simulate-cluster SEED=7  one run of the whole cluster, step by step; SEEDS=2000 for the long mode
+simulate-cluster:
+	SEED=$(SEED) SEEDS=$(SEEDS) $(NEXTEST) -p unanimity --no-capture \
+		-E 'test(/^simulated_cluster::.*keeps_its_promises/)'
 
 # make scenarios        rewrites the expected output of tests/scenarios; read the difference
 scenarios:

@@ -3,7 +3,8 @@
 //! What a lock manager over the port `cluster` owes: an answer that was lost is settled (the wait
 //! is given up, and what it was granted all the same is found in the state), what was granted to
 //! nobody is given back, and effects that a snapshot swallowed are read from the state. Invariants
-//! that are checked here: what is told as granted was granted by an entry; a wait that was granted is woken.
+//! that are checked here: what is told as granted was granted by an entry; a wait that was granted
+//! is woken.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

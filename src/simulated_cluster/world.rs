@@ -1,9 +1,9 @@
 //! The simulated world: three processes, stores, a network, one time, and what is planned.
 //!
-//! A tick is: what is due happens, letters arrive, each process that runs does so for the tick, and
-//! what it heard is acted upon. Not the faults (`misfortune`), not the driving (`driver`,
-//! `locking`), not the end (`ending`). Invariant: what a process knows dies with it; its folder and the stores
-//! remember.
+//! A tick is: what is due happens, letters arrive, each process that runs does so for the tick,
+//! and what it heard is acted upon. Not the faults (`misfortune`), not the driving (`driver`,
+//! `locking`), not the end (`ending`). Invariant: what a process knows dies with it; its folder
+//! and the stores remember.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

@@ -262,7 +262,7 @@ fn tasks_are_spawned_only_by_the_engine_and_by_adapters() {
         // A port's own file is `src/<port>/mod.rs`; deeper ones belong to an adapter.
         let depth = source.path.matches('/').count();
         let is_port = source.path.ends_with("/mod.rs") && module != "engine" && depth == 2;
-        let may = adapters.contains(&module.as_str()) && !is_port;
+        let may = source.is_test() || adapters.contains(&module.as_str()) && !is_port;
         for spawn in ["tokio::spawn", "thread::spawn", ".spawn("] {
             if !may && source.shipped_code().contains(spawn) {
                 offences.push(format!("{}: `{spawn}` outside of engine and adapters", source.path));
