@@ -57,6 +57,11 @@ impl World {
             return;
         }
         let Some(plan) = self.plan(node, &request, 0) else { return };
+        let process = self.nodes[node].process.as_ref();
+        if process.is_some_and(|process| process.driven.contains_key(&request.id)) {
+            // It joins the one that runs.
+            return;
+        }
         self.witness.count("begun");
         let machine = TwoPhase::new(plan, self.now);
         self.drive(node, machine, Input::Started);

@@ -146,14 +146,16 @@ impl World {
         process.log.propose(vec![command], reply);
     }
 
-    /// A guest wants a whole store for a while.
+    /// A guest wants a whole store for a while, or two, in an order that may close a circle.
     pub(super) fn guest(&mut self, node: usize, number: u64) {
         if self.waits_for(node, &Happening::Guest { node, number }) {
             return;
         }
         let store = self.random.below(self.stores.len());
+        let count = if self.random.chance(30) { 2 } else { 1 };
         let mode = if self.random.chance(70) { LockMode::Shared } else { LockMode::Exclusive };
-        let wanted = vec![(ResourceId::from(&self.stores[store].name), mode)];
+        let downwards = self.stores[..=store].iter().rev().take(count);
+        let wanted = downwards.map(|store| (ResourceId::from(&store.name), mode)).collect();
         let lease = self.random.chance(50).then(|| self.random.millis(200, 1_500));
         let timeout = Some(self.random.millis(0, 3_000));
         self.ask_for(node, Who::Guest(number), Wish { wanted, timeout, lease });

@@ -40,7 +40,7 @@ impl Climate {
             threshold: [12, 40, 1_000][random.below(3)],
             deaths_per_mille: [0, 3, 10][random.below(3)],
             loss: [0, 2, 8][random.below(3)],
-            hangs: [0, 2, 6][random.below(3)],
+            hangs: [0, 5, 15][random.below(3)],
         }
     }
 
@@ -71,16 +71,28 @@ impl World {
             let millis = u64::try_from(millis.as_millis()).unwrap_or(0);
             let jumps = self.random.chance(50);
             self.schedule(at, Happening::Stalls { node, millis, jumps });
+            let node = node.unwrap_or(0);
+            self.plan_work_before(node, at);
         }
         for _ in 0..=self.random.below(3) {
             let node = self.random.below(NAMES.len());
             let at = self.random.millis(2_000, 17_000);
             let both_ways = self.random.chance(80);
             self.schedule(at, Happening::Cuts { node, both_ways });
+            self.plan_work_before(node, at);
             let heals = at + self.random.millis(200, 6_000);
             self.schedule(heals, Happening::Heals);
         }
         self.schedule(CALM_AT, Happening::Calms);
+    }
+
+    /// Something to be in the middle of.
+    fn plan_work_before(&mut self, node: usize, at: Duration) {
+        for _ in 0..2 {
+            let request = self.random.below(self.requests.len());
+            let before = self.random.millis(20, 150);
+            self.schedule(at - before, Happening::Request { node, request });
+        }
     }
 
     pub(super) fn happen(&mut self, happening: Happening) {
