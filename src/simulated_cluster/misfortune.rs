@@ -91,7 +91,7 @@ impl World {
         for _ in 0..2 {
             let request = self.random.below(self.requests.len());
             let before = self.random.millis(20, 150);
-            self.schedule(at - before, Happening::Request { node, request });
+            self.schedule(at.saturating_sub(before), Happening::Request { node, request });
         }
     }
 
