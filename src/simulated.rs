@@ -2,8 +2,8 @@
 //!
 //! For tests only, and only on a thread that called [`begin`]; everything else is served as ever.
 //! Not the run itself (`simulated_cluster`). Chance: hashed collections and tokio's `select!` take
-//! their seeds from the C library's `getrandom`, which this file defines anew. The disk: files are
-//! real, and what was written and not synced can be taken back, as a loss of power would.
+//! their seeds, on Linux, from the C library's `getrandom`, which this file defines anew. The disk:
+//! files are real, and what was written and not synced can be taken back, as a loss of power would.
 //! Invariant: on one thread of a new process, the same seed gives the same numbers.
 
 use std::cell::RefCell;

@@ -16,7 +16,7 @@ use super::planted::Bug;
 use super::witness::Shared;
 use crate::consensus::raft::simulated::{Auditor, Came};
 use crate::model::ids::InstanceId;
-use crate::model::lock::{Grant, LockId, LockMode, RequesterId, ResourceId, WaitId};
+use crate::model::lock::{Grant, LockId, LockInfo, LockMode, RequesterId, ResourceId, WaitId};
 use crate::model::record::Record;
 use crate::model::time::Timestamp;
 use crate::protocol::replica::{Answer, Answered, Command, Effect, Entry, Position, Replica};
@@ -142,7 +142,7 @@ impl Audit {
         let status = replica.lock_table().status(None);
         let holders: Vec<_> = status.iter().filter(|info| info.lock_id.is_some()).collect();
         for (at, one) in holders.iter().enumerate() {
-            let is_apart = |other: &&&crate::model::lock::LockInfo| {
+            let is_apart = |other: &&&LockInfo| {
                 other.resource == one.resource
                     && other.requester != one.requester
                     && !other.mode.is_compatible_with(one.mode)
@@ -205,7 +205,7 @@ impl Audit {
             return;
         }
         let known = self.known.borrow();
-        let is_in_the_way = |info: &crate::model::lock::LockInfo| {
+        let is_in_the_way = |info: &LockInfo| {
             let Some(lock_id) = &info.lock_id else { return false };
             let mode = known.granted.get(lock_id).copied().unwrap_or(info.mode);
             info.requester != *who

@@ -23,7 +23,7 @@ use crate::consensus::raft::transport::PeerAddress;
 use crate::consensus::raft::{RaftNode, RaftOptions};
 use crate::journal::ReplicatedJournal;
 use crate::journal::{Answer as Told, AnswerSink, Journal, JournalError, OpenCoordination};
-use crate::model::ids::{ClusterId, InstanceId};
+use crate::model::ids::{ClusterId, CoordinationId, InstanceId};
 use crate::protocol::Input;
 use crate::protocol::replica::{Answer, Command, Effect, Entry, Position, Proposal, Replica};
 use crate::protocol::two_phase::TwoPhase;
@@ -212,14 +212,12 @@ pub(super) struct Process {
     pub(super) log: Arc<Watched>,
     pub(super) journal: ReplicatedJournal,
     pub(super) inbox: Inbox,
-    pub(super) driven: BTreeMap<CoordinationIdKey, Held<TwoPhase>>,
+    pub(super) driven: BTreeMap<CoordinationId, Held<TwoPhase>>,
     /// Whose record a token of the journal is.
     pub(super) records: BTreeMap<u64, Address>,
     pub(super) last_token: u64,
     pub(super) locks: Locks,
 }
-
-type CoordinationIdKey = crate::model::ids::CoordinationId;
 
 /// What a process is started with.
 pub(super) struct Setting<'a> {
