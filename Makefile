@@ -29,7 +29,7 @@ NEXTEST := cargo nextest run --no-fail-fast
 PYTHON_SOURCES := $(wildcard python/unanimity tests/python examples benches)
 
 .PHONY: help verify verify-rust verify-python fix quick python wheel test demo bench bench-peers bench-docs
-.PHONY: simulate scenarios docs faults
+.PHONY: simulate simulate-cluster scenarios docs faults
 
 help:
 	@grep -E '^# +make ' Makefile | sed 's/^# *//'
@@ -127,6 +127,11 @@ faults: python
 	UNANIMITY_FAULT_SECONDS=$(or $(SECONDS),60) $(if $(SEED),SEED=$(SEED)) \
 		$(BIN)/pytest -s tests/python/test_raft_faults.py \
 		tests/python/test_raft_journal_faults.py -k 'every_promise or stores_agree'
+
+# make simulate-cluster SEED=7  one run of the whole cluster, step by step; SEEDS=2000 for the long mode
+simulate-cluster:
+	SEED=$(SEED) SEEDS=$(SEEDS) $(NEXTEST) -p unanimity --no-capture \
+		-E 'test(/^simulated_cluster::.*keeps_its_promises/)'
 
 # make scenarios        rewrites the expected output of tests/scenarios; read the difference
 scenarios:

@@ -32,3 +32,7 @@ pub mod observe;
 pub mod participants;
 pub mod protocol;
 pub mod reply;
+#[cfg(test)]
+mod simulated;
+#[cfg(test)]
+mod simulated_cluster;

@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
+use super::node::read_index;
 use super::test_kit::*;
 use super::transport::PeerAddress;
 use crate::cluster::{ClusterError, QuorumLost, ReplicaEar, ReplicatedLog};
@@ -429,5 +430,68 @@ async fn few_large_entries_are_compacted_too() {
     cluster.crash("a").await;
     cluster.start("a", &["a"]).await;
     assert_eq!(decided(cluster.node("a"), "x0", Abort).await, Ok(Commit));
+    cluster.close().await;
+}
+
+/// Leads again after a snapshot took the place of an entry that it wrote when it led before.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn issue_5_a_leader_whose_entry_was_replaced_by_a_snapshot_writes_when_it_leads_again() {
+    let mut cluster = Cluster::on_disk();
+    cluster.threshold = 8;
+    let cluster = cluster.of_three().await;
+    let old = cluster.leader().await;
+    let node = Arc::clone(cluster.node(&old));
+    cluster.net.isolate(&old);
+    let log = node.inner.raft.metrics().borrow().last_log_index;
+    let lost = {
+        let node = Arc::clone(&node);
+        tokio::spawn(async move { decided(&node, "lost", Commit).await })
+    };
+    wait(&node, |metrics| metrics.last_log_index > log).await;
+    let others = cluster.others(&old);
+    let new = cluster.leader_among(&others).await;
+    for number in 0..40 {
+        let name = format!("{number}");
+        assert_eq!(decided(cluster.node(&new), &name, Commit).await, Ok(Commit));
+    }
+    wait(cluster.node(&new), |metrics| metrics.purged.is_some_and(|id| Some(id.index) > log)).await;
+    cluster.net.heal();
+    level(&node, cluster.node(&new)).await;
+    let _ = lost.await;
+    loop {
+        // Refused while the other is not level, or somebody else leads by now.
+        let leader = cluster.leader().await;
+        if leader == old || cluster.node(&leader).transfer_leadership(&old).await.is_ok() {
+            break;
+        }
+    }
+    assert_eq!(decided(&node, "after", Abort).await, Ok(Abort));
+    cluster.close().await;
+}
+
+/// A leader that is started again leads on without an election, and openraft has it read up to the
+/// last mark of a commit in its log.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn issue_5_a_leader_that_was_started_again_reads_what_it_told_before() {
+    let mut cluster = Cluster::on_disk().of_three().await;
+    let mut count = 0;
+    for number in 0..10 {
+        let (name, old) = (format!("{number}"), cluster.leader().await);
+        assert_eq!(decided(cluster.node(&old), &name, Commit).await, Ok(Commit));
+        let told = *cluster.node(&old).inner.applied.index().borrow();
+        cluster.node(&old).inner.log.lose_mark();
+        cluster.crash(&old).await;
+        // So that nobody tells it at once what is committed.
+        cluster.net.isolate(&old);
+        let node = cluster.start(&old, &["a", "b", "c"]).await;
+        cluster.net.heal();
+        if node.inner.is_leader()
+            && let Ok(index) = read_index(&node.inner).await
+        {
+            count += 1;
+            assert!(index >= told, "it reads up to {index}, and told of {told}");
+        }
+    }
+    assert!(count > 0, "it never led on");
     cluster.close().await;
 }

@@ -107,6 +107,16 @@ fn not_changed(error: WriteError) -> NotChanged {
     }
 }
 
+/// Waits for a change to be written, for as long as this node leads.
+async fn written<T>(
+    inner: &Inner,
+    write: impl Future<Output = Result<T, WriteError>>,
+) -> Result<(), NotChanged> {
+    let words = "the node that led does not lead any more; the change may have been made";
+    let written = inner.while_leading(write).await;
+    written.ok_or_else(|| NotChanged::NoAnswer(words.to_owned()))?.map(drop).map_err(not_changed)
+}
+
 fn voters(metrics: &Metrics) -> BTreeSet<Number> {
     metrics.membership_config.membership().voter_ids().collect()
 }
@@ -154,7 +164,7 @@ pub(super) async fn add(inner: &Inner, member: Member) -> Result<(), NotChanged>
         }
     }
     let change = ChangeMembers::AddVoterIds(BTreeSet::from([id]));
-    inner.raft.change_membership(change, true).await.map(drop).map_err(not_changed)
+    written(inner, inner.raft.change_membership(change, true)).await
 }
 
 /// Sees that a new node runs, and belongs to no cluster: one that began its own has promises and
@@ -196,15 +206,14 @@ pub(super) async fn remove(inner: &Inner, name: &str) -> Result<(), NotChanged> 
         return Err(NotChanged::NotLeader);
     }
     // First, so that no crash in between leaves an id that could be used again.
-    let retired = inner.raft.client_write(Payload::Retire(id)).await;
-    retired.map(drop).map_err(not_changed)?;
+    written(inner, inner.raft.client_write(Payload::Retire(id))).await?;
     let only = BTreeSet::from([id]);
     let change = if voters.contains(&id) {
         ChangeMembers::RemoveVoters(only)
     } else {
         ChangeMembers::RemoveNodes(only)
     };
-    inner.raft.change_membership(change, false).await.map(drop).map_err(not_changed)
+    written(inner, inner.raft.change_membership(change, false)).await
 }
 
 /// The ids of the other voting nodes, the one first that has the most.

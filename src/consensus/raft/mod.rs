@@ -25,7 +25,11 @@ mod message;
 mod node;
 mod options;
 mod peers;
+#[cfg(test)]
+mod seeded;
 mod server;
+#[cfg(test)]
+pub(crate) mod simulated;
 mod state_machine;
 mod status;
 #[cfg(test)]

@@ -283,7 +283,7 @@ async fn issue_5_a_purge_waits_until_the_snapshot_that_has_it_is_kept() {
     let sent = sender.get_snapshot_builder().await.build_snapshot().await.unwrap();
 
     let mut state = StateMachine::open(Some(folder.path()), instance()).unwrap();
-    let mut log = open(folder.path()).unwrap().behind(state.kept());
+    let mut log = open(folder.path()).unwrap().behind(state.covered());
     append(&mut log, (0..5).map(|index| entry(1, index))).await;
     let mut purging = log.clone();
     let purge = purging.purge(log_id(1, 1, 9));
@@ -298,7 +298,7 @@ async fn issue_5_a_purge_waits_until_the_snapshot_that_has_it_is_kept() {
 
     drop(state);
     let refused = log.purge(log_id(1, 1, 20)).await.unwrap_err();
-    assert!(refused.to_string().contains("was not kept"), "{refused}");
+    assert!(refused.to_string().contains("were closed"), "{refused}");
 }
 
 /// A process died when the snapshot of another leader was kept, and nothing was truncated yet:

@@ -22,7 +22,14 @@ openraft::declare_raft_types!(
         Node = Member,
         Entry = openraft::Entry<Types>,
         SnapshotData = Cursor<Vec<u8>>,
+        AsyncRuntime = Tasks,
 );
+
+/// What openraft's tasks, time and chance are.
+#[cfg(not(test))]
+type Tasks = openraft::TokioRuntime;
+#[cfg(test)]
+type Tasks = super::seeded::Seeded;
 
 /// A node as openraft counts it: it wants ids that can be copied.
 pub(super) type Number = u64;

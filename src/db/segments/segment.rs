@@ -98,10 +98,18 @@ impl Segment {
     }
 
     pub(super) fn write(&self, at: u64, bytes: &[u8]) -> io::Result<()> {
+        #[cfg(test)]
+        if let Some(written) = crate::simulated::write(&self.file, at, bytes) {
+            return written;
+        }
         self.file.write_all_at(bytes, at)
     }
 
     pub(super) fn sync(&self) -> io::Result<()> {
+        #[cfg(test)]
+        if let Some(synced) = crate::simulated::sync(&self.file) {
+            return synced;
+        }
         self.file.sync_data()
     }
 

@@ -49,6 +49,11 @@ impl ReplicatedJournal {
     /// A journal over a log.
     pub fn open(log: Arc<dyn ReplicatedLog>) -> Result<Self, JournalError> {
         let inner = Inner::new(log);
+        #[cfg(test)]
+        if crate::simulated::is_on() {
+            tokio::spawn(queue::run_simulated(Arc::downgrade(&inner)));
+            return Ok(Self { inner, handed: Arc::default(), thread: Mutex::default() });
+        }
         let thread = inner.start()?;
         Ok(Self { inner, handed: Arc::default(), thread: Mutex::new(Some(thread)) })
     }

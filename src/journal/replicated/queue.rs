@@ -282,6 +282,21 @@ impl Inner {
     }
 }
 
+/// As `Inner::run`, on the clock of a simulated process.
+#[cfg(test)]
+pub(super) async fn run_simulated(inner: Weak<Inner>) {
+    loop {
+        tokio::time::sleep(PAUSE).await;
+        let Some(inner) = inner.upgrade() else { return };
+        let state = inner.lock();
+        let is_due = state.trouble.is_some() && !state.is_under_way;
+        drop(state);
+        if is_due {
+            inner.pump();
+        }
+    }
+}
+
 /// Hears of the cluster for as long as the journal is there.
 struct Ear(Weak<Inner>);
 

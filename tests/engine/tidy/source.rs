@@ -43,6 +43,7 @@ impl Source {
         let beside = ["_test.rs", "/tests.rs", "/test_kit.rs"];
         self.path.starts_with("tests/")
             || self.path.starts_with("benches/")
+            || self.path.starts_with("src/simulat")
             || self.path.contains("/tests/")
             || beside.iter().any(|end| self.path.ends_with(end))
     }

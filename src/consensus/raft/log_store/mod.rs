@@ -32,7 +32,8 @@ use self::frame::{Frame, Known};
 use self::writer::{Job, Writer};
 use super::error::{MEND, RaftError};
 use super::identity::Identity;
-use super::types::{Entry, LogId, Payload, StorageError, Types, Vote};
+use super::state_machine::Covered;
+use super::types::{Entry, LogId, Number, Payload, StorageError, Types, Vote};
 use crate::db::segments::{LogError, SegmentLog, SegmentSizes};
 
 /// How long another process's hold is waited for: one that is just ending.
@@ -48,19 +49,14 @@ pub(super) struct LogStore {
     known: Arc<Mutex<Known>>,
     /// `None` where everything is in memory alone.
     writer: Option<Arc<Writer>>,
-    /// Up to where the last snapshot reaches; `None` where nobody tells.
-    kept: Option<watch::Receiver<Option<LogId>>>,
+    /// What may be forgotten; everything where nobody says so.
+    covered: Option<watch::Receiver<Covered>>,
 }
 
 impl LogStore {
     /// A log that ends with the process.
     pub(super) fn in_memory() -> Self {
-        Self { known: Arc::default(), writer: None, kept: None }
-    }
-
-    /// The same, which purges only what is in a snapshot that is kept.
-    pub(super) fn behind(self, kept: watch::Receiver<Option<LogId>>) -> Self {
-        Self { kept: Some(kept), ..self }
+        Self { known: Arc::default(), writer: None, covered: None }
     }
 
     /// Opens the log in `data_dir`, or begins it. Blocks.
@@ -70,6 +66,12 @@ impl LogStore {
         sizes: SegmentSizes,
     ) -> Result<Self, RaftError> {
         let folder = data_dir.join("log");
+        #[cfg(test)]
+        let sizes = crate::simulated::segment_sizes().map_or(sizes, |(first, most)| SegmentSizes {
+            first,
+            most,
+            total: None,
+        });
         let broken = |error| RaftError::log(&folder, error);
         // A new log begins with 1; a purge takes segments away, and never the last.
         let first = if folder.is_dir() { SegmentLog::first_in(&folder) } else { Ok(None) };
@@ -84,14 +86,41 @@ impl LogStore {
         let places = indexes.zip(std::mem::take(&mut known.positions)).collect::<VecDeque<_>>();
         // The lock is kept for as long as the log is open: one process runs a node.
         let writer = Writer::start(log, places).map_err(|error| broken(LogError::Io(error)))?;
-        let known = Arc::new(Mutex::new(known));
-        Ok(Self { known, writer: Some(Arc::new(writer)), kept: None })
+        Ok(Self {
+            known: Arc::new(Mutex::new(known)),
+            writer: Some(Arc::new(writer)),
+            covered: None,
+        })
+    }
+
+    /// Forgets only what is in a snapshot.
+    pub(super) fn behind(self, covered: watch::Receiver<Covered>) -> Self {
+        Self { covered: Some(covered), ..self }
+    }
+
+    /// Returns when a snapshot that is kept has everything up to here.
+    async fn is_covered(&self, id: LogId) -> Result<(), StorageError> {
+        let Some(mut covered) = self.covered.clone() else { return Ok(()) };
+        let ended = || "the snapshots of this node were closed".to_owned();
+        let waited = covered.wait_for(|it| it.broken.is_some() || it.through >= Some(id)).await;
+        let broken = waited.map_or_else(|_| Some(ended()), |covered| covered.broken.clone());
+        match broken {
+            None => Ok(()),
+            Some(words) => Err(StorageIOError::write_logs(AnyError::error(words)).into()),
+        }
     }
 
     /// Whether nothing was ever promised here.
     pub(super) fn is_empty(&self) -> bool {
         let known = self.lock();
         known.vote.is_none() && known.last().is_none()
+    }
+
+    /// The vote by which the node `me` leads, if it does, and the last entry of its log.
+    pub(super) fn led_until(&self, me: Number) -> Option<(Vote, u64)> {
+        let known = self.lock();
+        let vote = known.vote.filter(|it| it.is_committed() && it.leader_id.node_id == me)?;
+        Some((vote, known.last()?.index))
     }
 
     /// How many bytes of proposals are in memory, and would be read after a restart.
@@ -110,6 +139,12 @@ impl LogStore {
     #[cfg(test)]
     pub(super) fn fail_disk(&self) {
         self.writer.as_ref().expect("a log on disk").fail_disk();
+    }
+
+    /// The mark of the last commit does not reach the disk, as when the process is killed.
+    #[cfg(test)]
+    pub(super) fn lose_mark(&self) {
+        self.writer.as_ref().expect("a log on disk").lose_mark();
     }
 
     fn lock(&self) -> MutexGuard<'_, Known> {
@@ -277,12 +312,9 @@ impl RaftLogStorage<Types> for LogStore {
     }
 
     async fn purge(&mut self, id: LogId) -> Result<(), StorageError> {
-        if let Some(kept) = &mut self.kept {
-            // Openraft does nothing else meanwhile, so nobody is told of what is not kept yet.
-            let stands = kept.wait_for(|kept| *kept >= Some(id)).await.map(drop);
-            let words = "the snapshot that has what is to be purged was not kept";
-            stands.map_err(|_| StorageIOError::write_logs(AnyError::error(words)))?;
-        }
+        // Openraft has what a snapshot covers forgotten while that is still being installed. After
+        // a crash in between neither would have what this node acknowledged.
+        self.is_covered(id).await?;
         let (vote, committed) = {
             let mut known = self.lock();
             known.purge(id);

@@ -47,6 +47,9 @@ struct Queue {
 struct Shared {
     queue: Mutex<Queue>,
     wake: Condvar,
+    /// The same, for a task in the place of the thread.
+    #[cfg(test)]
+    came: tokio::sync::Notify,
 }
 
 impl Shared {
@@ -75,6 +78,11 @@ impl Writer {
             failed: None,
             runtime: tokio::runtime::Handle::try_current().ok(),
         };
+        #[cfg(test)]
+        if crate::simulated::is_on() {
+            tokio::spawn(async move { while work.serve_simulated().await {} });
+            return Ok(Self { shared, thread: Mutex::new(None) });
+        }
         let thread = std::thread::Builder::new()
             .name("unanimity-raft-log".to_owned())
             .spawn(move || while work.serve() {})?;
@@ -84,6 +92,8 @@ impl Writer {
     pub(super) fn push(&self, job: Job) {
         self.shared.lock().jobs.push(job);
         self.shared.wake.notify_one();
+        #[cfg(test)]
+        self.shared.came.notify_one();
     }
 
     pub(super) fn mark_committed(&self, id: LogId) {
@@ -99,6 +109,11 @@ impl Writer {
             // A panic of the thread was told by the panic itself; its jobs were answered by drop.
             let _ = thread.join();
         }
+    }
+
+    #[cfg(test)]
+    pub(super) fn lose_mark(&self) {
+        self.shared.lock().committed = None;
     }
 
     #[cfg(test)]
@@ -139,12 +154,8 @@ impl Work {
             }
             (std::mem::take(&mut queue.jobs), queue.committed.take())
         };
-        if self.failed.is_none()
-            && let Err(words) = self.write(&jobs, committed)
-        {
-            tracing::error!(error = %words, "the log of this node failed; the node stops");
-            self.failed = Some(words);
-        }
+        self.attempt(|work| work.write(&jobs, committed));
+        self.attempt(Self::sync);
         self.answer(jobs);
         if self.failed.is_none()
             && let (Some(job), Some(runtime)) = (self.log.spare_job(), &self.runtime)
@@ -152,6 +163,36 @@ impl Work {
             runtime.spawn_blocking(job);
         }
         true
+    }
+
+    /// As `serve`, with the disk's time in between, in which the node may die.
+    #[cfg(test)]
+    async fn serve_simulated(&mut self) -> bool {
+        self.shared.came.notified().await;
+        loop {
+            let (jobs, committed) = {
+                let mut queue = self.shared.lock();
+                if queue.jobs.is_empty() {
+                    // The mark of a commit waits for something else here too.
+                    return !queue.is_closing;
+                }
+                (std::mem::take(&mut queue.jobs), queue.committed.take())
+            };
+            self.attempt(|work| work.write(&jobs, committed));
+            tokio::time::sleep(crate::simulated::sync_time()).await;
+            self.attempt(Self::sync);
+            self.answer(jobs);
+        }
+    }
+
+    /// Does a part of the work, unless one before it failed.
+    fn attempt(&mut self, part: impl FnOnce(&mut Self) -> Result<(), String>) {
+        if self.failed.is_none()
+            && let Err(words) = part(self)
+        {
+            tracing::error!(error = %words, "the log of this node failed; the node stops");
+            self.failed = Some(words);
+        }
     }
 
     fn write(&mut self, jobs: &[Job], committed: Option<LogId>) -> Result<(), String> {
@@ -167,6 +208,10 @@ impl Work {
         }
         self.log.append(&self.batch).map_err(|error| error.to_string())?;
         crash::point("raft_log", "written");
+        Ok(())
+    }
+
+    fn sync(&mut self) -> Result<(), String> {
         self.log.sync().map_err(|error| error.to_string())?;
         crash::point("raft_log", "synced");
         Ok(())
@@ -213,6 +258,10 @@ impl Put<'_> {
                     // The clone shares its payload.
                     self.frame(&Frame::Entry(entry.clone()))?;
                 }
+                Ok(())
+            }
+            #[cfg(test)]
+            Job::Vote(..) if crate::simulated::has(crate::simulated::Flaw::VoteNotWritten) => {
                 Ok(())
             }
             Job::Vote(vote, _) => self.frame(&Frame::Vote(*vote)),

@@ -158,7 +158,11 @@ impl Leader {
         let entry = Entry { elapsed, at: wall_clock(), proposals };
         let text = to_raw_value(&entry).expect("an entry can be written as text");
         self.last = Some((term, now));
-        match self.inner.raft.client_write(Payload::Entry(text.into())).await {
+        let write = self.inner.raft.client_write(Payload::Entry(text.into()));
+        let Some(written) = self.inner.while_leading(write).await else {
+            return Err(NotTaken::Lost);
+        };
+        match written {
             Ok(_) => Ok(()),
             // Told also of entries that were written before leadership was lost.
             Err(OpenraftError::APIError(ClientWriteError::ForwardToLeader(_))) => {
@@ -176,6 +180,10 @@ impl Leader {
 }
 
 fn wall_clock() -> Timestamp {
+    #[cfg(test)]
+    if let Some(simulated) = crate::simulated::wall_clock() {
+        return simulated;
+    }
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Timestamp(i64::try_from(since.as_micros()).unwrap_or(i64::MAX))
 }

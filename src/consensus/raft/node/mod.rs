@@ -38,7 +38,7 @@ use super::peers::Peers;
 use super::server::Server;
 use super::state_machine::{Applied, Asked, StateMachine};
 use super::transport::{Handler, PeerAddress, Transport};
-use super::types::{Metrics, Number, Raft, number};
+use super::types::{Metrics, Number, Raft, Vote, number};
 use crate::cluster::{ClusterError, Look, QuorumLost, ReplicatedLog};
 use crate::model::ids::{ID_CHARACTERS_MAX, InstanceId};
 use crate::protocol::replica::Command;
@@ -89,6 +89,8 @@ pub(super) struct Inner {
     pub(super) applied: Arc<Applied>,
     pub(super) peers: Peers,
     pub(super) log: LogStore,
+    /// The vote under which it led when it was started again, and its last entry then.
+    pub(super) resumed: Option<(Vote, u64)>,
     pub(super) asks: Queue<Ask>,
     pub(super) reads: Queue<Look>,
     pub(super) submissions: mpsc::Sender<Submission>,
@@ -108,6 +110,25 @@ impl Inner {
         let server = self.raft.server_metrics();
         let server = server.borrow();
         server.state == ServerState::Leader && server.current_leader == Some(self.me)
+    }
+
+    /// Up to where a reader has to wait at least. Openraft goes on leading after a restart, under
+    /// its old vote and without a new entry, and knows only a part of what it had committed before.
+    pub(super) fn resumed_until(&self) -> u64 {
+        let vote = self.raft.server_metrics().borrow().vote;
+        self.resumed.filter(|(before, _)| *before == vote).map_or(0, |(_, last)| last)
+    }
+
+    /// What comes of the work, unless this node loses its leadership first (`None`). Openraft never
+    /// answers for an entry in whose place a snapshot of the next leader comes.
+    pub(super) async fn while_leading<T>(&self, work: impl Future<Output = T>) -> Option<T> {
+        let mut server = self.raft.server_metrics();
+        let vote = server.borrow_and_update().vote;
+        tokio::select! {
+            biased;
+            done = work => Some(done),
+            _ = server.wait_for(|now| now.vote != vote) => None,
+        }
     }
 
     /// The node that leads, and where it is found.
@@ -174,6 +195,7 @@ impl RaftNode {
         let (log, state) = open_storage(&options, instance.clone()).await?;
         let (me, applied) = (number(&options.node_id), Arc::clone(state.applied()));
         let peers = Peers::new(transport, &options.nodes, options.election_timeout / 10);
+        let resumed = log.led_until(me);
         let raft = Raft::new(me, config, peers.clone(), log.clone(), state).await;
         let raft = raft.map_err(|error| RaftError::Stopped(error.to_string()))?;
         let (submissions, submitted) = mpsc::channel(SUBMISSIONS_MAX);
@@ -185,6 +207,7 @@ impl RaftNode {
             applied,
             peers,
             log,
+            resumed,
             asks: Queue::new(ASKS_MAX),
             reads: Queue::new(ASKS_MAX),
             submissions,
@@ -255,16 +278,22 @@ async fn open_storage(
             "this node has no data_dir: what it knows and has promised ends with the process. When \
              such nodes are started again, decisions can be lost; give a data_dir in production"
         );
-        return Ok((LogStore::in_memory(), StateMachine::open(None, instance)?));
+        let state = StateMachine::open(None, instance)?;
+        return Ok((LogStore::in_memory().behind(state.covered()), state));
     };
-    let opened = tokio::task::spawn_blocking(move || {
+    let work = move || {
         std::fs::create_dir_all(&data_dir).map_err(|error| RaftError::io(&data_dir, error))?;
         // The log first: its lock keeps other processes out of the snapshots.
         let log = LogStore::open(&data_dir, &identity, SIZES)?;
         let state = StateMachine::open(Some(&data_dir), instance)?;
-        Ok((log.behind(state.kept()), state))
-    });
-    opened.await.unwrap_or_else(|error| Err(RaftError::Stopped(error.to_string())))
+        Ok((log.behind(state.covered()), state))
+    };
+    #[cfg(test)]
+    if crate::simulated::is_on() {
+        return work();
+    }
+    let opened = tokio::task::spawn_blocking(work).await;
+    opened.unwrap_or_else(|error| Err(RaftError::Stopped(error.to_string())))
 }
 
 /// A name that no process had before: a session that ended never comes back.

@@ -80,8 +80,10 @@ async fn ask(inner: &Inner) -> Option<u64> {
 
 /// Up to where a reader that asks now has to wait. On the leader.
 pub(in crate::consensus::raft) async fn read_index(inner: &Inner) -> Result<u64, NotTaken> {
+    // Asked first: later it may have another vote, and what was read would be of this one.
+    let least = inner.resumed_until();
     match inner.raft.get_read_log_id().await {
-        Ok((read, _)) => Ok(read.index().unwrap_or(0)),
+        Ok((read, _)) => Ok(read.index().unwrap_or(0).max(least)),
         Err(OpenraftError::APIError(CheckIsLeaderError::ForwardToLeader(_))) => {
             Err(NotTaken::NotLeader)
         }

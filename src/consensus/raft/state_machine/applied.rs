@@ -18,6 +18,9 @@ use crate::protocol::replica::{
 };
 use crate::reply::Reply;
 
+#[cfg(test)]
+use crate::consensus::raft::simulated::Came;
+
 /// How many decisions are kept for people to see.
 const RECENT_MAX: usize = 1_000;
 
@@ -127,9 +130,17 @@ impl Applied {
     pub(super) fn carry_out(&self, id: LogId, entry: &Entry) {
         let position = Position { term: id.leader_id.term, index: id.index };
         let mut effects = Vec::new();
+        #[cfg(test)]
+        let entry = &crate::consensus::raft::simulated::before(&self.instance, position, entry);
         let answered = {
             let mut replica = self.replica.write().unwrap_or_else(PoisonError::into_inner);
             replica.apply(position, entry, &mut effects)
+        };
+        #[cfg(test)]
+        let answered = {
+            let mut replica = self.replica.write().unwrap_or_else(PoisonError::into_inner);
+            let came = Came { position, replica: &mut replica, answered, effects: &mut effects };
+            crate::consensus::raft::simulated::after(&self.instance, came)
         };
         self.remember(position, entry, &answered);
         self.tell(&effects);

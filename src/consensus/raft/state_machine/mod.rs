@@ -33,6 +33,7 @@ use crate::model::ids::InstanceId;
 use crate::protocol::replica::{self, Replica};
 
 pub(super) use self::applied::{Applied, Asked, fail};
+pub(super) use self::snapshots::Covered;
 
 /// Openraft's view of the state.
 pub(super) struct StateMachine {
@@ -55,13 +56,13 @@ impl StateMachine {
         Ok(Self { applied, snapshots: Arc::new(snapshots) })
     }
 
-    pub(super) fn applied(&self) -> &Arc<Applied> {
-        &self.applied
+    /// What the log may forget.
+    pub(super) fn covered(&self) -> watch::Receiver<Covered> {
+        self.snapshots.covered()
     }
 
-    /// Tells up to where the last snapshot reaches, once it is kept; ends with this.
-    pub(super) fn kept(&self) -> watch::Receiver<Option<LogId>> {
-        self.snapshots.kept()
+    pub(super) fn applied(&self) -> &Arc<Applied> {
+        &self.applied
     }
 }
 
@@ -208,8 +209,16 @@ fn meta_of(beside: &Beside) -> SnapshotMeta {
     openraft::SnapshotMeta::<Number, Member> {
         last_log_id: beside.last,
         last_membership: beside.membership.clone(),
-        snapshot_id: format!("{term}-{index}-{}-{count}", std::process::id()),
+        snapshot_id: format!("{term}-{index}-{}-{count}", process()),
     }
+}
+
+fn process() -> u32 {
+    #[cfg(test)]
+    if crate::simulated::is_on() {
+        return 0;
+    }
+    std::process::id()
 }
 
 fn handed_out(meta: SnapshotMeta, data: Arc<Vec<u8>>) -> Snapshot {
@@ -222,6 +231,12 @@ fn handed_out(meta: SnapshotMeta, data: Arc<Vec<u8>>) -> Snapshot {
 async fn beside_the_loop<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, String> + Send + 'static,
 ) -> Result<T, String> {
+    #[cfg(test)]
+    if crate::simulated::is_on() {
+        // No other thread, whose end would come at any time; the disk takes its time all the same.
+        tokio::time::sleep(crate::simulated::sync_time()).await;
+        return work();
+    }
     let done = tokio::task::spawn_blocking(work).await;
     done.unwrap_or_else(|error| Err(format!("the work on a snapshot ended: {error}")))
 }

@@ -44,14 +44,21 @@ impl Last {
     }
 }
 
+/// Up to where entries are in a snapshot that is kept.
+#[derive(Clone, Debug, Default)]
+pub(in crate::consensus::raft) struct Covered {
+    pub(in crate::consensus::raft) through: Option<LogId>,
+    /// Why no snapshot is kept any more.
+    pub(in crate::consensus::raft) broken: Option<String>,
+}
+
 /// The place of the last snapshot.
 #[derive(Debug)]
 pub(super) struct Snapshots {
     folder: Option<PathBuf>,
     /// Held while one is written: two must not overtake each other.
     last: Mutex<Option<Last>>,
-    /// Up to where the last one reaches, once it is kept.
-    kept: watch::Sender<Option<LogId>>,
+    covered: watch::Sender<Covered>,
 }
 
 impl Snapshots {
@@ -65,13 +72,14 @@ impl Snapshots {
                 find_last(folder)?
             }
         };
-        let kept = watch::Sender::new(last.as_ref().and_then(Last::id));
-        Ok(Self { folder, last: Mutex::new(last), kept })
+        let through = last.as_ref().and_then(Last::id);
+        let covered = watch::channel(Covered { through, broken: None }).0;
+        Ok(Self { folder, last: Mutex::new(last), covered })
     }
 
-    /// Tells up to where the last one reaches, and ends with its place.
-    pub(super) fn kept(&self) -> watch::Receiver<Option<LogId>> {
-        self.kept.subscribe()
+    /// What the snapshots cover, for a log that is to forget it.
+    pub(super) fn covered(&self) -> watch::Receiver<Covered> {
+        self.covered.subscribe()
     }
 
     /// The last one. Blocks.
@@ -87,6 +95,16 @@ impl Snapshots {
 
     /// Keeps a snapshot, unless a later one is kept. Blocks.
     pub(super) fn keep(&self, kept: Kept) -> io::Result<()> {
+        let through = kept.meta.last_log_id;
+        let done = self.put(kept);
+        self.covered.send_modify(|covered| match &done {
+            Ok(()) => covered.through = through.max(covered.through),
+            Err(error) => covered.broken = Some(error.to_string()),
+        });
+        done
+    }
+
+    fn put(&self, kept: Kept) -> io::Result<()> {
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         if last.as_ref().is_some_and(|last| last.id() > kept.meta.last_log_id) {
             return Ok(());
@@ -101,7 +119,6 @@ impl Snapshots {
                 Some(Last::File(kept.meta.last_log_id, folder.join(name)))
             }
         };
-        self.kept.send_replace(last.as_ref().and_then(Last::id));
         Ok(())
     }
 }
