@@ -30,9 +30,13 @@ TRANSACTIONS = 2000
 BOUND = 60.0
 
 
-def run(module: str, arguments: list[str], armed: str) -> subprocess.CompletedProcess[str]:
+def run(
+    module: str, arguments: list[str], armed: str, has_long_ids: bool = False
+) -> subprocess.CompletedProcess[str]:
     """Run a module of `crash` in a process of its own."""
     environment = {**os.environ, "PYTHONPATH": str(HERE), "UNANIMITY_CRASH_AT": armed}
+    if has_long_ids:
+        environment["UNANIMITY_TEST_LONG_IDS"] = "1"
     if not armed:
         del environment["UNANIMITY_CRASH_AT"]
     command = [sys.executable, "-m", f"crash.{module}", *arguments]
@@ -49,7 +53,7 @@ def kill(case: Case, world: World) -> list[str]:
     if not case.first:
         points = [("child", work, armed)]
     for module, arguments, point in points:
-        ended = run(module, arguments, point)
+        ended = run(module, arguments, point, case.has_long_ids)
         if ended.returncode != -signal.SIGKILL:
             return [f"{point} was not reached: {ended.returncode}, {ended.stderr[-2000:]}"]
     return []

@@ -79,6 +79,14 @@ class Case:
         return f"{strong}{self.path} {self.index} {self.point} {self.count}"
 
     @property
+    def has_long_ids(self) -> bool:
+        """Whether ids are too long for the name of a prepared transaction.
+
+        PostgreSQL has markers to remove only then: otherwise a receipt is kept with the decision.
+        """
+        return self.point in ("store_forget:postgres", "store_forgotten:postgres")
+
+    @property
     def refuser(self) -> str:
         """Who votes ABORT: never the store whose own point it is, because it keeps nothing."""
         if self.path != "abort":
