@@ -17,7 +17,7 @@ from crash.world import World
 async def work(world: World, refuser: str, lanes: int, count: int) -> None:
     """Run `count` transactions, `lanes` at a time."""
     told = os.open(world.acknowledged, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    tail = "-" + "x" * 150 if os.environ.get("UNANIMITY_TEST_LONG_IDS") else ""
+    tail = "-" + "\u00e9" * 90 if os.environ.get("UNANIMITY_TEST_LONG_IDS") else ""
     names = iter([f"{os.getpid()}-{number}{tail}" for number in range(count)])
     async with (
         world.lock_manager() as manager,
