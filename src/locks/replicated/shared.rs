@@ -27,6 +27,7 @@ pub(super) struct Shared {
     /// How long a session lasts that is not kept alive.
     pub(super) lease: Duration,
     pub(super) alarm: Arc<Notify>,
+    own_waits: u64,
     state: Mutex<State>,
 }
 
@@ -40,7 +41,8 @@ pub(super) fn trouble(server: String, error: &ClusterError) -> LockError {
 
 impl Shared {
     pub(super) fn new(log: Arc<dyn ReplicatedLog>, handle: Handle) -> Arc<Self> {
-        // Two managers of one process share its instance; a wait's number must be one's own.
+        // Several managers of one process share its instance, and hear of each other's waits: the
+        // upper half of a wait's number says whose it is.
         let mut bytes = [0; 8];
         // Without chance from the system the clock will do: it only has to be another number.
         let clock = |_| crate::model::time::Timestamp::default().0.unsigned_abs();
@@ -51,7 +53,8 @@ impl Shared {
             log,
             handle,
             alarm: Arc::default(),
-            state: Mutex::new(State::new(first >> 8)),
+            own_waits: first >> 32,
+            state: Mutex::new(State::new(first >> 32 << 32)),
         })
     }
 
@@ -441,7 +444,7 @@ impl Shared {
         let mut state = self.lock();
         for (at, effect) in effects.iter().enumerate() {
             match effect {
-                Effect::Granted { instance, wait, grants } if instance == own => {
+                Effect::Granted { wait, grants, .. } if self.is_own(*wait) => {
                     came.push_back((*wait, grants.clone()));
                 }
                 Effect::Refused { instance, wait, error } if instance == own => {
@@ -465,6 +468,10 @@ impl Shared {
         for (wait, grants) in came {
             self.came(wait, grants);
         }
+    }
+
+    fn is_own(&self, wait: WaitId) -> bool {
+        wait.0 >> 32 == self.own_waits
     }
 
     /// Effects were missed.

@@ -350,6 +350,20 @@ fn a_weaker_mode_is_held_without_a_moment_in_between() {
 }
 
 #[test]
+fn managers_of_one_process_leave_each_others_waits_alone() {
+    let world = World::new();
+    let a = world.process("a");
+    let handle = world.runtime.handle().clone();
+    let other = ReplicatedLockManager::new(Arc::clone(&a.node) as _, handle);
+    let held = a.take("r", "one").unwrap();
+    let (sender, waiting) = channel();
+    other.acquire(wish("r", "two", None), Reply::new(move |it| sender.send(it).unwrap()));
+    assert!(a.release(&held, "one"));
+    assert!(come(&waiting).is_ok());
+    assert!(a.take("r", "three").is_err(), "nobody gave it back");
+}
+
+#[test]
 fn closing_lets_go_of_everything_and_leaves_the_session_alone() {
     let world = World::new();
     let (a, b) = (world.process("a"), world.process("b"));
