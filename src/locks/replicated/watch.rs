@@ -87,6 +87,12 @@ impl Clock {
         state.unanswered.is_none_or(|since| self.now < since + self.lease / 2)
     }
 
+    /// How much longer than its timeout a wait may take: the cluster's time lags, and its refusal
+    /// says who is in the way.
+    fn grace(&self, state: &State) -> Duration {
+        if self.is_well(state) { self.lease } else { self.every() }
+    }
+
     fn end_locks(&self, state: &mut State) {
         let is_over = self.certain(state).is_none_or(|until| self.now >= until);
         let own_end = |until: Option<Instant>| until.is_some_and(|until| self.now >= until);
@@ -116,7 +122,7 @@ impl Clock {
     /// The cluster ends a wait by its own time, and names who is in the way: here only what it
     /// does not end in time.
     fn end_waits(&self, state: &mut State) {
-        let grace = if self.is_well(state) { self.lease } else { Duration::ZERO };
+        let grace = self.grace(state);
         let due = state.waits.iter().filter(|(_, wait)| {
             let elapsed = self.now.saturating_duration_since(wait.asked_at);
             wait.timeout().is_some_and(|timeout| elapsed >= timeout.saturating_add(grace))
@@ -153,7 +159,7 @@ impl Clock {
         let silence = state.proven.filter(|_| !state.is_suspended);
         let suspension = silence.map(|proven| proven + self.lease / 2);
         let leases = state.held.values().filter_map(|held| held.until).min();
-        let grace = if self.is_well(state) { self.lease } else { Duration::ZERO };
+        let grace = self.grace(state);
         let waits = state.waits.values();
         let timeouts = waits
             .filter_map(|wait| Some(wait.asked_at + wait.timeout()?.saturating_add(grace)))
