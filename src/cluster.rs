@@ -19,6 +19,7 @@
 pub(crate) mod memory;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::model::ids::{ClusterId, InstanceId};
 use crate::protocol::replica::{Answer, Command, Effect, Replica};
@@ -91,6 +92,9 @@ pub trait ReplicatedLog: Send + Sync {
 
     /// The id of this process in the cluster: it names its session, locks and coordinations.
     fn instance(&self) -> &InstanceId;
+
+    /// How long the session of a process lasts that does not say that it lives.
+    fn lease(&self) -> Duration;
 
     /// Where it is, for people.
     fn location(&self) -> String;

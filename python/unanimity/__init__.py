@@ -72,6 +72,7 @@ if TYPE_CHECKING:
     from ._lock_managers import LocalLockManager, PostgresLockManager, ZooKeeperLockManager
     from ._participant import Participant, ParticipantOperation
     from ._raft import LogEntry, RaftConsensusService
+    from ._raft_locks import RaftLockManager
     from ._records import CoordinationRecord, History, RecoveryReport, StoreRecord, TimelineEntry
     from ._saga import Saga, SagaStep
     from ._service import CoordinationService, ICoordinationService
@@ -131,6 +132,7 @@ __all__ = [
     "ZooKeeperLockManager",
     "IConsensusService",
     "RaftConsensusService",
+    "RaftLockManager",
     "LogEntry",
     "IEventBus",
     "InProcessEventBus",
@@ -180,6 +182,7 @@ _LATE = {
     "ZooKeeperLockManager": "_lock_managers",
     "LogEntry": "_raft",
     "RaftConsensusService": "_raft",
+    "RaftLockManager": "_raft_locks",
     "Transaction": "_transaction",
     "Saga": "_saga",
     "SagaStep": "_saga",

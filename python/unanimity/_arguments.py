@@ -93,6 +93,12 @@ def consensus_for_engine(service: object) -> object | None:
     return service
 
 
+async def start_node_of(manager: object) -> None:
+    """Start the node that a lock manager stands on, if it is one that does not run yet."""
+    if isinstance(manager, IDistributedLockManager) and hasattr(manager, "raft"):
+        await manager.raft.start()
+
+
 async def start_consensus(service: object) -> None:
     """Start our own node, if it is one that does not run yet."""
     if isinstance(service, IConsensusService) and hasattr(service, "for_service"):

@@ -148,16 +148,15 @@ _NATIVE = {"local": _local_locks, "postgres": _postgres_locks, "zookeeper": _zoo
 
 
 def _raft_locks(consensus: object, bounds: dict[str, Any]) -> IDistributedLockManager:
-    import unanimity
+    from ._raft import RaftConsensusService
+    from ._raft_locks import RaftLockManager
 
-    make: Any = getattr(unanimity, "RaftLockManager", None)
-    if make is None:
+    if not isinstance(consensus, RaftConsensusService):
         raise ConfigError(
-            "lock_manager.backend is raft, which this version does not have",
-            hint="use zookeeper, postgres or local",
+            "lock_manager.backend is raft, and there is no node of a cluster",
+            hint="give consensus.cluster_nodes and node_id, or consensus_service=",
         )
-    manager: IDistributedLockManager = make(consensus, **bounds)
-    return manager
+    return RaftLockManager(consensus, **bounds)
 
 
 def event_bus_of(config: CoordinationConfig, journal: str | None) -> IEventBus | None:

@@ -163,6 +163,8 @@ class LockManager:
         lease: float | None,
     ) -> LockManager: ...
     @staticmethod
+    def raft(node: RaftNode, wait_max: float | None, lease: float | None) -> LockManager: ...
+    @staticmethod
     def zookeeper(
         place: tuple[str, str],
         times: tuple[float, float | None],

@@ -25,6 +25,7 @@ from ._arguments import (
     for_engine,
     lock_manager_for_engine,
     start_consensus,
+    start_node_of,
 )
 from ._bridge import bridge_for_running_loop
 from ._config import CoordinationConfig, as_config, config_of, settings_of
@@ -217,6 +218,7 @@ class CoordinationService(EventStreams, ICoordinationService):
             raise ServiceClosed("the service is closed; make another CoordinationService")
         if self._started is None:
             await start_consensus(self.consensus)
+            await start_node_of(self.lock_manager)
             self._begin_start()
         self._check_home()
         started, coordinator = self._started, self._coordinator

@@ -11,8 +11,12 @@ use std::time::Duration;
 use super::{ClusterError, Look, QuorumLost, ReplicaEar, ReplicatedLog};
 use crate::model::ids::{ClusterId, InstanceId};
 use crate::model::time::Timestamp;
-use crate::protocol::replica::{Answer, Command, Entry, Position, Proposal, Replica};
+use crate::protocol::replica::{Answer, Command, Entry, Position, Proposal, Replica, STEP_MAX};
 use crate::reply::Reply;
+
+/// How long a session lasts; by the clock of whoever keeps it alive, so tests do not wait for it
+/// without need.
+pub(crate) const LEASE: Duration = Duration::from_secs(2);
 
 #[derive(Default)]
 struct State {
@@ -21,6 +25,8 @@ struct State {
     numbers: u64,
     cut_off: BTreeSet<InstanceId>,
     answers_to_lose: usize,
+    /// What the next entry says has passed since the one before.
+    elapsed: Duration,
 }
 
 struct Shared {
@@ -47,7 +53,7 @@ impl MemoryCluster {
     pub(crate) fn node(&self, name: &str) -> Arc<MemoryNode> {
         let instance = InstanceId::new(name).expect("a name that is right");
         let node = Arc::new(MemoryNode { cluster: self.clone(), instance });
-        let lease = Duration::from_secs(10);
+        let lease = LEASE;
         node.propose(vec![Command::KeepAlive { lease }], Reply::new(|_| ()));
         node
     }
@@ -83,8 +89,21 @@ impl MemoryCluster {
     pub(crate) fn restart(&self) {
         let mut state = locked(&self.0.state);
         state.replica = Replica::restore(&state.replica.snapshot()).expect("a snapshot is read");
+        let replica = state.replica.clone();
         drop(state);
-        self.each_ear(|_, ear| ear.replaced(&locked(&self.0.state).replica.clone()));
+        self.each_ear(|_, ear| ear.replaced(&replica));
+    }
+
+    /// Lets the time of the cluster go on, in the steps in which it can.
+    pub(crate) fn time_passes(&self, time: Duration) {
+        let nobody = InstanceId::new("the clock").expect("a name that is right");
+        let mut left = time;
+        while !left.is_zero() {
+            let step = left.min(STEP_MAX);
+            left -= step;
+            locked(&self.0.state).elapsed = step;
+            self.carry_out(&nobody, Vec::new());
+        }
     }
 
     /// The process of a node is gone, and its session over.
@@ -108,7 +127,8 @@ impl MemoryCluster {
         state.numbers += 1;
         let number = state.numbers;
         let proposals = vec![Proposal { instance: instance.clone(), number, commands }];
-        let entry = Entry { elapsed: Duration::ZERO, at: Timestamp(1), proposals };
+        let elapsed = std::mem::take(&mut state.elapsed);
+        let entry = Entry { elapsed, at: Timestamp(1), proposals };
         let position = Position { term: 1, index: state.index };
         let answered = state.replica.apply(position, &entry, &mut effects);
         drop(state);
@@ -137,6 +157,10 @@ impl ReplicatedLog for MemoryNode {
 
     fn instance(&self) -> &InstanceId {
         &self.instance
+    }
+
+    fn lease(&self) -> Duration {
+        LEASE
     }
 
     fn location(&self) -> String {

@@ -23,6 +23,7 @@ mod downgrade;
 pub mod local;
 pub mod many;
 pub mod postgres;
+pub mod replicated;
 mod telling;
 pub mod zookeeper;
 mod zookeeper_path;

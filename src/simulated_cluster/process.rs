@@ -153,6 +153,10 @@ impl ReplicatedLog for Watched {
         self.raft.instance()
     }
 
+    fn lease(&self) -> Duration {
+        self.raft.lease()
+    }
+
     fn location(&self) -> String {
         self.raft.location()
     }

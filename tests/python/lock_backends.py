@@ -8,21 +8,31 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
+import threading
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 import pytest
 
 from postgres_cluster import PostgresCluster, find_postgres
-from unanimity import LocalLockManager, LockInfo, PostgresLockManager, ZooKeeperLockManager
+from raft_cluster import free_ports
+from unanimity import (
+    LocalLockManager,
+    LockInfo,
+    PostgresLockManager,
+    RaftConsensusService,
+    RaftLockManager,
+    ZooKeeperLockManager,
+)
 from zookeeper_server import ZooKeeperServer, find_zookeeper
 
-KINDS = ["local", "postgres", "zookeeper"]
+KINDS = ["local", "postgres", "zookeeper", "raft"]
 
-Manager = LocalLockManager | PostgresLockManager | ZooKeeperLockManager
+Manager = LocalLockManager | PostgresLockManager | ZooKeeperLockManager | RaftLockManager
 
 _names = (f"resource-{os.getpid()}-{number}" for number in itertools.count())
 _databases: dict[str, str] = {}
+_nodes: list[RaftConsensusService] = []
 
 
 def fresh() -> str:
@@ -36,6 +46,8 @@ def make_manager(kind: str, request: pytest.FixtureRequest, **options: Any) -> M
         return LocalLockManager(**options)
     if kind == "postgres":
         return PostgresLockManager(lock_database(request), **options)
+    if kind == "raft":
+        return RaftLockManager(lock_node(), **options)
     return ZooKeeperLockManager(lock_ensemble(request), "/test/locks", **options)
 
 
@@ -47,6 +59,18 @@ def lock_database(request: pytest.FixtureRequest) -> str:
     if cluster.dsn() not in _databases:
         _databases[cluster.dsn()] = cluster.dsn(cluster.create_database())
     return _databases[cluster.dsn()]
+
+
+def lock_node() -> RaftConsensusService:
+    """The node of all tests of locks, a cluster of its own, which runs until this process ends."""
+    if not _nodes:
+        node = RaftConsensusService("a", [f"a=127.0.0.1:{free_ports(1)[0]}"], 300, 60)
+        # On a loop of its own: the test's may run already.
+        starting = threading.Thread(target=lambda: asyncio.run(node.start()))
+        starting.start()
+        starting.join()
+        _nodes.append(node)
+    return _nodes[0]
 
 
 def lock_ensemble(request: pytest.FixtureRequest) -> str:

@@ -290,6 +290,7 @@ LOCK_MANAGER_SIGNATURES = {
         "(dsn, *, session_timeout_ms=10000, detection_interval_seconds=1.0, "
         "max_wait_time_seconds=None, lease_seconds=None, connections=2)"
     ),
+    "RaftLockManager": "(raft, *, max_wait_time_seconds=None, lease_seconds=None)",
     "ZooKeeperLockManager": (
         "(zk_connection_string, lock_root_path='/memory_os/locks', session_timeout_ms=30000, *, "
         "credentials=None, detection_interval_seconds=1.0, max_wait_time_seconds=None, "

@@ -17,7 +17,7 @@ from unanimity import LocalLockManager, LockType, ServiceElsewhere
 
 X, S = LockType.EXCLUSIVE, LockType.SHARED
 # Fewer where each try is several round trips to a server.
-TRIES = {"local": 1000, "postgres": 200, "zookeeper": 100}
+TRIES = {"local": 1000, "postgres": 200, "zookeeper": 100, "raft": 200}
 Run = Callable[[Callable[[Manager, int], Awaitable[None]]], None]
 
 

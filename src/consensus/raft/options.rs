@@ -104,7 +104,7 @@ impl RaftOptions {
         Ok(())
     }
 
-    pub(super) fn lease(&self) -> Duration {
+    pub(in crate::consensus::raft) fn lease(&self) -> Duration {
         self.lease.unwrap_or_else(|| LEASE_MIN.max(self.election_timeout * 3))
     }
 

@@ -70,6 +70,10 @@ impl ReplicatedLog for Mortal {
         self.node.instance()
     }
 
+    fn lease(&self) -> Duration {
+        self.node.lease()
+    }
+
     fn location(&self) -> String {
         self.node.location()
     }

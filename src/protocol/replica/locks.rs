@@ -341,6 +341,10 @@ impl Locks {
         self.wishes.values().any(|wish| wish.instance == *instance && wish.wait == wait)
     }
 
+    pub(super) fn requester_of(&self, lock_id: &LockId) -> Option<&RequesterId> {
+        self.held.get(lock_id).map(|held| &held.requester)
+    }
+
     pub(super) fn holder_of(&self, lock_id: &LockId) -> Option<&InstanceId> {
         self.held.get(lock_id).map(|held| &held.instance)
     }

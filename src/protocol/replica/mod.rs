@@ -38,7 +38,7 @@ use self::ledger::{Ledger, Place};
 use self::locks::{Locks, Step, Wish};
 use self::sessions::Sessions;
 use crate::model::ids::{CoordinationId, InstanceId};
-use crate::model::lock::{Grant, LockId, WaitId};
+use crate::model::lock::{Grant, LockId, RequesterId, WaitId};
 use crate::model::time::Timestamp;
 use crate::protocol::lock_table::LockTable;
 
@@ -239,6 +239,11 @@ impl Replica {
     /// The process that holds a lock.
     pub fn holder_of(&self, lock_id: &LockId) -> Option<&InstanceId> {
         self.locks.holder_of(lock_id)
+    }
+
+    /// For whom a lock is held.
+    pub fn requester_of(&self, lock_id: &LockId) -> Option<&RequesterId> {
+        self.locks.requester_of(lock_id)
     }
 
     /// What a wait of a process was granted, and is still held; for one whose answer was lost.

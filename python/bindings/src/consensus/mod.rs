@@ -231,6 +231,11 @@ impl RaftNode {
         runtime::check_process(py, "this node", self.pid)
     }
 
+    /// The log that its cluster shares, for what else lives there.
+    pub(crate) fn log(&self, py: Python<'_>) -> PyResult<Arc<dyn ReplicatedLog>> {
+        Ok(self.running(py)?.log())
+    }
+
     fn running(&self, py: Python<'_>) -> PyResult<Arc<Running>> {
         self.check_process(py)?;
         self.node.running().map_err(|trouble| trouble.raised(py))

@@ -19,11 +19,13 @@ use std::time::Duration;
 
 use pyo3::prelude::*;
 use unanimity::locks::local::LocalLockManager;
+use unanimity::locks::replicated::ReplicatedLockManager;
 use unanimity::locks::zookeeper::ZooKeeperLockManager;
 use unanimity::locks::{self, Grant, LockError, LockId, WaitForGraph};
 use unanimity::reply::Reply;
 
 use crate::bridge::{Bridge, Shared};
+use crate::consensus::RaftNode;
 use crate::{errors, runtime};
 
 use parts::Names;
@@ -110,6 +112,21 @@ impl LockManager {
         runtime::close_at_exit(&manager);
         let zookeeper = Some(zookeeper);
         Ok(Self { zookeeper, ..Self::new(manager, Bounds::of(wait_max, lease)) })
+    }
+
+    /// Locks in the cluster whose node runs in this process.
+    #[staticmethod]
+    fn raft(
+        py: Python<'_>,
+        node: &Bound<'_, RaftNode>,
+        wait_max: Option<f64>,
+        lease: Option<f64>,
+    ) -> PyResult<Self> {
+        let (log, handle) = (node.get().log(py)?, runtime::handle(None)?);
+        let manager: Arc<dyn locks::LockManager> =
+            Arc::new(ReplicatedLockManager::new(log, handle));
+        runtime::close_at_exit(&manager);
+        Ok(Self::new(manager, Bounds::of(wait_max, lease)))
     }
 
     /// Makes the loop whose bridge this is its home. `create_future` is the loop's.

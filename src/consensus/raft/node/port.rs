@@ -3,6 +3,7 @@
 //! Not the work: calls are put into queues that the node's tasks empty.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::{Ask, RaftNode, State};
 use crate::cluster::{ClusterError, Look, ReplicaEar, ReplicatedLog};
@@ -27,6 +28,10 @@ impl ReplicatedLog for RaftNode {
 
     fn instance(&self) -> &InstanceId {
         &self.inner.instance
+    }
+
+    fn lease(&self) -> Duration {
+        self.inner.options.lease()
     }
 
     fn location(&self) -> String {
