@@ -53,4 +53,6 @@ def test_its_matrix_is_what_the_manager_grants() -> None:
 def test_every_method_is_on_it() -> None:
     public = {name for name in dir(LocalLockManager) if not name.startswith("_")}
     hidden = {"for_service", "start", "close"}
-    assert [name for name in sorted(public - hidden) if f"{name}(" not in TEXT] == []
+    # As code: a call, or an attribute that is set.
+    missing = [name for name in public - hidden if not re.search(rf"[` ]{name}(\(| =)", TEXT)]
+    assert missing == []

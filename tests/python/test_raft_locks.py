@@ -127,7 +127,7 @@ def test_a_holder_in_a_minority_hears_of_its_loss_before_anybody_gets_the_lock(
             eventually(
                 lambda: holder.ask("status")["trouble"] is None, "a majority is in reach again"
             )
-            assert [["bob", "held"]] == holder.insist("holders", "r")
+            assert holder.insist("holders", "r") == [["bob", "held"]]
             refused = holder.ask("acquire", "r", "ann", 0)
             assert not refused["acquired"] and "bob" in refused["error"]
         finally:
