@@ -30,7 +30,7 @@ SCRIPT = Path(__file__).with_name("raft_lock_node.py")
 
 def _with_locks(cluster: RaftCluster) -> RaftCluster:
     for node in cluster.nodes.values():
-        node.script = SCRIPT  # type: ignore[misc]
+        node.script = SCRIPT
     cluster.start()
     for node in cluster.nodes.values():
         node.insist("locks")
