@@ -1,13 +1,16 @@
 //! Locks in a cluster: the lock table is a part of the state that all nodes share.
 //!
 //! Not the table (`protocol/replica`) and not the cluster (`crate::cluster` is the port to it).
-//! `shared` proposes and hears, `state` is what this process knows of its own waits and locks,
-//! `watch` is its clock. An ask is one proposal, however many locks it is for.
+//! `shared` asks, `hearing` hears, `owing` repeats what must be carried out, `state` is what this
+//! process knows of its own waits and locks, `watch` is its clock. An ask is one proposal, however
+//! many locks it is for.
 //!
 //! Invariants: a lock is told to be held only while this process can prove that its session lasts,
-//! by an answer of the cluster and its own clock; what is not certain to be gone is given back until
-//! it is; nothing is proposed and nobody is told while the mutex is held.
+//! by an answer of the cluster and its own clock; what is not certain to be gone is given back
+//! until it is; nothing is proposed and nobody is told while the mutex is held.
 
+mod hearing;
+mod owing;
 mod shared;
 mod state;
 #[cfg(test)]
@@ -44,7 +47,7 @@ impl ReplicatedLockManager {
     /// A manager over a log; its timers run on `handle`'s runtime.
     pub fn new(log: Arc<dyn ReplicatedLog>, handle: Handle) -> Self {
         let shared = Shared::new(log, handle);
-        shared.log.listen(Arc::new(shared::Ear(Arc::downgrade(&shared))));
+        shared.log.listen(Arc::new(hearing::Ear(Arc::downgrade(&shared))));
         watch::start(&shared);
         Self { shared }
     }

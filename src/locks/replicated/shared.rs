@@ -1,10 +1,9 @@
-//! What the manager proposes, and what it hears.
+//! What the manager asks the cluster for.
 //!
-//! Not its clock (watch). Invariants: a grant is told only when it is known that the session lasted
-//! while it was on its way, and that the cluster has it still; of an ask whose answer was lost
-//! nothing stays behind.
+//! Not what it hears (hearing), what it owes (owing), nor its clock (watch). Invariants: a grant is
+//! told only when it is known that the session lasted while it was on its way, and that the cluster
+//! has it still; of an ask whose answer was lost nothing stays behind.
 
-use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -13,21 +12,21 @@ use tokio::sync::Notify;
 
 use super::super::{Grant, LockAsk, LockError, LockId, RequesterId, WaitId};
 use super::state::{Answerer, Owed, State, Telling, Wait};
-use crate::cluster::{ClusterError, ReplicaEar, ReplicatedLog};
-use crate::protocol::replica::{Answer, Command, Effect, Replica};
+use crate::cluster::{ClusterError, ReplicatedLog};
+use crate::protocol::replica::{Answer, Command};
 use crate::reply::Reply;
 
-const SESSION_ENDED: &str = "this process was away for too long, and its session ended";
+pub(super) const SESSION_ENDED: &str = "this process was away for too long, and its session ended";
 
 /// What all parts of the manager share.
 pub(super) struct Shared {
-    itself: Weak<Self>,
+    pub(super) itself: Weak<Self>,
     pub(super) log: Arc<dyn ReplicatedLog>,
     pub(super) handle: Handle,
     /// How long a session lasts that is not kept alive.
     pub(super) lease: Duration,
     pub(super) alarm: Arc<Notify>,
-    own_waits: u64,
+    pub(super) own_waits: u64,
     state: Mutex<State>,
 }
 
@@ -89,7 +88,7 @@ impl Shared {
         });
     }
 
-    fn put_raw(
+    pub(super) fn put_raw(
         &self,
         commands: Vec<Command>,
         then: impl FnOnce(Result<Vec<Answer>, ClusterError>, Instant) + Send + 'static,
@@ -166,7 +165,7 @@ impl Shared {
         self.tell(state);
     }
 
-    fn ended(&self) -> LockError {
+    pub(super) fn ended(&self) -> LockError {
         LockError::Unavailable { server: self.log.location(), message: SESSION_ENDED.to_owned() }
     }
 
@@ -178,8 +177,7 @@ impl Shared {
         if are_held {
             let lease = state.waits.get(&id).and_then(Wait::lease);
             if !state.grant(id, grants.clone(), lease.map(|lease| sent + lease)) {
-                self.give_back(state, grants);
-                return;
+                return self.give_back(state, &grants);
             }
         } else {
             state.refuse(id, self.ended());
@@ -198,24 +196,10 @@ impl Shared {
         are_held
     }
 
-    /// Nobody waits for these any more.
-    fn give_back<'s>(&'s self, mut state: MutexGuard<'s, State>, grants: Vec<Grant>) {
-        self.log.glance(&mut |replica| {
-            for grant in &grants {
-                if let Some(requester) = replica.requester_of(&grant.lock_id) {
-                    let owed = Owed::release(grant.lock_id.clone(), requester.clone(), None);
-                    state.owed.push(owed);
-                }
-            }
-        });
-        self.tell(state);
-        self.pay();
-    }
-
     /// A grant that was waited for: told when an answer behind it proves the session.
-    fn came(&self, id: WaitId, grants: Vec<Grant>) {
+    pub(super) fn came(&self, id: WaitId, grants: Vec<Grant>) {
         let state = self.lock();
-        let Some(wait) = state.waits.get(&id) else { return self.give_back(state, grants) };
+        let Some(wait) = state.waits.get(&id) else { return self.give_back(state, &grants) };
         let renewals = wait.lease().map_or_else(Vec::new, |lease| {
             let renew = |grant: &Grant| Command::Renew { lock_id: grant.lock_id.clone(), lease };
             grants.iter().map(renew).collect()
@@ -229,7 +213,7 @@ impl Shared {
                 Err(error) => {
                     let mut state = shared.lock();
                     state.refuse(id, trouble(shared.log.location(), &error));
-                    shared.give_back(state, grants);
+                    shared.give_back(state, &grants);
                 }
             }
         });
@@ -240,25 +224,20 @@ impl Shared {
         let itself = self.itself.clone();
         self.put_raw(vec![Command::GiveUp { wait: id }], move |answers, _| {
             let Some(shared) = itself.upgrade() else { return };
+            // An answer is behind the ask, which is never carried out after it.
+            let mut grants = Vec::new();
+            shared.log.glance(&mut |replica| {
+                grants = replica.grants_of(shared.log.instance(), id);
+            });
             let mut state = shared.lock();
             let error = ClusterError::Unknown { message };
             state.refuse(id, trouble(shared.log.location(), &error));
-            match answers {
-                // This answer is behind the ask, which is never carried out after it.
-                Ok(_) => {
-                    let mut grants = Vec::new();
-                    shared.log.glance(&mut |replica| {
-                        grants = replica.grants_of(shared.log.instance(), id);
-                    });
-                    shared.give_back(state, grants);
-                }
-                Err(_) => {
-                    state.owed.push(Owed::give_up(id));
-                    state.pay_at = Some(Instant::now() + super::watch::PAUSE);
-                    shared.tell(state);
-                    shared.alarm.notify_one();
-                }
+            if answers.is_err() {
+                state.owed.push(Owed::give_up(id));
+                state.pay_at = Some(Instant::now() + super::watch::PAUSE);
             }
+            shared.give_back(state, &grants);
+            shared.alarm.notify_one();
         });
     }
 
@@ -278,68 +257,6 @@ impl Shared {
                 shared.alarm.notify_one();
             }
         });
-    }
-
-    pub(super) fn owe(&self, owed: Vec<Owed>) {
-        self.lock().owed.extend(owed);
-        self.pay();
-    }
-
-    /// Proposes what is owed, unless that is under way; it is tried again until it is carried out.
-    pub(super) fn pay(&self) {
-        let mut state = self.lock();
-        if state.is_paying || state.owed.is_empty() {
-            return;
-        }
-        state.is_paying = true;
-        state.pay_at = None;
-        let owed = std::mem::take(&mut state.owed);
-        drop(state);
-        let commands = owed.iter().map(Owed::command).collect();
-        let itself = self.itself.clone();
-        self.put_raw(commands, move |answers, _| {
-            let Some(shared) = itself.upgrade() else { return };
-            shared.paid(owed, answers);
-        });
-    }
-
-    fn paid(&self, owed: Vec<Owed>, answers: Result<Vec<Answer>, ClusterError>) {
-        let mut state = self.lock();
-        state.is_paying = false;
-        match answers {
-            Ok(answers) => {
-                for (owed, answer) in owed.into_iter().zip(answers) {
-                    if let Some(lock_id) = owed.lock_id() {
-                        state.held.remove(lock_id);
-                    }
-                    let is_done = answer == Answer::Yes || owed.is_doubtful;
-                    if let Some(reply) = owed.reply {
-                        state.tellings.push_back(Telling::Released(reply, Ok(is_done)));
-                    }
-                }
-            }
-            Err(ClusterError::Closed | ClusterError::Stopped { .. }) => {
-                for reply in owed.into_iter().filter_map(|owed| owed.reply) {
-                    state.tellings.push_back(Telling::Released(reply, Err(LockError::Closed)));
-                }
-            }
-            Err(error) => {
-                let is_doubtful = matches!(error, ClusterError::Unknown { .. });
-                let again = owed.into_iter().map(|mut owed| {
-                    owed.is_doubtful |= is_doubtful;
-                    owed
-                });
-                let later = std::mem::take(&mut state.owed);
-                state.owed = again.chain(later).collect();
-                state.pay_at = Some(Instant::now() + super::watch::PAUSE);
-            }
-        }
-        let is_due = !state.owed.is_empty() && state.pay_at.is_none();
-        self.tell(state);
-        if is_due {
-            self.pay();
-        }
-        self.alarm.notify_one();
     }
 
     pub(super) fn release_all(
@@ -415,95 +332,5 @@ fn acquire_command(id: WaitId, wait: &Wait) -> Command {
         working_since: wait.asks.iter().filter_map(|ask| ask.working_since).min(),
         is_protected: wait.asks.iter().any(|ask| ask.is_protected),
         coordination: first.coordination.clone(),
-    }
-}
-
-/// The manager's ear at the cluster.
-pub(super) struct Ear(pub(super) Weak<Shared>);
-
-impl ReplicaEar for Ear {
-    fn happened(&self, effects: &[Effect]) {
-        if let Some(shared) = self.0.upgrade() {
-            shared.happened(effects);
-        }
-    }
-
-    fn replaced(&self, replica: &Replica) {
-        if let Some(shared) = self.0.upgrade() {
-            shared.replaced(replica);
-        }
-    }
-}
-
-impl Shared {
-    fn happened(&self, effects: &[Effect]) {
-        let own = self.log.instance();
-        let is_over = |effect: &Effect| matches!(effect, Effect::SessionEnded { instance } if instance == own);
-        let is_over = effects.iter().any(is_over);
-        let mut came = VecDeque::new();
-        let mut state = self.lock();
-        for (at, effect) in effects.iter().enumerate() {
-            match effect {
-                Effect::Granted { wait, grants, .. } if self.is_own(*wait) => {
-                    came.push_back((*wait, grants.clone()));
-                }
-                Effect::Refused { instance, wait, error } if instance == own => {
-                    let is_given_up = *error != LockError::Cancelled || !is_over;
-                    let error = if is_given_up { error.clone() } else { self.ended() };
-                    state.refuse(*wait, error);
-                }
-                Effect::Lost { instance, lock_id, reason, .. } if instance == own => {
-                    state.lose(lock_id, reason);
-                }
-                Effect::Deadlock(deadlock) => {
-                    // Its victim is told by the next effect; that process tells of it, and no other.
-                    let is_ours = matches!(effects.get(at + 1),
-                        Some(Effect::Refused { instance, .. }) if instance == own);
-                    state.found(deadlock, is_ours);
-                }
-                _ => {}
-            }
-        }
-        self.tell(state);
-        for (wait, grants) in came {
-            self.came(wait, grants);
-        }
-    }
-
-    fn is_own(&self, wait: WaitId) -> bool {
-        wait.0 >> 32 == self.own_waits
-    }
-
-    /// Effects were missed.
-    fn replaced(&self, replica: &Replica) {
-        let own = self.log.instance();
-        let mut came = Vec::new();
-        let mut state = self.lock();
-        let gone: Vec<LockId> = state.held.keys().cloned().collect();
-        for lock_id in gone.iter().filter(|id| replica.holder_of(id) != Some(own)) {
-            state.lose(lock_id, SESSION_ENDED);
-        }
-        let waiting = state.waits.iter().filter(|(_, wait)| wait.is_waiting);
-        for id in waiting.map(|(id, _)| *id).collect::<Vec<_>>() {
-            if replica.is_waiting(own, id) {
-                continue;
-            }
-            let grants = replica.grants_of(own, id);
-            if grants.is_empty() {
-                state.refuse(id, self.ended());
-            } else {
-                came.push((id, grants));
-            }
-        }
-        drop(state);
-        // The state is held by whoever tells of it: nothing is proposed or told before it is free.
-        let itself = self.itself.clone();
-        self.handle.spawn(async move {
-            let Some(shared) = itself.upgrade() else { return };
-            shared.tell(shared.lock());
-            for (wait, grants) in came {
-                shared.came(wait, grants);
-            }
-        });
     }
 }

@@ -95,6 +95,14 @@ impl Owed {
         self.command.clone()
     }
 
+    /// The wait that is given up by it.
+    pub(super) fn wait(&self) -> Option<WaitId> {
+        match &self.command {
+            Command::GiveUp { wait } => Some(*wait),
+            _ => None,
+        }
+    }
+
     pub(super) fn lock_id(&self) -> Option<&LockId> {
         match &self.command {
             Command::Release { lock_id, .. } => Some(lock_id),
