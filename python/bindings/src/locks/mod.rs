@@ -3,7 +3,7 @@
 //! Converts and passes on; waits are in `wait`, plain questions in `question`, and a user's own
 //! manager, seen as a port, in `python`. Every method answers at once where the answer is there,
 //! else with something to await. Invariants: no method blocks, except `close_now`; a manager that a
-//! forked child inherited is refused.
+//! forked child inherited is refused. The file is long by the methods of one class.
 
 mod ear;
 mod foreign;
