@@ -288,6 +288,25 @@ WORKLOADS = (
         server="zookeeper",
     ),
     Workload(
+        "w4-replicated",
+        "W4: locks that three nodes keep, each caller its own, beside puts into etcd",
+        (
+            Subject(
+                "unanimity, locks",
+                "cases.w5",
+                "`RaftLockManager` on the leader of three processes, with fsync; to take a lock "
+                "and to let go of it are an entry of the log each, so two for each operation",
+            ),
+            Subject(
+                _ETCD,
+                "cases.w5",
+                "etcd 3.4, three members, the settings of its package; one put for each operation",
+                server="etcd",
+            ),
+        ),
+        relative_goals={_ETCD: {1: 1.0, 16: 1.0, 64: 1.0}},
+    ),
+    Workload(
         "outbox",
         "Outbox: from a user's own transaction to the store that follows it",
         (

@@ -1,9 +1,9 @@
-"""W5: decisions that three nodes keep, each on its disk, beside puts into etcd.
+"""W5: decisions (or locks: W4) that three nodes keep, each on its disk, beside puts into etcd.
 
 Ours: the measuring process is one of the three nodes, as a service is; the two others are
 processes of their own. It is the leader, or not (`follower`). The peer: three members of etcd 3.4,
 through `aetcd`, one client and one connection. A decision is answered when a majority has synced
-it, and so is a put.
+it, and so is a put. A lock is taken and let go of, which are two entries of the log.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 
 from measure import Case, Row, main, run_callers
 
-from unanimity import RaftConsensusService
+from unanimity import LockType, RaftConsensusService, RaftLockManager
 
 _ELECTION_MS = 1000
 _HEARTBEAT_MS = 100
@@ -97,6 +97,20 @@ def proposals(leader: str) -> Callable[[Case], Awaitable[Row]]:
     return measure
 
 
+async def locks(case: Case) -> Row:
+    """A lock for each caller, taken and let go of on the leader."""
+    async with _cluster(case, _IDS[0]) as node, RaftLockManager(node) as manager:
+
+        async def hold(number: int) -> None:
+            requester = f"caller-{number}"
+            key = f"key-{number % case.callers}"
+            granted = await manager.acquire_lock(key, LockType.EXCLUSIVE, requester)
+            if not await manager.release_lock(granted.lock_id or "", requester):
+                raise AssertionError(granted.error_message)
+
+        return await run_callers(case, hold)
+
+
 async def etcd_puts(case: Case) -> Row:
     """Puts of a value of the same length, each under a key of its own."""
     aetcd: Any = importlib.import_module("aetcd")
@@ -117,6 +131,7 @@ if __name__ == "__main__":
             {
                 "unanimity, leader": proposals("a"),
                 "unanimity, follower": proposals("b"),
+                "unanimity, locks": locks,
                 "etcd, aetcd": etcd_puts,
             }
         )
