@@ -3,7 +3,6 @@
 //! Not the answers to proposals (shared). Invariants: effects are taken in the order of the log;
 //! managers of one process share its instance, and each looks at its own waits only.
 
-use std::collections::VecDeque;
 use std::sync::Weak;
 
 use super::shared::{SESSION_ENDED, Shared};
@@ -33,12 +32,12 @@ impl Shared {
         let own = self.log.instance();
         let ended = Effect::SessionEnded { instance: own.clone() };
         let is_over = effects.contains(&ended);
-        let mut came = VecDeque::new();
+        let mut came = Vec::new();
         let mut state = self.lock();
         for (at, effect) in effects.iter().enumerate() {
             match effect {
                 Effect::Granted { wait, grants, .. } if self.is_own(*wait) => {
-                    came.push_back((*wait, grants.clone()));
+                    came.push((*wait, grants.clone()));
                 }
                 Effect::Refused { instance, wait, error } if instance == own => {
                     let is_given_up = *error != LockError::Cancelled || !is_over;

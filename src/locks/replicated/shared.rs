@@ -5,7 +5,7 @@
 //! has it still; of an ask whose answer was lost nothing stays behind.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
@@ -44,7 +44,10 @@ impl Shared {
         // upper half of a wait's number says whose it is.
         let mut bytes = [0; 8];
         // Without chance from the system the clock will do: it only has to be another number.
-        let clock = |_| crate::model::time::Timestamp::default().0.unsigned_abs();
+        let clock = |_| {
+            let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+            u64::from(since.subsec_nanos()) << 32
+        };
         let first = getrandom::fill(&mut bytes).map_or_else(clock, |()| u64::from_le_bytes(bytes));
         Arc::new_cyclic(|itself| Self {
             itself: itself.clone(),
@@ -291,7 +294,7 @@ impl Shared {
             if let (Ok(true), Some(shared)) = (&is_held, itself.upgrade())
                 && let Some(held) = shared.lock().held.get_mut(&id)
             {
-                (held.until, held.lease) = (Some(sent + lease), Some(lease));
+                held.until = Some(sent + lease);
             }
             reply.send(is_held.map_err(|error| trouble(server, &error)));
         });

@@ -65,7 +65,6 @@ pub(super) struct Held {
     pub(super) requester: RequesterId,
     /// When its own lease ends; `None` where it lasts as long as the session.
     pub(super) until: Option<Instant>,
-    pub(super) lease: Option<Duration>,
 }
 
 /// What is to be carried out, and is proposed until it was.
@@ -230,8 +229,8 @@ impl State {
     ) -> bool {
         let Some(told) = self.waits.remove(&wait) else { return false };
         for grant in &grants {
-            let (requester, lease) = (told.requester().clone(), told.lease());
-            self.held.insert(grant.lock_id.clone(), Held { requester, until, lease });
+            let requester = told.requester().clone();
+            self.held.insert(grant.lock_id.clone(), Held { requester, until });
         }
         self.tellings.push_back(Telling::Granted(told, grants));
         true
