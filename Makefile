@@ -20,6 +20,8 @@ AS_MATURIN = PYTHON_SYS_EXECUTABLE=$(BIN)/python PYO3_BUILD_EXTENSION_MODULE=1 \
 	(*sys.version_info[:2], platform.architecture()[0]))')
 
 RELEASE ?=
+# How many processes share the Python tests: each has servers of its own.
+JOBS ?= 2
 SEED ?=
 SEEDS ?=
 FOLDER ?= docs
@@ -48,7 +50,7 @@ verify-python: python
 	$(BIN)/ruff format --check $(PYTHON_SOURCES)
 	$(BIN)/mypy --strict python/unanimity tests/python
 	MYPYPATH=benches:tests/python $(BIN)/mypy --strict --explicit-package-bases benches
-	$(BIN)/pytest tests/python
+	$(BIN)/pytest tests/python -n $(JOBS) --dist loadfile
 
 # make fix              formats, and mends what the linters can mend
 fix: python
