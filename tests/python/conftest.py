@@ -14,10 +14,10 @@ from postgres_cluster import PostgresCluster
 from unanimity import CoordinationService
 from zookeeper_server import ZooKeeperServer
 
-# Nodes that elect leaders and holders that keep sessions by the clock, in processes of their own: on
-# two cores one may get no time for longer than its patience, which is no mistake of the code. Such a
-# test runs once more, and is told as RERUN. Promises do not hang on it: the simulations, which
-# have a clock of their own, know no second try.
+# Nodes that elect leaders and holders that keep sessions by the clock, in processes of their own:
+# on two cores one may get no time for longer than its patience, which is no mistake of the code.
+# Such a test runs once more, and is told as RERUN. Promises do not hang on it: the simulations,
+# which have a clock of their own, know no second try.
 _BY_THE_CLOCK = ("test_raft", "test_partition", "test_locks_processes", "test_locks_suspended")
 
 
