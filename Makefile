@@ -31,6 +31,7 @@ NEXTEST := cargo nextest run --no-fail-fast
 PYTHON_SOURCES := $(wildcard python/unanimity tests/python examples benches)
 
 .PHONY: help verify verify-rust verify-python fix quick python wheel test demo bench bench-peers bench-docs
+.PHONY: bench-growth
 .PHONY: simulate simulate-cluster scenarios docs faults
 
 help:
@@ -114,6 +115,11 @@ $(PEERS_VENV)/ready: benches/requirements-peers.txt
 bench-peers: $(BENCH_VENV)/ready $(PEERS_VENV)/ready
 	$(MAKE) python RELEASE=1
 	$(BENCH_VENV)/bin/python benches/run.py $(or $(BENCH),w1)
+
+# make bench-growth     how rate and memory go with size, as docs/growth.md (a quarter of an hour)
+bench-growth: $(BENCH_VENV)/ready
+	$(MAKE) python RELEASE=1
+	$(BENCH_VENV)/bin/python benches/growth.py $(BENCH)
 
 # make bench-docs       docs/benchmarks.md, written from what `make bench` measured last
 bench-docs: $(VENV)/ready

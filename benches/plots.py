@@ -78,3 +78,49 @@ def _rules(low: float, high: float, bottom: float) -> str:
         lines.append(f'<text x="{x:.1f}" y="{bottom + 14}" text-anchor="middle">{at:,.0f}</text>')
         at *= 10
     return "".join(lines)
+
+
+def curve(title: str, points: dict[int, float]) -> str:
+    """Draw a rate by a quantity, both on logarithmic scales; 0 stands at the left end.
+
+    Args:
+        title: what stands above.
+        points: the rate at each quantity, in growing order.
+
+    Returns:
+        an SVG document.
+    """
+    left, right, top, bottom = 70.0, 830.0, 40.0, 260.0
+    rates = list(points.values())
+    low = 10 ** math.floor(math.log10(min(rates)))
+    high = 10 ** math.ceil(math.log10(max(rates)))
+    most = math.log10(max(*points, 10))
+
+    def x(point: int) -> float:
+        return left + (math.log10(point) if point else 0.0) / most * (right - left)
+
+    def y(rate: float) -> float:
+        span = math.log10(high) - math.log10(low)
+        return bottom - (math.log10(rate) - math.log10(low)) / span * (bottom - top)
+
+    parts, at = [], low
+    while at <= high:
+        parts.append(
+            f'<line class="rule" x1="{left}" x2="{right}" y1="{y(at):.1f}" y2="{y(at):.1f}"/>'
+            f'<text x="{left - 6}" y="{y(at) + 4:.1f}" text-anchor="end">{at:,.0f}</text>'
+        )
+        at *= 10
+    path = " ".join(f"{x(point):.1f},{y(rate):.1f}" for point, rate in points.items())
+    parts.append(f'<polyline points="{path}" fill="none" stroke="{_COLOURS[0]}" stroke-width="2"/>')
+    for point, rate in points.items():
+        across, up = f"{x(point):.1f}", y(rate)
+        parts.append(
+            f'<circle cx="{across}" cy="{up:.1f}" r="3.5" fill="{_COLOURS[0]}"/>'
+            f'<text x="{across}" y="{up - 9:.1f}" text-anchor="middle">{rate:,.0f}</text>'
+            f'<text x="{across}" y="{bottom + 18}" text-anchor="middle">{point:,}</text>'
+        )
+    head = f'<text class="title" x="4" y="18">{escape(title)}</text>'
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} 290" role="img" '
+        f'aria-label="{escape(title)}">{_STYLE}{head}' + "".join(parts) + "</svg>\n"
+    )
