@@ -1,15 +1,18 @@
-//! What operators are told at once (the port `Alerting`), and pictures of what they look at
-//! (`graph`, `graph_svg`, `steps_svg`). Not the log: that is `tracing`.
+//! What operators are told at once (the port `Alerting`), what metrics and traces are made of
+//! (`observation`, the port `Observer`), and pictures of what people look at (`graph`, `graph_svg`,
+//! `steps_svg`). Not the log: that is `tracing`.
 //!
 //! Duties of an adapter: `raise` returns at once and never fails.
 
 mod graph;
 mod graph_svg;
 mod layout;
+mod observation;
 mod steps_svg;
 mod svg_box;
 
 pub use graph::{Node, Picture};
+pub use observation::{Act, Call, Ending, Observation, Observer};
 pub use steps_svg::{StepBox, StepPicture};
 
 use crate::model::ids::CoordinationId;

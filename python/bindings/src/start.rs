@@ -61,6 +61,7 @@ pub(crate) fn start_engine(
         bus: parts.listeners.map(|listeners| Arc::new(listeners) as _),
         event_bus: parts.event_bus,
         alerting: parts.alerting.map(|alerting| Arc::new(alerting) as _),
+        observers: Vec::new(),
         options: parts.options,
         runtime,
     };
