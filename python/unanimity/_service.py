@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from contextvars import copy_context
 from datetime import datetime, timezone
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from . import _engine
 from ._arguments import (
@@ -29,7 +29,14 @@ from ._arguments import (
 )
 from ._bridge import bridge_for_running_loop
 from ._config import CoordinationConfig, as_config, config_of, settings_of
-from ._config_parts import close_all, consensus_of, event_bus_of, journal_of, lock_manager_of
+from ._config_parts import (
+    close_all,
+    consensus_of,
+    event_bus_of,
+    journal_of,
+    lock_manager_of,
+    tracing_of,
+)
 from ._consensus import IConsensusService
 from ._events import IEventBus
 from ._exceptions import InvalidRequest, ServiceClosed, ServiceElsewhere
@@ -48,6 +55,9 @@ from ._types import (
     CoordinationType,
     TransactionState,
 )
+
+if TYPE_CHECKING:
+    from ._tracing import Tracing
 
 _Answer = TypeVar("_Answer")
 
@@ -130,6 +140,7 @@ class CoordinationService(EventStreams, ICoordinationService):
         if node_id is not None:
             self._settings["node_id"] = checked_text(node_id, "node_id")
         self._coordinator: _engine.Coordinator | None = None
+        self._tracing: Tracing | None = None
         self._started: asyncio.Future[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._pid = os.getpid()
@@ -198,6 +209,8 @@ class CoordinationService(EventStreams, ICoordinationService):
             future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             coordinator.close(future, timeout)
             await future
+        if self._tracing is not None:
+            self._tracing.close()
         await close_all(self._own)
 
     async def __aenter__(self) -> CoordinationService:
@@ -243,8 +256,10 @@ class CoordinationService(EventStreams, ICoordinationService):
         native = {name: for_engine(name, store) for name, store in self.stores.items()}
         consensus = consensus_for_engine(self.consensus)
         is_kept_by_cluster = isinstance(consensus, _engine.RaftNode) and not self._is_journal_given
+        bridge = bridge_for_running_loop(self._settings.get("coordination_worker_threads"))
+        self._tracing = tracing_of(self.config, bridge, self.stores)
         self._coordinator = _engine.Coordinator(
-            bridge_for_running_loop(self._settings.get("coordination_worker_threads")),
+            bridge,
             journal=None if is_kept_by_cluster else self._journal,
             stores=native,
             config=self._settings,
@@ -254,6 +269,7 @@ class CoordinationService(EventStreams, ICoordinationService):
             carrier=event_bus_for_engine(self.event_bus),
             metrics=self.metrics if self.config.monitoring.metrics_enabled else None,
             alerting=self.alerting,
+            tracer=None if self._tracing is None else self._tracing.native,
         )
         started: asyncio.Future[None] = loop.create_future()
         self._started = started
@@ -302,7 +318,10 @@ class CoordinationService(EventStreams, ICoordinationService):
         assert loop is not None
         future: asyncio.Future[CoordinationResult] = loop.create_future()
         coordination_id = request.coordination_id
-        coordinator.coordinate(request, copy_context(), future)
+        if self._tracing is None:
+            coordinator.coordinate(request, copy_context(), future)
+        else:
+            self._tracing.coordinate(coordinator, request, copy_context(), future)
         under_way = self._under_way
         if not isinstance(coordination_id, str) or coordination_id in under_way:
             return await future

@@ -333,7 +333,10 @@ impl AnswerSink for Ear {
 
     fn health_changed(&self, trouble: Option<JournalError>) {
         match trouble {
-            Some(error) => tracing::error!(%error, "the journal cannot be written"),
+            Some(error) => {
+                let code = "journal.unavailable";
+                tracing::error!(code, %error, "the journal cannot be written");
+            }
             None => tracing::info!("the journal can be written again"),
         }
     }

@@ -15,6 +15,7 @@ use unanimity::engine::{self, EngineError, Found, RecoveryReport, Waiter};
 use unanimity::journal::StoredCoordination;
 use unanimity::model::ids::CoordinationId;
 use unanimity::model::outcome::{CoordinationResult, Decision, Outcome};
+use unanimity::observe::Observer;
 use unanimity::participants::Attachment;
 use unanimity::reply::{Lost, Reply};
 
@@ -26,7 +27,8 @@ use crate::request::{Unreadable, request_parts};
 use crate::runtime::Engine;
 use crate::start::{self, Parts};
 use crate::streams::Streams;
-use crate::{consensus, errors, locks, records, runtime};
+use crate::traces::Tracer;
+use crate::{consensus, errors, locks, records, runtime, traces};
 
 /// A coordinator that belongs to one event loop.
 #[pyclass(frozen)]
@@ -76,7 +78,7 @@ impl Coordinator {
     #[new]
     #[pyo3(signature = (
         bridge, *, journal, stores, config, consensus, lock_manager, event_bus, carrier, metrics,
-        alerting
+        alerting, tracer
     ))]
     #[expect(clippy::too_many_arguments, reason = "keywords, as the Python constructor has them")]
     fn new(
@@ -90,11 +92,13 @@ impl Coordinator {
         carrier: Option<PyRef<'_, EventBus>>,
         metrics: Option<Bound<'_, PyAny>>,
         alerting: Option<Bound<'_, PyAny>>,
+        tracer: Option<PyRef<'_, Tracer>>,
     ) -> PyResult<Self> {
         let shared = Arc::clone(&bridge.get().shared);
+        let traces = tracer.map(|tracer| Arc::clone(&tracer.0));
         let mut named = Vec::new();
         for (name, store) in stores {
-            named.push(start::named_store(&shared, &name, &store)?);
+            named.push(start::named_store(&shared, &name, &store, traces.as_ref())?);
         }
         let workers: Option<usize> = start::number(config, "coordination_worker_threads")?;
         let decider = consensus::decider_of(&shared, consensus.as_ref(), journal.is_none())?;
@@ -108,6 +112,7 @@ impl Coordinator {
             event_bus: carrier.map(|bus| bus.port()),
             listeners: PythonListeners::adapt(&shared, event_bus.as_ref(), metrics.as_ref())?,
             alerting: alerting.map(|a| PythonAlerting::adapt(&shared, &a)).transpose()?,
+            observers: traces.into_iter().map(|traces| traces as Arc<dyn Observer>).collect(),
         };
         Ok(Self {
             bridge: shared,
@@ -138,15 +143,21 @@ impl Coordinator {
             .map_err(Into::into)
     }
 
-    /// Coordinates a request; `context` is the one in which store coroutines run.
+    /// Coordinates a request; `context` is the one in which store coroutines run, `trace` what its
+    /// metadata tell of its trace, unless they do already.
+    #[pyo3(signature = (request, context, future, trace=None))]
     fn coordinate(
         &self,
         py: Python<'_>,
         request: &Bound<'_, PyAny>,
         context: Py<PyAny>,
         future: Py<PyAny>,
+        trace: Option<&Bound<'_, PyDict>>,
     ) -> PyResult<()> {
-        errors::guarded(py, || self.submit(py, request, context, future))
+        errors::guarded(py, || {
+            let notes = trace.map(traces::notes_of).transpose()?.unwrap_or_default();
+            self.submit(py, request, context, (future, notes))
+        })
     }
 
     fn status(&self, py: Python<'_>, id: &str, future: Py<PyAny>) -> PyResult<()> {
@@ -294,11 +305,14 @@ impl Coordinator {
         py: Python<'_>,
         request: &Bound<'_, PyAny>,
         context: Py<PyAny>,
-        future: Py<PyAny>,
+        (future, trace): (Py<PyAny>, Vec<(String, String)>),
     ) -> PyResult<()> {
         let engine = self.engine(py)?;
         match request_parts(request) {
-            Ok((parts, operations)) => {
+            Ok((mut parts, operations)) => {
+                if !trace.is_empty() {
+                    traces::put_notes(&mut parts.metadata, trace);
+                }
                 let caller = Caller { context, operations, cause: Mutex::new(None) };
                 let attachment: Attachment = Arc::new(caller);
                 let waiter = result_to(&self.bridge, future, Some(Arc::clone(&attachment)));

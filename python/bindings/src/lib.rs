@@ -25,6 +25,7 @@ mod runtime;
 mod start;
 mod stores;
 mod streams;
+mod traces;
 mod wake;
 
 use mimalloc::MiMalloc;
@@ -52,6 +53,7 @@ fn _engine(module: &Bound<'_, PyModule>) -> PyResult<()> {
     consensus::register(module)?;
     events::register(module)?;
     module.add_class::<streams::Streams>()?;
+    module.add_class::<traces::Tracer>()?;
     locks::register(module)?;
     pictures::register(module)?;
     stores::register(module)?;

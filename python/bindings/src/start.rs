@@ -12,6 +12,7 @@ use unanimity::events::EventBus;
 use unanimity::journal::{self, Journal, JournalOptions, ReplicatedJournal};
 use unanimity::locks::LockManager;
 use unanimity::model::ids::StoreName;
+use unanimity::observe::Observer;
 use unanimity::participants::Participant;
 use unanimity::reply::Reply;
 
@@ -20,6 +21,7 @@ use crate::consensus::Decider;
 use crate::ports::{PythonAlerting, PythonListeners};
 use crate::python_store::PythonStore;
 use crate::runtime::Engine;
+use crate::traces::Traces;
 use crate::{errors, stores};
 
 /// What a start needs, taken by it.
@@ -34,6 +36,7 @@ pub(crate) struct Parts {
     pub(crate) event_bus: Option<Arc<dyn EventBus>>,
     pub(crate) listeners: Option<PythonListeners>,
     pub(crate) alerting: Option<PythonAlerting>,
+    pub(crate) observers: Vec<Arc<dyn Observer>>,
 }
 
 pub(crate) fn start_engine(
@@ -61,7 +64,7 @@ pub(crate) fn start_engine(
         bus: parts.listeners.map(|listeners| Arc::new(listeners) as _),
         event_bus: parts.event_bus,
         alerting: parts.alerting.map(|alerting| Arc::new(alerting) as _),
-        observers: Vec::new(),
+        observers: parts.observers,
         options: parts.options,
         runtime,
     };
@@ -92,6 +95,7 @@ pub(crate) fn named_store(
     bridge: &Arc<Shared>,
     name: &Bound<'_, PyAny>,
     store: &Bound<'_, PyAny>,
+    traces: Option<&Arc<Traces>>,
 ) -> PyResult<engine::NamedStore> {
     let text: String = name.extract()?;
     let name = StoreName::new(&text).map_err(|error| {
@@ -102,7 +106,8 @@ pub(crate) fn named_store(
         Some(native) => (name, native, true),
         None => {
             let is_exclusive = store.getattr("list_is_exclusive")?.is_truthy()?;
-            let adapted: Arc<dyn Participant> = Arc::new(PythonStore::adapt(bridge, store)?);
+            let adapted = PythonStore::adapt(bridge, store, traces.cloned())?;
+            let adapted: Arc<dyn Participant> = Arc::new(adapted);
             (name, adapted, is_exclusive)
         }
     })
