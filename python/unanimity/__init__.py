@@ -62,6 +62,7 @@ from ._types import (
 )
 
 if TYPE_CHECKING:
+    from ._alerting import LogAlerting
     from ._config import ConfigProblem, ConfigSetting, CoordinationConfig
     from ._event_buses import (
         InProcessEventBus,
@@ -79,6 +80,7 @@ if TYPE_CHECKING:
     from ._steps import DeadLetter, StepRecord
     from ._streams import ProjectionRecord, Snapshot
     from ._transaction import Transaction
+    from ._webhook import WebhookAlerting
 
     __version__: str
 
@@ -143,6 +145,8 @@ __all__ = [
     "ParkedEvent",
     "IMetricsCollector",
     "IAlertingService",
+    "LogAlerting",
+    "WebhookAlerting",
     # exceptions
     "UnanimityError",
     "ConfigError",
@@ -180,6 +184,8 @@ _LATE = {
     "LocalLockManager": "_lock_managers",
     "PostgresLockManager": "_lock_managers",
     "ZooKeeperLockManager": "_lock_managers",
+    "LogAlerting": "_alerting",
+    "WebhookAlerting": "_webhook",
     "LogEntry": "_raft",
     "RaftConsensusService": "_raft",
     "RaftLockManager": "_raft_locks",

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ._locks import IDistributedLockManager
     from ._native_locks import NativeLockManager
     from ._raft import RaftConsensusService
+    from ._webhook import WebhookAlerting
 
 _TLS = ("certificate", "key", "authority")
 
@@ -175,6 +176,16 @@ def event_bus_of(config: CoordinationConfig, journal: str | None) -> IEventBus |
             bus.url, stream=bus.stream, partitions=bus.partitions, replicas=bus.replicas
         )
     return _event_buses.JournalEventBus(journal or "unanimity.db")
+
+
+def alerting_of(config: CoordinationConfig) -> WebhookAlerting | None:
+    """Make the webhook of alerts; None where none is configured."""
+    alerts = config.monitoring.alerts
+    if alerts.webhook_url is None:
+        return None
+    from ._webhook import WebhookAlerting
+
+    return WebhookAlerting(alerts.webhook_url, secret=alerts.webhook_secret)
 
 
 async def close_all(parts: list[Any]) -> None:

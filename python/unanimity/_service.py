@@ -16,6 +16,8 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from . import _engine
+from ._alert_watch import watch_of
+from ._alerting import LogAlerting
 from ._arguments import (
     checked_journal,
     checked_stores,
@@ -29,7 +31,14 @@ from ._arguments import (
 )
 from ._bridge import bridge_for_running_loop
 from ._config import CoordinationConfig, as_config, config_of, settings_of
-from ._config_parts import close_all, consensus_of, event_bus_of, journal_of, lock_manager_of
+from ._config_parts import (
+    alerting_of,
+    close_all,
+    consensus_of,
+    event_bus_of,
+    journal_of,
+    lock_manager_of,
+)
 from ._consensus import IConsensusService
 from ._events import IEventBus
 from ._exceptions import InvalidRequest, ServiceClosed, ServiceElsewhere
@@ -134,6 +143,7 @@ class CoordinationService(EventStreams, ICoordinationService):
         self._loop: asyncio.AbstractEventLoop | None = None
         self._pid = os.getpid()
         self._closed = False
+        self._watch = watch_of(self, self.config, self._settings)
         self._under_way: dict[str, tuple[CoordinationRequest, datetime]] = {}
 
     @classmethod
@@ -172,6 +182,10 @@ class CoordinationService(EventStreams, ICoordinationService):
         if self.event_bus is None:
             self.event_bus = event_bus_of(config, self._journal)
             self._own.append(self.event_bus)
+        if self.alerting is None:
+            webhook = alerting_of(config)
+            self.alerting = LogAlerting() if webhook is None else webhook
+            self._own.append(webhook)
 
     # ---- life -------------------------------------------------------------------------------
 
@@ -193,6 +207,8 @@ class CoordinationService(EventStreams, ICoordinationService):
             return
         self._check_home()
         self._closed = True
+        if self._watch is not None:
+            self._watch.stop()
         await asyncio.wait([started])
         if started.exception() is None:
             future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -258,6 +274,8 @@ class CoordinationService(EventStreams, ICoordinationService):
         started: asyncio.Future[None] = loop.create_future()
         self._started = started
         self._coordinator.start(started)
+        if self._watch is not None:
+            self._watch.start()
 
     def _check_home(self) -> None:
         pid = os.getpid()

@@ -1,15 +1,17 @@
-//! What operators are told at once (the port `Alerting`), and pictures of what they look at
-//! (`graph`, `graph_svg`, `steps_svg`). Not the log: that is `tracing`.
+//! What operators are told at once (the port `Alerting`), what rules about rates look at (`pulse`),
+//! and pictures of what people look at (`graph`, `graph_svg`, `steps_svg`). Not the log: that is `tracing`.
 //!
 //! Duties of an adapter: `raise` returns at once and never fails.
 
 mod graph;
 mod graph_svg;
 mod layout;
+mod pulse;
 mod steps_svg;
 mod svg_box;
 
 pub use graph::{Node, Picture};
+pub use pulse::{Beat, Failure, LostMajority, Pulse};
 pub use steps_svg::{StepBox, StepPicture};
 
 use crate::model::ids::CoordinationId;

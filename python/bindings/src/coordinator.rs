@@ -8,25 +8,29 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError, mpsc};
 use std::thread;
 use std::time::Duration;
 
+use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use unanimity::engine::dead_letters::DeadLetter;
+use unanimity::engine::open_work::OpenWork;
 use unanimity::engine::{self, EngineError, Found, RecoveryReport, Waiter};
 use unanimity::journal::StoredCoordination;
 use unanimity::model::ids::CoordinationId;
 use unanimity::model::outcome::{CoordinationResult, Decision, Outcome};
+use unanimity::observe::Pulse;
 use unanimity::participants::Attachment;
 use unanimity::reply::{Lost, Reply};
 
 use crate::bridge::{Bridge, Shared};
 use crate::call::Caller;
+use crate::convert::to_value;
 use crate::events::EventBus;
 use crate::ports::{PythonAlerting, PythonListeners};
 use crate::request::{Unreadable, request_parts};
 use crate::runtime::Engine;
 use crate::start::{self, Parts};
 use crate::streams::Streams;
-use crate::{consensus, errors, locks, records, runtime};
+use crate::{consensus, errors, locks, records, runtime, watch};
 
 /// A coordinator that belongs to one event loop.
 #[pyclass(frozen)]
@@ -35,6 +39,8 @@ pub(crate) struct Coordinator {
     parts: Mutex<Option<Parts>>,
     engine: Arc<OnceLock<Arc<Engine>>>,
     workers: Option<usize>,
+    alerting: Option<Arc<PythonAlerting>>,
+    pulse: Option<Arc<Pulse>>,
 }
 
 /// A reply that completes a future with what `make` makes of the answer.
@@ -98,6 +104,8 @@ impl Coordinator {
         }
         let workers: Option<usize> = start::number(config, "coordination_worker_threads")?;
         let decider = consensus::decider_of(&shared, consensus.as_ref(), journal.is_none())?;
+        let alerting = alerting.map(|a| PythonAlerting::adapt(&shared, &a).map(Arc::new));
+        let (alerting, pulse) = (alerting.transpose()?, start::pulse(config)?);
         let parts = Parts {
             journal: journal.unwrap_or_default(),
             journal_options: start::journal_options(config)?,
@@ -107,13 +115,16 @@ impl Coordinator {
             locks: locks::port_of(&shared, lock_manager.as_ref())?,
             event_bus: carrier.map(|bus| bus.port()),
             listeners: PythonListeners::adapt(&shared, event_bus.as_ref(), metrics.as_ref())?,
-            alerting: alerting.map(|a| PythonAlerting::adapt(&shared, &a)).transpose()?,
+            alerting: alerting.clone(),
+            pulse: pulse.clone(),
         };
         Ok(Self {
             bridge: shared,
             parts: Mutex::new(Some(parts)),
             engine: Arc::new(OnceLock::new()),
             workers: workers.map(|workers| workers.min(2)),
+            alerting,
+            pulse,
         })
     }
 
@@ -257,6 +268,25 @@ impl Coordinator {
         });
         self.engine(py)?.look_at(id, reply);
         Ok(())
+    }
+
+    /// What happened since the last look, and what is parked, or not delivered after `age` seconds.
+    fn look(&self, py: Python<'_>, age: f64, future: Py<PyAny>) -> PyResult<()> {
+        let pulse = self.pulse.clone();
+        let reply = answer_to(&self.bridge, future, move |py, open: OpenWork| {
+            let beat = pulse.map(|pulse| pulse.look()).unwrap_or_default();
+            watch::look(py, &beat, &open)
+        });
+        let age = Duration::try_from_secs_f64(age).unwrap_or_default();
+        self.engine(py)?.open_work(age, reply);
+        Ok(())
+    }
+
+    /// Hands an alert to the alerting service; whether there was a place for it.
+    fn alert(&self, alert: &Bound<'_, PyDict>) -> PyResult<bool> {
+        let Some(alerting) = &self.alerting else { return Ok(false) };
+        let alert = to_value(alert).map_err(|bad| PyValueError::new_err(bad.describe("alert")))?;
+        Ok(alerting.send(alert))
     }
 
     fn journal_status(&self, py: Python<'_>, future: Py<PyAny>) -> PyResult<()> {

@@ -26,6 +26,7 @@ mod start;
 mod stores;
 mod streams;
 mod wake;
+mod watch;
 
 use mimalloc::MiMalloc;
 use pyo3::prelude::*;

@@ -193,16 +193,22 @@ impl PythonAlerting {
 
 impl Alerting for PythonAlerting {
     fn raise(&self, alert: Alert) {
-        // An alert that finds no place is in the log all the same.
-        let Some(place) = Place::take(&self.under_way, EVENTS_MAX) else { return };
         let entry = |key: &str, value: Value| (key.to_owned(), value);
         let id = Value::from(alert.coordination.as_str());
-        let keywords = Value::Map(vec![
+        // One that finds no place is in the log all the same.
+        self.send(Value::Map(vec![
             entry("severity", alert.severity.as_str().into()),
             entry("title", Value::Text(alert.title)),
             entry("message", Value::Text(alert.message)),
             entry("details", Value::Map(vec![entry("coordination_id", id)])),
-        ]);
+        ]));
+    }
+}
+
+impl PythonAlerting {
+    /// Sends an alert by its keywords; whether there was a place for it.
+    pub(crate) fn send(&self, keywords: Value) -> bool {
+        let Some(place) = Place::take(&self.under_way, EVENTS_MAX) else { return false };
         self.bridge.push(Item::Call(Call {
             method: Arc::clone(&self.send),
             argument: Argument::Keywords(keywords),
@@ -210,5 +216,6 @@ impl Alerting for PythonAlerting {
             timeout: TELL_WAIT,
             answers: Answers::Nobody(place),
         }));
+        true
     }
 }
