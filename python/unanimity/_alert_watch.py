@@ -96,6 +96,9 @@ class AlertWatch:
             for alert in self._rules.judge(now, Reading.from_engine(future.result())):
                 self._tell(alert)
             self._last_trouble = ""
+        except ServiceClosed:
+            # Its engine ended without it, with the loop or at exit.
+            return
         except Exception as error:
             self._note(error)
         self.start()
@@ -114,11 +117,14 @@ class AlertWatch:
             _log.warning("%s: %s (the alerting service is too slow)", alert.title, alert.message)
 
     def _note(self, error: Exception) -> None:
-        """Say a trouble once, not with every look."""
+        """Say a trouble once, not with every look: it may well be that the engine broke down."""
         words = f"{type(error).__name__}: {error}"
-        if words != self._last_trouble:
-            self._last_trouble = words
-            _log.warning("the alert rules could not look: %s", words)
+        if words == self._last_trouble:
+            return
+        self._last_trouble = words
+        details = {"alert": "cannot_look", "state": "firing"}
+        message = f"the alert rules cannot look at the service: {words}"
+        self._tell(Alert("high", "The service cannot be watched", message, details))
 
 
 def watch_of(

@@ -156,9 +156,9 @@ class Delivery:
                 return self._drop(words, f"{self._queue_max} alerts wait already")
             self._waiting.append(_Body(delivery_id, words, encoded))
             if not self._is_running:
-                self._is_running = True
                 # A daemon: a receiver that hangs does not keep the program from ending.
                 threading.Thread(target=self._run, name="unanimity-alerts", daemon=True).start()
+                self._is_running = True
 
     def close(self, timeout_seconds: float) -> bool:
         """Send what waits, at most so long; whether nothing was left over."""
@@ -205,24 +205,18 @@ class Delivery:
         tries = 0
         while True:
             tries += 1
+            # A try that began after it was closed is the last one.
+            is_last = tries >= self._retries.attempts or self._ends_at is not None
             try:
                 self._receiver.post(body.delivery_id, body.body)
                 return None
             except _Refused as refused:
                 trouble = f"{refused} (tried {tries} times)"
-                if not refused.again or tries >= self._retries.attempts:
+                if not refused.again or is_last:
                     return trouble
                 wait = self._retries.wait(tries, refused.asked_seconds, random.random())
             except Exception as error:  # A mistake of ours must not end the thread in silence.
                 return f"{type(error).__name__}: {error}"
             _log.info("%s: not taken by %s yet: %s", body.words, self._receiver.place, trouble)
-            if not self._rest(wait):
-                return trouble
-
-    def _rest(self, seconds: float) -> bool:
-        """Wait before another try, which comes at once when it is closed; False: there is none."""
-        with self._changed:
-            if self._ends_at is not None:
-                return False
-            self._changed.wait_for(lambda: self._ends_at is not None, seconds)
-            return True
+            with self._changed:
+                self._changed.wait_for(lambda: self._ends_at is not None, wait)

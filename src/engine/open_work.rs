@@ -1,8 +1,8 @@
 //! What is open for longer than it should be: in doubt, decided and not delivered, or parked.
 //!
-//! Only what this process drives, from memory. Changes nothing and decides nothing. Invariants: what
-//! still waits for its stores' votes within its own time is in none of the three; each coordination
-//! is in one of them at most.
+//! Only what this process drives, from memory. Changes nothing and decides nothing. Invariants:
+//! what still waits for its stores' votes within its own time is in none of the three; each
+//! coordination is in one of them at most.
 
 use std::time::Duration;
 

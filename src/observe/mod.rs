@@ -1,5 +1,6 @@
 //! What operators are told at once (the port `Alerting`), what rules about rates look at (`pulse`),
-//! and pictures of what people look at (`graph`, `graph_svg`, `steps_svg`). Not the log: that is `tracing`.
+//! and pictures of what people look at (`graph`, `graph_svg`, `steps_svg`). Not the log: that is
+//! `tracing`.
 //!
 //! Duties of an adapter: `raise` returns at once and never fails.
 

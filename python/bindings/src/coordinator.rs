@@ -272,13 +272,15 @@ impl Coordinator {
 
     /// What happened since the last look, and what is parked, or not delivered after `age` seconds.
     fn look(&self, py: Python<'_>, age: f64, future: Py<PyAny>) -> PyResult<()> {
+        // First of all: a reply that is dropped would complete the future as well.
+        let engine = self.engine(py)?;
         let pulse = self.pulse.clone();
         let reply = answer_to(&self.bridge, future, move |py, open: OpenWork| {
             let beat = pulse.map(|pulse| pulse.look()).unwrap_or_default();
             watch::look(py, &beat, &open)
         });
         let age = Duration::try_from_secs_f64(age).unwrap_or_default();
-        self.engine(py)?.open_work(age, reply);
+        engine.open_work(age, reply);
         Ok(())
     }
 
