@@ -1,11 +1,13 @@
 //! What operators are told at once (the port `Alerting`), and pictures of what they look at
-//! (`graph`, `graph_svg`, `steps_svg`). Not the log: that is `tracing`.
+//! (`graph`, `graph_svg`, `steps_svg`); what they count and measure (`metrics`). Not the log: that
+//! is `tracing`.
 //!
 //! Duties of an adapter: `raise` returns at once and never fails.
 
 mod graph;
 mod graph_svg;
 mod layout;
+pub mod metrics;
 mod steps_svg;
 mod svg_box;
 
