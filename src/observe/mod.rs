@@ -1,12 +1,13 @@
 //! What operators are told at once (the port `Alerting`), what rules about rates look at (`pulse`),
-//! and pictures of what people look at (`graph`, `graph_svg`, `steps_svg`). Not the log: that is
-//! `tracing`.
+//! what operators count and measure (`metrics`), and pictures of what they look at (`graph`,
+//! `graph_svg`, `steps_svg`). Not the log: that is `tracing`.
 //!
 //! Duties of an adapter: `raise` returns at once and never fails.
 
 mod graph;
 mod graph_svg;
 mod layout;
+pub mod metrics;
 mod pulse;
 mod steps_svg;
 mod svg_box;

@@ -186,7 +186,7 @@ async def _(world: World) -> None:
                 return len(heard.of("high_failure_rate", "firing"))  # noqa: B023
 
             if again:
-                await until(lambda: told() >= 3, "it was told again")  # noqa: B023
+                await until(lambda: told() >= 3, "it was told again")
             else:
                 await until(told, "it was told")
                 await _looks(service, 10)

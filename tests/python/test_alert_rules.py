@@ -51,7 +51,7 @@ def test_a_burst_of_failures_is_told_once_and_its_end_once() -> None:
     clock = Clock()
     assert clock.for_seconds(100, ended=10) == []
     assert clock.look(ended=20, failed=20) == FIRED
-    # Its failures are in the window for 300 s, and 300 s after the last look at them it is resolved.
+    # Its failures are in the window for 300 s; 300 s after the last look at them it is resolved.
     assert clock.for_seconds(580, ended=10) == []
     assert clock.look(ended=10) == RESOLVED
     assert clock.for_seconds(3_600, ended=10) == []

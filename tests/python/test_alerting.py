@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from config_rows import until
 from ledger import Ledger, request
 from raft_cluster import free_ports
 from test_consensus import Agreement
@@ -306,6 +307,10 @@ def test_a_plain_method_serves_too(make_service: Make) -> None:
     assert titles[0] == "High failure rate"
 
 
+def _alerts_in(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
+    return [record for record in caplog.records if record.name == "unanimity.alerts"]
+
+
 def test_without_an_alerting_service_they_are_in_the_log(
     make_service: Make, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -314,12 +319,10 @@ def test_without_an_alerting_service_they_are_in_the_log(
         async with make_service({"left": ledger}, config=alerts()) as service:
             assert isinstance(service.alerting, LogAlerting)
             await fail(service, ledger, 20)
-            async with asyncio.timeout(PATIENCE):
-                while not [r for r in caplog.records if r.name == "unanimity.alerts"]:
-                    await asyncio.sleep(0.01)
+            await until(lambda: _alerts_in(caplog), "it was logged")
 
     asyncio.run(scenario())
-    (record,) = [r for r in caplog.records if r.name == "unanimity.alerts"]
+    (record,) = _alerts_in(caplog)
     assert record.levelno == logging.ERROR
     assert record.getMessage().startswith("High failure rate: 20 of 20 coordinations")
 
@@ -330,10 +333,12 @@ def test_a_service_that_is_dropped_is_gone_though_its_rules_look(make_service: M
         assert (await service.coordinate_transaction(request("t1", "left"))).success
         known = weakref.ref(service)
         del service
-        async with asyncio.timeout(PATIENCE):
-            while known() is not None:
-                gc.collect()
-                await asyncio.sleep(0.01)
+
+        def is_gone() -> bool:
+            gc.collect()
+            return known() is None
+
+        await until(is_gone, "it was gone")
 
     asyncio.run(scenario())
 

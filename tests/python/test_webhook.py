@@ -168,7 +168,7 @@ def test_a_full_queue_drops_and_says_so_and_the_loop_never_waits(
 
     asyncio.run(run())
     assert alerting.dropped == 7
-    assert [record.getMessage() for record in caplog.records][0].endswith("3 alerts wait already")
+    assert caplog.records[0].getMessage().endswith("3 alerts wait already")
     receiver.gate.set()
     wait_until_sent(alerting)
     assert [post.alert["title"] for post in receiver.posts] == ["alert 0", "alert 1", "alert 2"]
