@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use crate::model::ids::CoordinationId;
 use crate::model::outcome::OutcomeKind;
+use crate::model::request::CoordinationType::{EventSourcing, EventualConsistency};
 use crate::model::time::Timestamp;
 use crate::reply::Reply;
 
@@ -19,6 +20,9 @@ use super::table::Entry;
 
 /// How many are told by name.
 const IDS_MAX: usize = 5;
+/// How many are looked at closely, which takes microseconds each, while the engine waits. Where
+/// more are open for too long, some of them are enough.
+const VIEWS_MAX: usize = 10_000;
 
 /// Coordinations that are open in one way.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -50,7 +54,8 @@ enum Way {
     Parked,
 }
 
-fn way_of(entry: &Entry, is_old: bool) -> Option<Way> {
+/// `views_left`: how many may still be looked at closely.
+fn way_of(entry: &Entry, is_old: bool, views_left: &mut usize) -> Option<Way> {
     let machine = &entry.machine;
     if machine.is_parked() {
         return Some(Way::Parked);
@@ -61,6 +66,12 @@ fn way_of(entry: &Entry, is_old: bool) -> Option<Way> {
     if entry.awaits_decision() {
         return Some(Way::InDoubt);
     }
+    // These are decided by their begin, and begin at once without locks. There may be very many.
+    let is_begun = !entry.queued && entry.awaited.is_none() && machine.locks().is_empty();
+    if is_begun && matches!(machine.request().kind, EventSourcing | EventualConsistency) {
+        return Some(Way::Undelivered);
+    }
+    *views_left = views_left.checked_sub(1)?;
     let view = machine.view();
     // Only one that is in doubt says something while nothing is known of it.
     if view.outcome.kind == OutcomeKind::Unknown && view.outcome.code.is_some() {
@@ -83,9 +94,10 @@ impl State {
     pub(super) fn open_work(&self, core: &Core, age: Duration) -> OpenWork {
         let now = core.clock.now();
         let mut ways = [Vec::new(), Vec::new(), Vec::new()];
+        let mut views_left = VIEWS_MAX;
         for entry in self.table.entries() {
             let began_at = entry.machine.began_at();
-            if let Some(way) = way_of(entry, now.since(began_at) >= age) {
+            if let Some(way) = way_of(entry, now.since(began_at) >= age, &mut views_left) {
                 ways[way as usize].push((began_at, entry.id()));
             }
         }
