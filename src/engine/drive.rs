@@ -141,6 +141,7 @@ impl State {
                 self.followers.entry(id).or_default().push(waiter);
             }
             Fact::ActiveAsked(reply) => reply.send(Ok(self.table.ids())),
+            Fact::GaugesAsked(reply) => reply.send(Ok(self.gauges(core))),
             Fact::Patrol => self.patrol(core),
             Fact::Closing(reply) => self.close(core, reply),
             Fact::Dropped => {

@@ -5,7 +5,7 @@
 //! carries out effects; `locking` takes locks and gives them back; `admission` lets requests in;
 //! `recovery` resumes and sweeps; `dead_letters` has what is parked; `projections` hand
 //! events to stores; `outbox` lets in what users wrote into stores; `partition` tells of a cluster;
-//! `queries` answers; `forget` drops markers; `background` has the two tasks.
+//! `queries` and `gauges` answer; `forget` drops markers; `background` has the two tasks.
 //!
 //! Invariant: every waiter is told exactly once.
 
@@ -20,6 +20,7 @@ mod drive;
 mod elsewhere;
 mod error;
 mod forget;
+mod gauges;
 pub mod held_locks;
 mod locking;
 pub mod operator;

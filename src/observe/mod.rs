@@ -10,9 +10,11 @@ mod layout;
 pub mod metrics;
 mod steps_svg;
 mod svg_box;
+mod tally;
 
 pub use graph::{Node, Picture};
 pub use steps_svg::{StepBox, StepPicture};
+pub use tally::Tally;
 
 use crate::model::ids::CoordinationId;
 

@@ -9,18 +9,20 @@ use std::thread;
 use std::time::Duration;
 
 use pyo3::prelude::*;
-use pyo3::types::PyDict;
+use pyo3::types::{PyDict, PyList};
 use unanimity::engine::dead_letters::DeadLetter;
 use unanimity::engine::{self, EngineError, Found, RecoveryReport, Waiter};
 use unanimity::journal::StoredCoordination;
 use unanimity::model::ids::CoordinationId;
-use unanimity::model::outcome::{CoordinationResult, Decision, Outcome};
+use unanimity::model::outcome::{CoordinationResult, Decision, Outcome, OutcomeKind};
+use unanimity::observe::Tally;
 use unanimity::participants::Attachment;
 use unanimity::reply::{Lost, Reply};
 
 use crate::bridge::{Bridge, Shared};
 use crate::call::Caller;
 use crate::events::EventBus;
+use crate::numbers::{self, Sources};
 use crate::ports::{PythonAlerting, PythonListeners};
 use crate::request::{Unreadable, request_parts};
 use crate::runtime::Engine;
@@ -35,6 +37,7 @@ pub(crate) struct Coordinator {
     parts: Mutex<Option<Parts>>,
     engine: Arc<OnceLock<Arc<Engine>>>,
     workers: Option<usize>,
+    numbers: Sources,
 }
 
 /// A reply that completes a future with what `make` makes of the answer.
@@ -60,15 +63,21 @@ where
     })
 }
 
-fn result_to(bridge: &Arc<Shared>, future: Py<PyAny>, attachment: Option<Attachment>) -> Waiter {
-    answer_to(bridge, future, move |py, result: CoordinationResult| {
-        let caller = Caller::of(attachment.as_ref());
-        let cause = caller.filter(|_| !result.outcome.is_success()).and_then(|caller| {
-            let cause = caller.cause.lock().unwrap_or_else(PoisonError::into_inner);
-            cause.as_ref().map(|cause| cause.clone_ref(py))
-        });
-        records::result(py, &result, cause.as_ref())
-    })
+fn result_to(bridge: &Arc<Shared>, future: Py<PyAny>) -> Waiter {
+    answer_to(bridge, future, move |py, result: CoordinationResult| told(py, &result, None))
+}
+
+fn told(
+    py: Python<'_>,
+    result: &CoordinationResult,
+    attachment: Option<&Attachment>,
+) -> PyResult<Py<PyAny>> {
+    let caller = Caller::of(attachment);
+    let cause = caller.filter(|_| !result.outcome.is_success()).and_then(|caller| {
+        let cause = caller.cause.lock().unwrap_or_else(PoisonError::into_inner);
+        cause.as_ref().map(|cause| cause.clone_ref(py))
+    });
+    records::result(py, result, cause.as_ref())
 }
 
 #[pymethods]
@@ -98,6 +107,10 @@ impl Coordinator {
         }
         let workers: Option<usize> = start::number(config, "coordination_worker_threads")?;
         let decider = consensus::decider_of(&shared, consensus.as_ref(), journal.is_none())?;
+        let tally = Arc::new(Tally::new(named.iter().map(|(name, ..)| name.clone())));
+        let (bus, collector) = (event_bus.as_ref(), metrics.as_ref());
+        let listeners = PythonListeners::adapt(&shared, &tally, bus, collector, alerting.as_ref())?;
+        let (told, node) = (listeners.told(), consensus::status_of(consensus.as_ref()));
         let parts = Parts {
             journal: journal.unwrap_or_default(),
             journal_options: start::journal_options(config)?,
@@ -106,7 +119,7 @@ impl Coordinator {
             decider,
             locks: locks::port_of(&shared, lock_manager.as_ref())?,
             event_bus: carrier.map(|bus| bus.port()),
-            listeners: PythonListeners::adapt(&shared, event_bus.as_ref(), metrics.as_ref())?,
+            listeners: Some(listeners),
             alerting: alerting.map(|a| PythonAlerting::adapt(&shared, &a)).transpose()?,
         };
         Ok(Self {
@@ -114,6 +127,7 @@ impl Coordinator {
             parts: Mutex::new(Some(parts)),
             engine: Arc::new(OnceLock::new()),
             workers: workers.map(|workers| workers.min(2)),
+            numbers: Sources { tally, told, node },
         })
     }
 
@@ -160,7 +174,7 @@ impl Coordinator {
 
     fn wait_for(&self, py: Python<'_>, id: &str, future: Py<PyAny>) -> PyResult<()> {
         let id = checked_id(py, id)?;
-        self.engine(py)?.wait_for(id, result_to(&self.bridge, future, None));
+        self.engine(py)?.wait_for(id, result_to(&self.bridge, future));
         Ok(())
     }
 
@@ -203,9 +217,15 @@ impl Coordinator {
     ) -> PyResult<()> {
         let id = checked_id(py, id)?;
         let decision = decision(py, outcome)?;
-        let waiter = result_to(&self.bridge, future, None);
+        let waiter = result_to(&self.bridge, future);
         self.engine(py)?.resolve(id, decision, reason, waiter);
         Ok(())
+    }
+
+    /// Everything that is counted and measured, as it is now. May be called from any thread.
+    fn numbers<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
+        let samples = py.detach(|| self.numbers.samples(self.engine.get()));
+        numbers::to_python(py, &samples)
     }
 
     /// What the journal tells of events.
@@ -301,12 +321,12 @@ impl Coordinator {
             Ok((parts, operations)) => {
                 let caller = Caller { context, operations, cause: Mutex::new(None) };
                 let attachment: Attachment = Arc::new(caller);
-                let waiter = result_to(&self.bridge, future, Some(Arc::clone(&attachment)));
+                let waiter = self.counted(future, Some(Arc::clone(&attachment)));
                 engine.coordinate(parts, Some(attachment), waiter);
             }
             Err(Unreadable::Raised(error)) => return Err(error),
             Err(Unreadable::Refused(id, message)) => {
-                let waiter = result_to(&self.bridge, future, None);
+                let waiter = self.counted(future, None);
                 let id = CoordinationId::new(&id).or_else(|_| CoordinationId::new("(no id)"));
                 let Ok(id) = id else { return Ok(()) };
                 let outcome = Outcome::refused("request.invalid", message, 0);
@@ -315,6 +335,17 @@ impl Coordinator {
             }
         }
         Ok(())
+    }
+
+    /// Tells a caller the result; one that never began is counted.
+    fn counted(&self, future: Py<PyAny>, attachment: Option<Attachment>) -> Waiter {
+        let tally = Arc::clone(&self.numbers.tally);
+        answer_to(&self.bridge, future, move |py, result: CoordinationResult| {
+            if result.outcome.kind == OutcomeKind::Refused {
+                tally.note_refused(result.outcome.code.as_deref().unwrap_or("request.refused"));
+            }
+            told(py, &result, attachment.as_ref())
+        })
     }
 
     fn engine(&self, py: Python<'_>) -> PyResult<&Arc<Engine>> {
