@@ -185,6 +185,8 @@ class MetricsServer:
         """In a forked child: the thread is not here, and the port is the parent's."""
         self._is_closing = True
         atexit.unregister(self.close)
+        # Closing is no unregistering: the selector's sockets are the parent's too.
+        self._selector.close()
         for sock in (self._listener, self._bell, self._ear, *self._connections):
             sock.close()
 

@@ -1,6 +1,6 @@
-//! What operators are told at once (the port `Alerting`), and pictures of what they look at
-//! (`graph`, `graph_svg`, `steps_svg`); what they count and measure (`metrics`). Not the log: that
-//! is `tracing`.
+//! What operators are told at once (the port `Alerting`), what metrics and traces are made of
+//! (`observation`, the port `Observer`), metrics (`metrics`, `tally`), and pictures of what people
+//! look at (`graph`, `graph_svg`, `steps_svg`). Not the log: that is `tracing`.
 //!
 //! Duties of an adapter: `raise` returns at once and never fails.
 
@@ -8,11 +8,13 @@ mod graph;
 mod graph_svg;
 mod layout;
 pub mod metrics;
+mod observation;
 mod steps_svg;
 mod svg_box;
 mod tally;
 
 pub use graph::{Node, Picture};
+pub use observation::{Act, Call, Ending, Observation, Observer};
 pub use steps_svg::{StepBox, StepPicture};
 pub use tally::Tally;
 

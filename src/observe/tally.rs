@@ -16,6 +16,7 @@ use crate::model::outcome::{Outcome, TransactionState};
 use crate::model::request::CoordinationType;
 
 use super::metrics::{self, Metric, Sample};
+use super::observation::{Act, Ending, Observation, Observer};
 
 /// How many different codes are counted apart: more than there are.
 const CODES_MAX: usize = 100;
@@ -44,7 +45,7 @@ impl Codes {
 }
 
 /// The words of the label `phase`.
-pub const PHASES: [&str; 6] = ["prepare", "commit", "abort", "execute", "compensate", "apply"];
+const PHASES: [&str; 6] = ["prepare", "commit", "abort", "execute", "compensate", "apply"];
 /// The kinds of records that a coordination may wait for, as `Record::kind` has them.
 const RECORDS: [&str; 10] = [
     "begin",
@@ -165,11 +166,6 @@ impl Tally {
         self.refused.add(code);
     }
 
-    /// A coordination was taken over.
-    fn note_recovered(&self) {
-        one_more(&self.recovered);
-    }
-
     /// A store answered, or did not.
     fn note_call(&self, phase: &str, store: &StoreName, took: Duration, has_failed: bool) {
         // A handful of stores: looking through them is faster than hashing a name.
@@ -235,5 +231,26 @@ impl Tally {
         self.aborted_by.samples(&metrics::ABORTED, &mut samples);
         self.refused.samples(&metrics::REFUSED, &mut samples);
         samples
+    }
+}
+
+impl Observer for Tally {
+    fn observe(&self, of: &Observation<'_>) {
+        let took = of.duration;
+        match &of.act {
+            Act::Began { is_resumed: true, .. } => one_more(&self.recovered),
+            Act::Call { call, store, .. } => {
+                self.note_call(call.as_str(), store, took, of.ending != Ending::Done);
+            }
+            Act::Record { kind } => self.records.add(kind, took),
+            Act::Locks { .. } => {
+                let is_granted = of.ending == Ending::Done;
+                self.locks.add(LOCK_RESULTS[usize::from(!is_granted)], took);
+            }
+            Act::Propose { .. } => self.consensus.add(QUESTIONS[0], took),
+            Act::ReadDecision => self.consensus.add(QUESTIONS[1], took),
+            Act::Ended { outcome, .. } => self.note_end(outcome, took),
+            Act::Began { .. } => {}
+        }
     }
 }

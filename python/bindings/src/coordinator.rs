@@ -85,7 +85,7 @@ impl Coordinator {
     #[new]
     #[pyo3(signature = (
         bridge, *, journal, stores, config, consensus, lock_manager, event_bus, carrier, metrics,
-        alerting
+        alerting, is_measured
     ))]
     #[expect(clippy::too_many_arguments, reason = "keywords, as the Python constructor has them")]
     fn new(
@@ -99,6 +99,7 @@ impl Coordinator {
         carrier: Option<PyRef<'_, EventBus>>,
         metrics: Option<Bound<'_, PyAny>>,
         alerting: Option<Bound<'_, PyAny>>,
+        is_measured: bool,
     ) -> PyResult<Self> {
         let shared = Arc::clone(&bridge.get().shared);
         let mut named = Vec::new();
@@ -120,6 +121,7 @@ impl Coordinator {
             locks: locks::port_of(&shared, lock_manager.as_ref())?,
             event_bus: carrier.map(|bus| bus.port()),
             listeners: Some(listeners),
+            observers: if is_measured { vec![Arc::clone(&tally) as _] } else { Vec::new() },
             alerting: alerting.map(|a| PythonAlerting::adapt(&shared, &a)).transpose()?,
         };
         Ok(Self {

@@ -12,6 +12,7 @@ use unanimity::events::EventBus;
 use unanimity::journal::{self, Journal, JournalOptions, ReplicatedJournal};
 use unanimity::locks::LockManager;
 use unanimity::model::ids::StoreName;
+use unanimity::observe::Observer;
 use unanimity::participants::Participant;
 use unanimity::reply::Reply;
 
@@ -34,6 +35,8 @@ pub(crate) struct Parts {
     pub(crate) event_bus: Option<Arc<dyn EventBus>>,
     pub(crate) listeners: Option<PythonListeners>,
     pub(crate) alerting: Option<PythonAlerting>,
+    /// Who measures.
+    pub(crate) observers: Vec<Arc<dyn Observer>>,
 }
 
 pub(crate) fn start_engine(
@@ -61,6 +64,7 @@ pub(crate) fn start_engine(
         bus: parts.listeners.map(|listeners| Arc::new(listeners) as _),
         event_bus: parts.event_bus,
         alerting: parts.alerting.map(|alerting| Arc::new(alerting) as _),
+        observers: parts.observers,
         options: parts.options,
         runtime,
     };

@@ -285,11 +285,16 @@ impl Projector {
             attempt,
             timeout: self.timeout,
         };
+        let asked_at = self.core.upgrade().and_then(|core| core.watch_event());
         let question = asked(|reply| self.participant.apply_event(ask, reply));
         let answer = tokio::time::timeout(self.timeout, question).await;
         crash::point("after_apply", self.store.as_str());
-        answer.unwrap_or_else(|_| Acknowledgement::Unknown {
+        let answer = answer.unwrap_or_else(|_| Acknowledgement::Unknown {
             message: format!("it gave no answer within {:?}", self.timeout),
-        })
+        });
+        if let (Some(asked_at), Some(core)) = (asked_at, self.core.upgrade()) {
+            core.observe_event(event, &self.store, attempt, asked_at, &answer);
+        }
+        answer
     }
 }
