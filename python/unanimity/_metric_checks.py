@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Mapping
+from itertools import pairwise
 
 from ._metric_text import Labels
 
@@ -71,7 +72,7 @@ def bounds(name: str, buckets: Iterable[float]) -> tuple[float, ...]:
     """Take the upper bounds of a histogram; infinity is there anyway."""
     bounds = [number(name, bound) for bound in buckets]
     finite = tuple(bound for bound in bounds if bound != math.inf)
-    is_growing = all(low < high for low, high in zip(finite, finite[1:]))
+    is_growing = all(low < high for low, high in pairwise(finite))
     if not finite or not is_growing or not all(map(math.isfinite, finite)):
         raise ValueError(f"{name}: buckets are {bounds!r}; give growing upper bounds")
     return finite

@@ -7,7 +7,14 @@ line is one line, and reads back as what it was.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
+
+_ACROSS: dict[str, Callable[[tuple[float, float]], float]] = {
+    "sum": sum,
+    "highest": max,
+    "lowest": min,
+}
 
 Labels = tuple[tuple[str, str], ...]
 """Pairs of a name and a value, in the order of the names."""
@@ -21,7 +28,9 @@ class Buckets:
     total: float = 0.0
 
     def add(self, other: Buckets) -> None:
-        self.counts = [mine + others for mine, others in zip(self.counts, other.counts)]
+        self.counts = [
+            mine + others for mine, others in zip(self.counts, other.counts, strict=True)
+        ]
         self.total += other.total
 
 
@@ -46,8 +55,7 @@ class Family:
             else:
                 self.samples[labels] = Buckets(list(value.counts), value.total)
         elif isinstance(known, (int, float)):
-            choose = {"sum": lambda a, b: a + b, "highest": max, "lowest": min}[self.across]
-            self.samples[labels] = choose(known, value)
+            self.samples[labels] = _ACROSS[self.across]((known, value))
         else:
             self.samples[labels] = value
 
@@ -71,7 +79,7 @@ def _histogram_lines(
     name: str, labels: Labels, bounds: tuple[float, ...], value: Buckets
 ) -> list[str]:
     lines, so_far = [], 0
-    for bound, count in zip((*bounds, math.inf), value.counts):
+    for bound, count in zip((*bounds, math.inf), value.counts, strict=True):
         so_far += count
         text = _label_text((*labels, ("le", _number_text(bound))))
         lines.append(f"{name}_bucket{text} {so_far}")

@@ -27,6 +27,8 @@ _logger = logging.getLogger("unanimity.metrics")
 _REQUEST_MAX = 8_192
 _CONNECTIONS_MAX = 64
 _PATIENCE_SECONDS = 5.0
+# For the answer, which may be long.
+_SENDING_SECONDS = 30.0
 _TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
@@ -97,7 +99,9 @@ class MetricsServer:
     def _run(self) -> None:
         try:
             while not self._is_closing:
-                for key, _ in self._selector.select(_PATIENCE_SECONDS if self._connections else None):
+                for key, _ in self._selector.select(
+                    _PATIENCE_SECONDS if self._connections else None
+                ):
                     self._ready(key.fileobj)
                 self._cut_off_the_late()
         finally:
@@ -137,6 +141,7 @@ class MetricsServer:
             if not is_whole and len(connection.request) <= _REQUEST_MAX:
                 return
             connection.answer = memoryview(self._answer(connection.request, is_whole))
+            connection.until = time.monotonic() + _SENDING_SECONDS
             self._selector.modify(connection.socket, selectors.EVENT_WRITE)
         sent = connection.socket.send(connection.answer)
         connection.answer = connection.answer[sent:]

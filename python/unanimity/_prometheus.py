@@ -36,6 +36,7 @@ _OTHER = "_other"
 _HISTOGRAM_ENDS = ("_bucket", "_sum", "_count")
 _BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 
+
 def _engine_families() -> dict[str, Family]:
     return {
         name: Family(kind, text, tuple(bounds or ()), labels, across)
@@ -55,10 +56,10 @@ class NumbersOf:
     def __init__(self) -> None:
         """Nothing is counted before the service starts."""
         self.coordinator: _engine.Coordinator | None = None
-        self._last: list[_engine.Sample] = []
+        self._last: list[_engine._Sample] = []
         self.is_closed = False
 
-    def read(self) -> list[_engine.Sample]:
+    def read(self) -> list[_engine._Sample]:
         """Everything as it is now."""
         coordinator = self.coordinator
         return self._last if coordinator is None else coordinator.numbers()
@@ -131,11 +132,11 @@ class PrometheusMetrics(IMetricsCollector):
             raise ValueError(f"{name}: {value!r} cannot be observed; give a finite number")
         with self._lock:
             samples, key = self._place(name, "histogram", labels)
-            bounds = self._families[name].bounds
+            limits = self._families[name].bounds
             buckets = samples.get(key)
             if not isinstance(buckets, Buckets):
-                buckets = samples[key] = Buckets([0] * (len(bounds) + 1))
-            buckets.counts[bisect_left(bounds, amount)] += 1
+                buckets = samples[key] = Buckets([0] * (len(limits) + 1))
+            buckets.counts[bisect_left(limits, amount)] += 1
             buckets.total += amount
 
     def describe(self, name: str, help: str, *, buckets: Iterable[float] | None = None) -> None:
@@ -143,16 +144,16 @@ class PrometheusMetrics(IMetricsCollector):
         checked_name(name)
         if not isinstance(help, str):
             raise TypeError(f"help is a {type(help).__name__}; give a str")
-        bounds = None if buckets is None else bounds(name, buckets)
+        given = None if buckets is None else bounds(name, buckets)
         with self._lock:
             family = self._families.get(name)
             if family is None:
                 self._check_room(name)
-                family = self._families[name] = Family("", bounds=bounds or _BUCKETS)
-            elif bounds is not None and family.samples:
+                family = self._families[name] = Family("", bounds=given or _BUCKETS)
+            elif given is not None and family.samples:
                 raise ValueError(f"{name} has been used; say its buckets before that")
-            elif bounds is not None:
-                family.bounds = bounds
+            elif given is not None:
+                family.bounds = given
             family.help = help
 
     def _place(
@@ -237,7 +238,7 @@ class PrometheusMetrics(IMetricsCollector):
         return "\n".join([*lines, ""])
 
     def _gathered(
-        self, read: list[tuple[NumbersOf, bool, list[_engine.Sample]]]
+        self, read: list[tuple[NumbersOf, bool, list[_engine._Sample]]]
     ) -> dict[str, Family]:
         """Add up what the services said; what closed ones said is kept, and they are let go."""
         if not read and not self._kept:
@@ -293,10 +294,10 @@ def is_ours(collector: object) -> bool:
     )
 
 
-def _take_in(families: dict[str, Family], samples: list[_engine.Sample]) -> None:
+def _take_in(families: dict[str, Family], samples: list[_engine._Sample]) -> None:
     for name, values, value in samples:
         family = families[name]
-        labels = tuple(zip(family.label_names or (), values))
+        labels = tuple(zip(family.label_names or (), values, strict=True))
         family.take(labels, Buckets(*value) if isinstance(value, tuple) else value)
 
 

@@ -192,6 +192,7 @@ class CoordinationService(EventStreams, ICoordinationService):
         started, coordinator = self._started, self._coordinator
         if started is None or coordinator is None:
             self._closed = True
+            self._numbers.close()
             await close_all(self._own)
             return
         self._check_home()

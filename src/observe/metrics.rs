@@ -221,8 +221,7 @@ metrics! {
     EVENTS_DROPPED = "coordination_events_dropped_total", Kind::Counter, "", [], Sum,
         "Events that were dropped because the event bus is too slow.";
     LISTENER_ERRORS = "coordination_listener_errors_total", Kind::Counter, "", ["listener"], Sum,
-        "What a metrics collector, an event bus or an alerting service raised; `listener` is \
-         `metrics`, `bus` or `alerting`.";
+        "How often a metrics collector or an event bus raised; `listener` is `metrics` or `bus`.";
     LOGS_DROPPED = "coordination_log_records_dropped_total", Kind::Counter, "", [], Highest,
         "Log records of the engine that were dropped because nobody took them in time.";
     BUILD = "coordination_build_info", Kind::Gauge, "", ["version"], Highest,

@@ -12,6 +12,8 @@ mod observation;
 mod steps_svg;
 mod svg_box;
 mod tally;
+#[cfg(test)]
+mod tally_test;
 
 pub use graph::{Node, Picture};
 pub use observation::{Act, Call, Ending, Observation, Observer};

@@ -19,7 +19,7 @@ use super::metrics::{self, Metric, Sample};
 use super::observation::{Act, Ending, Observation, Observer};
 
 /// How many different codes are counted apart: more than there are.
-const CODES_MAX: usize = 100;
+pub(super) const CODES_MAX: usize = 100;
 
 /// Counts by error code.
 #[derive(Debug, Default)]
