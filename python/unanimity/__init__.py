@@ -70,8 +70,11 @@ if TYPE_CHECKING:
         NatsEventBus,
         PostgresEventBus,
     )
+    from ._event_handler import CoordinationEventHandler
     from ._lock_managers import LocalLockManager, PostgresLockManager, ZooKeeperLockManager
+    from ._metrics_server import MetricsServer
     from ._participant import Participant, ParticipantOperation
+    from ._prometheus import PrometheusMetrics
     from ._raft import LogEntry, RaftConsensusService
     from ._raft_locks import RaftLockManager
     from ._records import CoordinationRecord, History, RecoveryReport, StoreRecord, TimelineEntry
@@ -143,7 +146,10 @@ __all__ = [
     "NatsEventBus",
     "Subscription",
     "ParkedEvent",
+    "CoordinationEventHandler",
     "IMetricsCollector",
+    "PrometheusMetrics",
+    "MetricsServer",
     "IAlertingService",
     "LogAlerting",
     "WebhookAlerting",
@@ -181,6 +187,9 @@ _LATE = {
     "JournalEventBus": "_event_buses",
     "PostgresEventBus": "_event_buses",
     "NatsEventBus": "_event_buses",
+    "CoordinationEventHandler": "_event_handler",
+    "PrometheusMetrics": "_prometheus",
+    "MetricsServer": "_metrics_server",
     "LocalLockManager": "_lock_managers",
     "PostgresLockManager": "_lock_managers",
     "ZooKeeperLockManager": "_lock_managers",

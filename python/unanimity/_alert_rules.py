@@ -45,6 +45,8 @@ class Reading:
     in_doubt: Backlog = Backlog()
     undelivered: Backlog = Backlog()
     parked: Backlog = Backlog()
+    journal_fails: bool = False
+    """Whether the journal cannot be written."""
 
     @staticmethod
     def from_engine(row: dict[str, Any]) -> Reading:
@@ -269,6 +271,16 @@ def _parked(seen: _Seen, fired: bool) -> Finding | None:
     )
 
 
+def _journal(seen: _Seen, fired: bool) -> Finding | None:
+    if not seen.reading.journal_fails:
+        return None
+    return Finding(
+        "the journal cannot be written: nothing new begins, and decisions on their way are in "
+        "doubt; see to its disk or its database, the log says what it answered",
+        {},
+    )
+
+
 def _lost_majority(seen: _Seen, fired: bool) -> Finding | None:
     if seen.reading.lost_majority is None:
         return None
@@ -288,6 +300,7 @@ RULES = (
     Rule("in_doubt", "high", "Coordinations in doubt", _in_doubt),
     Rule("undelivered", "high", "Decisions not delivered", _undelivered),
     Rule("parked", "medium", "Parked work", _parked),
+    Rule("journal", "high", "Journal cannot be written", _journal),
     Rule("lost_majority", "high", "No majority in reach", _lost_majority),
 )
 

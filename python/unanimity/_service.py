@@ -45,6 +45,7 @@ from ._exceptions import InvalidRequest, ServiceClosed, ServiceElsewhere
 from ._ids import mint
 from ._locks import IDistributedLockManager
 from ._metrics import IAlertingService, IMetricsCollector
+from ._prometheus import NumbersOf, is_ours, metrics_for_service
 from ._records import CoordinationRecord, History, RecoveryReport, history_filter
 from ._steps import DeadLetter
 from ._stores import IStorageStore
@@ -127,11 +128,13 @@ class CoordinationService(EventStreams, ICoordinationService):
         self.consensus = consensus_service
         self.lock_manager = lock_manager
         self.event_bus = event_bus
-        self.metrics = metrics_collector
         self.alerting = alerting_service
         self._is_journal_given = journal is not _DEFAULT_JOURNAL
         self._journal = checked_journal(journal)
         self.config = as_config(config)
+        self._numbers = NumbersOf()
+        is_measured = self.config.monitoring.metrics_enabled
+        self.metrics: Any = metrics_for_service(metrics_collector, is_measured, self._numbers)
         self._settings = settings_of(self.config, only_given=self.config is not config)
         self._own: list[Any] = []
         self._take_from_config(node_id)
@@ -203,6 +206,7 @@ class CoordinationService(EventStreams, ICoordinationService):
         started, coordinator = self._started, self._coordinator
         if started is None or coordinator is None:
             self._closed = True
+            self._numbers.close()
             await close_all(self._own)
             return
         self._check_home()
@@ -214,6 +218,7 @@ class CoordinationService(EventStreams, ICoordinationService):
             future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             coordinator.close(future, timeout)
             await future
+        self._numbers.close()
         await close_all(self._own)
 
     async def __aenter__(self) -> CoordinationService:
@@ -259,6 +264,7 @@ class CoordinationService(EventStreams, ICoordinationService):
         native = {name: for_engine(name, store) for name, store in self.stores.items()}
         consensus = consensus_for_engine(self.consensus)
         is_kept_by_cluster = isinstance(consensus, _engine.RaftNode) and not self._is_journal_given
+        is_measured = self.config.monitoring.metrics_enabled
         self._coordinator = _engine.Coordinator(
             bridge_for_running_loop(self._settings.get("coordination_worker_threads")),
             journal=None if is_kept_by_cluster else self._journal,
@@ -268,9 +274,11 @@ class CoordinationService(EventStreams, ICoordinationService):
             lock_manager=lock_manager_for_engine(self.lock_manager),
             event_bus=self.event_bus,
             carrier=event_bus_for_engine(self.event_bus),
-            metrics=self.metrics if self.config.monitoring.metrics_enabled else None,
+            metrics=self.metrics if is_measured and not is_ours(self.metrics) else None,
             alerting=self.alerting,
+            is_measured=is_measured,
         )
+        self._numbers.coordinator = self._coordinator
         started: asyncio.Future[None] = loop.create_future()
         self._started = started
         self._coordinator.start(started)

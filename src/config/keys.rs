@@ -295,7 +295,7 @@ pub const KEYS: &[Key] = &[
         "monitoring.metrics_enabled",
         Kind::Truth,
         Truth(true),
-        "Whether the metrics collector that the service is given is told anything.",
+        "Whether the service counts and measures, and tells the collector that it is given.",
     ),
     Key::new(
         "monitoring.distributed_tracing_enabled",

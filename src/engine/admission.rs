@@ -86,6 +86,7 @@ impl State {
             entry.queued = false;
             entry.counted = true;
             self.running += 1;
+            core.observe_begin(entry);
             self.step(core, key, Input::Started);
         }
     }

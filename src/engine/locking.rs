@@ -46,6 +46,16 @@ pub(super) struct HeldLocks {
     pub(super) resumed: bool,
 }
 
+impl HeldLocks {
+    pub(super) fn is_waiting(&self) -> bool {
+        self.wait.is_some()
+    }
+
+    pub(super) fn count(&self) -> usize {
+        self.grants.len()
+    }
+}
+
 /// When refused coordinations were first tried: a retry keeps its age, so that the same one is not
 /// a deadlock's victim again and again. Bounded; the oldest are forgotten first.
 #[derive(Default)]
@@ -125,10 +135,12 @@ impl State {
             coordination: Some(id.clone()),
         };
         let asks = locks.iter().map(ask).collect();
+        let (watch, count) = (core.watch(entry.machine.request()), locks.len());
         let (this, behind) = (core.this.clone(), Arc::downgrade(manager));
         let asker = requester.clone();
         let reply = Reply::new(move |result: Result<Vec<Grant>, LockError>| {
             if let Some(core) = this.upgrade() {
+                core.observe_locks(watch.as_ref(), count, &result);
                 core.post(Fact::LocksAnswered { key, asker, result });
             } else if let (Some(manager), Ok(grants)) = (behind.upgrade(), result) {
                 let_go(manager.as_ref(), &asker, &grants);
@@ -378,14 +390,18 @@ fn tokens_of(wishes: &[LockWish], grants: &[Grant]) -> Vec<u64> {
     wishes.iter().enumerate().map(token).collect()
 }
 
-fn reason_of(error: &LockError) -> Reason {
-    let code = match error {
+/// What its refusal is called in the outcome.
+pub(super) fn code_of(error: &LockError) -> &'static str {
+    match error {
         LockError::Timeout { .. } => "transaction.aborted.lock_timeout",
         LockError::Deadlock(_) => "transaction.aborted.deadlock",
         LockError::Lost { .. } => "transaction.aborted.lock_lost",
         _ => "transaction.aborted.locks_unavailable",
-    };
-    Reason::new(code, format!("not begun, its locks were refused: {error}"))
+    }
+}
+
+fn reason_of(error: &LockError) -> Reason {
+    Reason::new(code_of(error), format!("not begun, its locks were refused: {error}"))
 }
 
 fn tell_all(waiters: Vec<Waiter>, result: &CoordinationResult) {

@@ -4,6 +4,7 @@
 //! what still waits for its stores' votes within its own time is in none of the three; each
 //! coordination is in one of them at most.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crate::model::ids::CoordinationId;
@@ -44,6 +45,8 @@ pub struct OpenWork {
     pub undelivered: Backlog,
     /// Waiting for an operator, however long.
     pub parked: Backlog,
+    /// Whether the journal cannot be written, as far as it has said.
+    pub journal_fails: bool,
 }
 
 /// Why one is open.
@@ -102,7 +105,8 @@ impl State {
             }
         }
         let [in_doubt, undelivered, parked] = ways.map(|open| backlog(open, now));
-        OpenWork { in_doubt, undelivered, parked }
+        let journal_fails = !core.journal_writes.load(Ordering::Relaxed);
+        OpenWork { in_doubt, undelivered, parked, journal_fails }
     }
 }
 

@@ -83,6 +83,9 @@ impl State {
         }
         self.reports.push(report);
         for key in keys {
+            if let Some(entry) = self.table.get(key) {
+                core.observe_begin(entry);
+            }
             self.step(core, key, Input::Resumed);
         }
     }

@@ -148,7 +148,8 @@ metrics! {
     QUEUED = "coordination_transactions_queued", Kind::Gauge, "", [], Sum,
         "Coordinations that wait for such a place.";
     DELIVERING = "coordination_transactions_delivering", Kind::Gauge, "", [], Sum,
-        "Coordinations of the type `eventual_consistency` that are accepted and not delivered yet.";
+        "Coordinations of the types `eventual_consistency` and `event_sourcing` that are accepted for \
+         good and not delivered to every store yet.";
     IN_DOUBT = "coordination_transactions_in_doubt", Kind::Gauge, "", [], Sum,
         "Open coordinations whose caller has been answered or is gone, and of which some store or \
          the decision is still out.";
@@ -220,8 +221,7 @@ metrics! {
     EVENTS_DROPPED = "coordination_events_dropped_total", Kind::Counter, "", [], Sum,
         "Events that were dropped because the event bus is too slow.";
     LISTENER_ERRORS = "coordination_listener_errors_total", Kind::Counter, "", ["listener"], Sum,
-        "What a metrics collector, an event bus or an alerting service raised; `listener` is \
-         `metrics`, `bus` or `alerting`.";
+        "How often a metrics collector or an event bus raised; `listener` is `metrics` or `bus`.";
     LOGS_DROPPED = "coordination_log_records_dropped_total", Kind::Counter, "", [], Highest,
         "Log records of the engine that were dropped because nobody took them in time.";
     BUILD = "coordination_build_info", Kind::Gauge, "", ["version"], Highest,

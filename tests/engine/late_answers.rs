@@ -198,6 +198,7 @@ fn start_on(path: &str, kind: &'static str, options: Options) -> Held {
         bus: None,
         event_bus: None,
         alerting: None,
+        observers: Vec::new(),
         locks: None,
         options,
         runtime: runtime.handle().clone(),

@@ -20,6 +20,7 @@ mod locks_zookeeper;
 mod locks_zookeeper_faults;
 mod locks_zookeeper_rate;
 mod metrics_page;
+mod observations;
 mod postgres;
 mod postgres_outbox;
 mod postgres_rate;

@@ -136,6 +136,12 @@ def test_parked_work_is_an_alert_once_it_has_waited_and_starts_anew_when_it_was_
     assert clock.for_seconds(400) == [("parked", "resolved")]
 
 
+def test_a_journal_that_cannot_be_written_is_told_at_once() -> None:
+    clock = Clock()
+    assert clock.look(journal_fails=True) == [("journal", "firing")]
+    assert clock.for_seconds(310) == [("journal", "resolved")]
+
+
 def test_a_lost_majority_is_told_at_once_with_the_nodes_that_are_missed() -> None:
     clock = Clock()
     (alert,) = clock.hear(lost_majority=("a", ("b", "c")))

@@ -10,14 +10,14 @@ use std::time::Duration;
 
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
-use pyo3::types::PyDict;
+use pyo3::types::{PyDict, PyList};
 use unanimity::engine::dead_letters::DeadLetter;
 use unanimity::engine::open_work::OpenWork;
 use unanimity::engine::{self, EngineError, Found, RecoveryReport, Waiter};
 use unanimity::journal::StoredCoordination;
 use unanimity::model::ids::CoordinationId;
-use unanimity::model::outcome::{CoordinationResult, Decision, Outcome};
-use unanimity::observe::Pulse;
+use unanimity::model::outcome::{CoordinationResult, Decision, Outcome, OutcomeKind};
+use unanimity::observe::{Pulse, Tally};
 use unanimity::participants::Attachment;
 use unanimity::reply::{Lost, Reply};
 
@@ -25,6 +25,7 @@ use crate::bridge::{Bridge, Shared};
 use crate::call::Caller;
 use crate::convert::to_value;
 use crate::events::EventBus;
+use crate::numbers::{self, Sources};
 use crate::ports::{PythonAlerting, PythonListeners};
 use crate::request::{Unreadable, request_parts};
 use crate::runtime::Engine;
@@ -41,6 +42,7 @@ pub(crate) struct Coordinator {
     workers: Option<usize>,
     alerting: Option<Arc<PythonAlerting>>,
     pulse: Option<Arc<Pulse>>,
+    numbers: Sources,
 }
 
 /// A reply that completes a future with what `make` makes of the answer.
@@ -66,15 +68,21 @@ where
     })
 }
 
-fn result_to(bridge: &Arc<Shared>, future: Py<PyAny>, attachment: Option<Attachment>) -> Waiter {
-    answer_to(bridge, future, move |py, result: CoordinationResult| {
-        let caller = Caller::of(attachment.as_ref());
-        let cause = caller.filter(|_| !result.outcome.is_success()).and_then(|caller| {
-            let cause = caller.cause.lock().unwrap_or_else(PoisonError::into_inner);
-            cause.as_ref().map(|cause| cause.clone_ref(py))
-        });
-        records::result(py, &result, cause.as_ref())
-    })
+fn result_to(bridge: &Arc<Shared>, future: Py<PyAny>) -> Waiter {
+    answer_to(bridge, future, move |py, result: CoordinationResult| told(py, &result, None))
+}
+
+fn told(
+    py: Python<'_>,
+    result: &CoordinationResult,
+    attachment: Option<&Attachment>,
+) -> PyResult<Py<PyAny>> {
+    let caller = Caller::of(attachment);
+    let cause = caller.filter(|_| !result.outcome.is_success()).and_then(|caller| {
+        let cause = caller.cause.lock().unwrap_or_else(PoisonError::into_inner);
+        cause.as_ref().map(|cause| cause.clone_ref(py))
+    });
+    records::result(py, result, cause.as_ref())
 }
 
 #[pymethods]
@@ -82,7 +90,7 @@ impl Coordinator {
     #[new]
     #[pyo3(signature = (
         bridge, *, journal, stores, config, consensus, lock_manager, event_bus, carrier, metrics,
-        alerting
+        alerting, is_measured
     ))]
     #[expect(clippy::too_many_arguments, reason = "keywords, as the Python constructor has them")]
     fn new(
@@ -96,6 +104,7 @@ impl Coordinator {
         carrier: Option<PyRef<'_, EventBus>>,
         metrics: Option<Bound<'_, PyAny>>,
         alerting: Option<Bound<'_, PyAny>>,
+        is_measured: bool,
     ) -> PyResult<Self> {
         let shared = Arc::clone(&bridge.get().shared);
         let mut named = Vec::new();
@@ -104,6 +113,10 @@ impl Coordinator {
         }
         let workers: Option<usize> = start::number(config, "coordination_worker_threads")?;
         let decider = consensus::decider_of(&shared, consensus.as_ref(), journal.is_none())?;
+        let tally = Arc::new(Tally::new(named.iter().map(|(name, ..)| name.clone())));
+        let (bus, collector) = (event_bus.as_ref(), metrics.as_ref());
+        let listeners = PythonListeners::adapt(&shared, &tally, bus, collector, alerting.as_ref())?;
+        let (told, node) = (listeners.told(), consensus::status_of(consensus.as_ref()));
         let alerting = alerting.map(|a| PythonAlerting::adapt(&shared, &a).map(Arc::new));
         let (alerting, pulse) = (alerting.transpose()?, start::pulse(config)?);
         let parts = Parts {
@@ -114,7 +127,8 @@ impl Coordinator {
             decider,
             locks: locks::port_of(&shared, lock_manager.as_ref())?,
             event_bus: carrier.map(|bus| bus.port()),
-            listeners: PythonListeners::adapt(&shared, event_bus.as_ref(), metrics.as_ref())?,
+            listeners: Some(listeners),
+            observers: if is_measured { vec![Arc::clone(&tally) as _] } else { Vec::new() },
             alerting: alerting.clone(),
             pulse: pulse.clone(),
         };
@@ -125,6 +139,7 @@ impl Coordinator {
             workers: workers.map(|workers| workers.min(2)),
             alerting,
             pulse,
+            numbers: Sources { tally, told, node },
         })
     }
 
@@ -171,7 +186,7 @@ impl Coordinator {
 
     fn wait_for(&self, py: Python<'_>, id: &str, future: Py<PyAny>) -> PyResult<()> {
         let id = checked_id(py, id)?;
-        self.engine(py)?.wait_for(id, result_to(&self.bridge, future, None));
+        self.engine(py)?.wait_for(id, result_to(&self.bridge, future));
         Ok(())
     }
 
@@ -214,9 +229,15 @@ impl Coordinator {
     ) -> PyResult<()> {
         let id = checked_id(py, id)?;
         let decision = decision(py, outcome)?;
-        let waiter = result_to(&self.bridge, future, None);
+        let waiter = result_to(&self.bridge, future);
         self.engine(py)?.resolve(id, decision, reason, waiter);
         Ok(())
+    }
+
+    /// Everything that is counted and measured, as it is now. May be called from any thread.
+    fn numbers<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
+        let samples = py.detach(|| self.numbers.samples(self.engine.get()));
+        numbers::to_python(py, &samples)
     }
 
     /// What the journal tells of events.
@@ -333,12 +354,12 @@ impl Coordinator {
             Ok((parts, operations)) => {
                 let caller = Caller { context, operations, cause: Mutex::new(None) };
                 let attachment: Attachment = Arc::new(caller);
-                let waiter = result_to(&self.bridge, future, Some(Arc::clone(&attachment)));
+                let waiter = self.counted(future, Some(Arc::clone(&attachment)));
                 engine.coordinate(parts, Some(attachment), waiter);
             }
             Err(Unreadable::Raised(error)) => return Err(error),
             Err(Unreadable::Refused(id, message)) => {
-                let waiter = result_to(&self.bridge, future, None);
+                let waiter = self.counted(future, None);
                 let id = CoordinationId::new(&id).or_else(|_| CoordinationId::new("(no id)"));
                 let Ok(id) = id else { return Ok(()) };
                 let outcome = Outcome::refused("request.invalid", message, 0);
@@ -347,6 +368,17 @@ impl Coordinator {
             }
         }
         Ok(())
+    }
+
+    /// Tells a caller the result; one that never began is counted.
+    fn counted(&self, future: Py<PyAny>, attachment: Option<Attachment>) -> Waiter {
+        let tally = Arc::clone(&self.numbers.tally);
+        answer_to(&self.bridge, future, move |py, result: CoordinationResult| {
+            if result.outcome.kind == OutcomeKind::Refused {
+                tally.note_refused(result.outcome.code.as_deref().unwrap_or("request.refused"));
+            }
+            told(py, &result, attachment.as_ref())
+        })
     }
 
     fn engine(&self, py: Python<'_>) -> PyResult<&Arc<Engine>> {

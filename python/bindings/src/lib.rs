@@ -7,6 +7,7 @@
 mod answers;
 mod bridge;
 mod call;
+mod collector;
 mod config;
 mod consensus;
 mod convert;
@@ -15,6 +16,7 @@ mod errors;
 mod events;
 mod locks;
 mod logging;
+mod numbers;
 mod pictures;
 mod ports;
 mod python_store;
@@ -54,6 +56,7 @@ fn _engine(module: &Bound<'_, PyModule>) -> PyResult<()> {
     events::register(module)?;
     module.add_class::<streams::Streams>()?;
     locks::register(module)?;
+    numbers::register(module)?;
     pictures::register(module)?;
     stores::register(module)?;
     runtime::register(module)

@@ -6,6 +6,7 @@
 
 use std::fmt::{self, Debug, Display, Formatter, Write as _};
 use std::panic;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError, Weak};
 
 use pyo3::prelude::*;
@@ -17,6 +18,13 @@ use tracing_core::{Event, Level, Metadata, Subscriber, dispatcher};
 use crate::bridge::Shared;
 
 const RECORDS_MAX: usize = 4_096;
+
+/// How many were dropped since the process began.
+static DROPPED: AtomicU64 = AtomicU64::new(0);
+
+pub(crate) fn dropped() -> u64 {
+    DROPPED.load(Ordering::Relaxed)
+}
 
 struct LogRecord {
     level: u8,
@@ -123,6 +131,7 @@ impl Subscriber for Collector {
                 pending.records.push(record);
             } else {
                 pending.dropped += 1;
+                DROPPED.fetch_add(1, Ordering::Relaxed);
             }
             pending.bridge.upgrade()
         };

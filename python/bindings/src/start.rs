@@ -12,7 +12,7 @@ use unanimity::events::EventBus;
 use unanimity::journal::{self, Journal, JournalOptions, ReplicatedJournal};
 use unanimity::locks::LockManager;
 use unanimity::model::ids::StoreName;
-use unanimity::observe::Pulse;
+use unanimity::observe::{Observer, Pulse};
 use unanimity::participants::Participant;
 use unanimity::reply::Reply;
 
@@ -37,6 +37,8 @@ pub(crate) struct Parts {
     pub(crate) alerting: Option<Arc<PythonAlerting>>,
     /// Where events are counted for alert rules, if there are any.
     pub(crate) pulse: Option<Arc<Pulse>>,
+    /// Who measures.
+    pub(crate) observers: Vec<Arc<dyn Observer>>,
 }
 
 pub(crate) fn start_engine(
@@ -64,6 +66,7 @@ pub(crate) fn start_engine(
         bus: watch::sink_of(parts.pulse, parts.listeners),
         event_bus: parts.event_bus,
         alerting: parts.alerting.map(|alerting| alerting as _),
+        observers: parts.observers,
         options: parts.options,
         runtime,
     };

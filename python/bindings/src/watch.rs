@@ -57,6 +57,7 @@ pub(crate) fn look(py: Python<'_>, beat: &Beat, open: &OpenWork) -> PyResult<Py<
     dict.set_item("in_doubt", backlog(&open.in_doubt))?;
     dict.set_item("undelivered", backlog(&open.undelivered))?;
     dict.set_item("parked", backlog(&open.parked))?;
+    dict.set_item("journal_fails", open.journal_fails)?;
     Ok(dict.into_any().unbind())
 }
 
