@@ -8,12 +8,14 @@ import hmac
 import logging
 import os
 import socket
+import ssl
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 
 from unanimity import ConfigError, LogAlerting, WebhookAlerting
 from unanimity._webhook_delivery import Retries
@@ -201,6 +203,22 @@ def test_closing_tries_what_waits_once_more_without_its_long_wait(
 
     assert asyncio.run(run()) is True
     assert [post.answered for post in receiver.posts] == [500, 204]
+
+
+def test_over_tls_the_receiver_has_to_be_who_it_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    authority = trustme.CA()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    with WebhookReceiver(context) as receiver:
+        stranger = quick(receiver.url, attempts=1)
+        send(stranger, "disk")
+        assert (stranger.dropped, receiver.posts) == (1, [])
+        assert "certificate" in caplog.records[-1].getMessage()
+        authority.cert_pem.write_to_path(str(tmp_path / "authority.pem"))
+        monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "authority.pem"))
+        assert send(quick(receiver.url), "disk") and len(receiver.taken) == 1
 
 
 def test_a_payload_of_ones_own_is_what_is_posted(receiver: WebhookReceiver) -> None:

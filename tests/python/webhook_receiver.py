@@ -6,6 +6,7 @@ Not a stand-in for a service that people use. It answers 204 unless it is told o
 from __future__ import annotations
 
 import json
+import ssl
 import threading
 from collections import deque
 from dataclasses import dataclass
@@ -35,7 +36,8 @@ class Post:
 class WebhookReceiver:
     """Listens from `with` to its end, on a free port."""
 
-    def __init__(self) -> None:
+    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
+        self._tls = tls
         self.posts: list[Post] = []
         self.answers: deque[int] = deque()
         """What the next posts are answered, one each."""
@@ -48,7 +50,8 @@ class WebhookReceiver:
     @property
     def url(self) -> str:
         assert self._server is not None
-        return f"http://127.0.0.1:{self._server.server_port}/hooks/s3cr3t-path"
+        scheme = "http" if self._tls is None else "https"
+        return f"{scheme}://127.0.0.1:{self._server.server_port}/hooks/s3cr3t-path"
 
     @property
     def taken(self) -> list[Post]:
@@ -77,6 +80,11 @@ class WebhookReceiver:
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
+        if self._tls is not None:
+            # Shaken hands with by whoever serves the connection, so that nobody else waits for it.
+            self._server.socket = self._tls.wrap_socket(
+                self._server.socket, server_side=True, do_handshake_on_connect=False
+            )
         threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
         return self
 

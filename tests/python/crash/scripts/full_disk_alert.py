@@ -14,7 +14,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from unanimity import CoordinationRequest, CoordinationService, CoordinationType
+from unanimity import (
+    CoordinationRequest,
+    CoordinationService,
+    CoordinationType,
+    IAlertingService,
+)
 from unanimity.stores import MemoryStore
 
 # Without a handler the system would end the process instead of failing the write.
@@ -23,7 +28,7 @@ LIMIT = 60.0
 ALERTS = {"evaluation_interval_seconds": 0.02, "resolve_after_seconds": 0.1}
 
 
-class Printed:
+class Printed(IAlertingService):
     """Prints the alerts about the journal."""
 
     def __init__(self) -> None:
