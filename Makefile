@@ -145,7 +145,7 @@ simulate-cluster:
 scenarios:
 	UPDATE_SCENARIOS=1 $(NEXTEST) -p unanimity -E 'test(/^scenarios::/)'
 
-# make docs             rewrites what is printed from the code: protocols.md, configuration.md, crash-matrix.md
+# make docs             rewrites what is printed from the code: protocols.md, configuration.md, metrics.md, crash-matrix.md
 docs: python
-	UPDATE_DOCS=1 $(NEXTEST) -p unanimity -E 'test(/^(protocols|configuration)_page::/)'
+	UPDATE_DOCS=1 $(NEXTEST) -p unanimity -E 'test(/^(protocols|configuration|metrics)_page::/)'
 	UPDATE_DOCS=1 $(BIN)/pytest tests/python/test_crash_matrix.py

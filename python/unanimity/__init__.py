@@ -62,6 +62,7 @@ from ._types import (
 )
 
 if TYPE_CHECKING:
+    from ._alerting import LogAlerting
     from ._config import ConfigProblem, ConfigSetting, CoordinationConfig
     from ._event_buses import (
         InProcessEventBus,
@@ -69,8 +70,11 @@ if TYPE_CHECKING:
         NatsEventBus,
         PostgresEventBus,
     )
+    from ._event_handler import CoordinationEventHandler
     from ._lock_managers import LocalLockManager, PostgresLockManager, ZooKeeperLockManager
+    from ._metrics_server import MetricsServer
     from ._participant import Participant, ParticipantOperation
+    from ._prometheus import PrometheusMetrics
     from ._raft import LogEntry, RaftConsensusService
     from ._raft_locks import RaftLockManager
     from ._records import CoordinationRecord, History, RecoveryReport, StoreRecord, TimelineEntry
@@ -79,6 +83,7 @@ if TYPE_CHECKING:
     from ._steps import DeadLetter, StepRecord
     from ._streams import ProjectionRecord, Snapshot
     from ._transaction import Transaction
+    from ._webhook import WebhookAlerting
 
     __version__: str
 
@@ -141,8 +146,13 @@ __all__ = [
     "NatsEventBus",
     "Subscription",
     "ParkedEvent",
+    "CoordinationEventHandler",
     "IMetricsCollector",
+    "PrometheusMetrics",
+    "MetricsServer",
     "IAlertingService",
+    "LogAlerting",
+    "WebhookAlerting",
     # exceptions
     "UnanimityError",
     "ConfigError",
@@ -177,9 +187,14 @@ _LATE = {
     "JournalEventBus": "_event_buses",
     "PostgresEventBus": "_event_buses",
     "NatsEventBus": "_event_buses",
+    "CoordinationEventHandler": "_event_handler",
+    "PrometheusMetrics": "_prometheus",
+    "MetricsServer": "_metrics_server",
     "LocalLockManager": "_lock_managers",
     "PostgresLockManager": "_lock_managers",
     "ZooKeeperLockManager": "_lock_managers",
+    "LogAlerting": "_alerting",
+    "WebhookAlerting": "_webhook",
     "LogEntry": "_raft",
     "RaftConsensusService": "_raft",
     "RaftLockManager": "_raft_locks",

@@ -12,7 +12,7 @@ from dataclasses import asdict
 from typing import Any
 
 from .._config import ConfigSetting, CoordinationConfig, keys_without_effect
-from .._config_parts import consensus_of, event_bus_of, journal_of, lock_manager_of
+from .._config_parts import alerting_of, consensus_of, event_bus_of, journal_of, lock_manager_of
 from .._display import plain, text_table
 from .._exceptions import ConfigError
 from .journal import CLUSTER
@@ -71,6 +71,7 @@ def _notes(config: CoordinationConfig) -> list[str]:
         lambda: consensus_of(config),
         lambda: lock_manager_of(config) if config.lock_manager.backend != "raft" else None,
         lambda: event_bus_of(config, journal_of(config)),
+        lambda: alerting_of(config),
     ]
     for make in makes:
         try:
