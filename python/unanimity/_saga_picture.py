@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ._display import plain, text_width
 from ._exceptions import InvalidRequest
 from ._saga_check import Operation, in_order, needs
+from ._views.words import plain, text_width
 
 _OVER = frozenset({"committed", "aborted"})
 _MARKS = {

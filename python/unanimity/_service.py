@@ -35,6 +35,7 @@ from ._events import IEventBus
 from ._exceptions import InvalidRequest, ServiceClosed, ServiceElsewhere
 from ._ids import mint
 from ._locks import IDistributedLockManager
+from ._looks import ServiceLooks
 from ._metrics import IAlertingService, IMetricsCollector
 from ._records import CoordinationRecord, History, RecoveryReport, history_filter
 from ._steps import DeadLetter
@@ -89,7 +90,7 @@ class ICoordinationService(ABC):
         """List the ids of coordinations that are under way."""
 
 
-class CoordinationService(EventStreams, ICoordinationService):
+class CoordinationService(EventStreams, ServiceLooks, ICoordinationService):
     """Changes several stores as one. First use starts it; `async with` also closes it.
 
     `stores` maps the names that requests use to stores: those of `unanimity.stores`, or any
@@ -125,6 +126,7 @@ class CoordinationService(EventStreams, ICoordinationService):
         self.config = as_config(config)
         self._settings = settings_of(self.config, only_given=self.config is not config)
         self._own: list[Any] = []
+        self._own_locks: IDistributedLockManager | None = None
         self._take_from_config(node_id)
         self._default_timeout = self._settings.pop("default_transaction_timeout_seconds", 300)
         if node_id is not None:
@@ -249,7 +251,7 @@ class CoordinationService(EventStreams, ICoordinationService):
             stores=native,
             config=self._settings,
             consensus=consensus,
-            lock_manager=lock_manager_for_engine(self.lock_manager),
+            lock_manager=lock_manager_for_engine(self._manager()),
             event_bus=self.event_bus,
             carrier=event_bus_for_engine(self.event_bus),
             metrics=self.metrics if self.config.monitoring.metrics_enabled else None,
@@ -258,6 +260,21 @@ class CoordinationService(EventStreams, ICoordinationService):
         started: asyncio.Future[None] = loop.create_future()
         self._started = started
         self._coordinator.start(started)
+
+    def _manager(self) -> IDistributedLockManager:
+        """The lock manager: the given one, or one of this process, which can be looked at too."""
+        if self.lock_manager is not None:
+            return self.lock_manager
+        if self._own_locks is None:
+            from ._lock_managers import LocalLockManager
+
+            self._own_locks = LocalLockManager()
+            self._own.append(self._own_locks)
+        return self._own_locks
+
+    async def _locks(self) -> IDistributedLockManager:
+        await self._ready()
+        return self._manager()
 
     def _check_home(self) -> None:
         pid = os.getpid()
