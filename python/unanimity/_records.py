@@ -14,7 +14,7 @@ from typing import Any, overload
 from ._exceptions import InvalidRequest
 from ._record_frames import frame_of
 from ._steps import StepRecord, certain_time_of, time_of
-from ._timeline import Timeline, TimelineEntry, timeline_of
+from ._timeline import Timeline, timeline_of
 from ._types import CoordinationType, Outcome, TransactionState
 from ._views.coordinations import history_view, record_view, report_view
 from ._views.frames import Column, Framed, to_arrow, to_pandas
@@ -27,7 +27,6 @@ __all__ = [
     "History",
     "RecoveryReport",
     "StoreRecord",
-    "TimelineEntry",
     "history_filter",
 ]
 

@@ -47,7 +47,7 @@ class Timeline(list[TimelineEntry], Drawn):
         return Table("timeline", ("at", "store", "what"), rows)
 
     def _view(self) -> View:
-        return View(self.lanes.title, list(self), (self.lanes, self.table()))
+        return View("", list(self), (self.lanes, self.table()))
 
     def __str__(self) -> str:
         return self.to_text()

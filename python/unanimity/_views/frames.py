@@ -15,7 +15,7 @@ from typing import Any
 
 from .data import as_json
 
-_EXTRA = "pip install 'unanimity[notebook]'"
+_EXTRAS = {"pandas": "notebook", "pyarrow": "arrow"}
 
 
 @dataclass(frozen=True)
@@ -30,16 +30,19 @@ class Column:
     value: Callable[[Any], Any]
 
 
-def _needed(name: str, asked: str, package: str) -> Any:
+def _needed(name: str, asked: str) -> Any:
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        raise ImportError(f"{asked} needs {package}, which is not installed; {_EXTRA}") from error
+        raise ImportError(
+            f"{asked} needs {name}, which is not installed; "
+            f"pip install 'unanimity[{_EXTRAS[name]}]'"
+        ) from error
 
 
 def to_pandas(columns: Sequence[Column], rows: Sequence[Any], asked: str = "to_pandas()") -> Any:
     """A DataFrame with a row for each of `rows`."""
-    pandas = _needed("pandas", asked, "pandas")
+    pandas = _needed("pandas", asked)
     series = {
         column.name: pandas.Series(
             [_value(column, row) for row in rows], dtype=_PANDAS[column.kind]
@@ -51,7 +54,7 @@ def to_pandas(columns: Sequence[Column], rows: Sequence[Any], asked: str = "to_p
 
 def to_arrow(columns: Sequence[Column], rows: Sequence[Any], asked: str = "to_arrow()") -> Any:
     """A pyarrow Table with a row for each of `rows`."""
-    arrow = _needed("pyarrow", asked, "pyarrow")
+    arrow = _needed("pyarrow", asked)
     types = {
         "text": arrow.string(),
         "json": arrow.string(),
