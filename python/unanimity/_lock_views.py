@@ -11,6 +11,7 @@ from typing import Any
 
 from ._locks import LockInfo
 from ._views.frames import Column, Framed
+from ._views.graphs import draw_waits, wait_circles
 from ._views.model import Facts, State, Table, View, Waits
 from ._views.viewed import Drawn, Viewed
 from ._views.words import count_of
@@ -93,15 +94,11 @@ class WaitGraph(dict[str, list[str]], Drawn):
 
     def circles(self) -> list[list[str]]:
         """For each knot of waits in a circle one of the shortest: each waits for the next."""
-        from ._engine import wait_circles
-
-        return wait_circles(dict(self))
+        return wait_circles(self)
 
     def to_dot(self) -> str:
         """Describe it for Graphviz."""
-        from ._engine import draw_waits
-
-        return draw_waits(dict(self), self.wants, "dot")
+        return draw_waits(self, self.wants, "dot")
 
     def _view(self) -> View:
         circles = self.circles()
@@ -117,9 +114,7 @@ class WaitGraph(dict[str, list[str]], Drawn):
 
     def to_text(self) -> str:
         """Show it for a terminal: a line for each wait, then the circles."""
-        from ._engine import draw_waits
-
-        return draw_waits(dict(self), self.wants, "text")
+        return draw_waits(self, self.wants, "text")
 
     def __str__(self) -> str:
         return self.to_text()

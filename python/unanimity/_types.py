@@ -131,11 +131,6 @@ class CoordinationResult(Viewed):
 
         return result_view(self)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Give it as plain data, such as JSON can say, with the outcome."""
-        known: dict[str, Any] = super().to_dict()
-        return {**known, "outcome": self.outcome.value}
-
 
 _ERRORS = {
     Outcome.ABORTED: TransactionAborted,

@@ -17,7 +17,9 @@ from nbclient import NotebookClient
 
 TOUR = Path(__file__).parents[2] / "examples" / "tour.ipynb"
 # What no reader needs, or what is the machine's own.
-_KEPT_METADATA = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}}
+_KEPT_METADATA = {
+    "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}
+}
 
 
 def read() -> Any:

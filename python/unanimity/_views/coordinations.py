@@ -7,6 +7,7 @@ what is empty is left out.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import fields
 from typing import TYPE_CHECKING
 
 from .model import Facts, Section, State, Steps, Table, View
@@ -36,7 +37,8 @@ def result_view(result: CoordinationResult) -> View:
         rows.append(("code", result.code))
     if result.error_message:
         rows.append(("message", result.error_message))
-    return View("", result, (Facts(rows),))
+    known = {one.name: getattr(result, one.name) for one in fields(result)}
+    return View("", {**known, "outcome": result.outcome}, (Facts(rows),))
 
 
 def history_view(records: Sequence[CoordinationRecord]) -> View:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from html import escape
 
+from .graphs import draw_waits
 from .model import Lane, Lanes, Picture, Span, Steps, View
 from .words import duration, plain, shortened, text_width
 
@@ -80,11 +81,7 @@ def svg_of_picture(picture: Picture) -> str:
         from .. import _saga_picture
 
         return _saga_picture.svg(picture.coordination_id, picture.operations, picture.record)
-    from .._engine import draw_waits
-
-    waits = {name: list(blockers) for name, blockers in picture.waits.items()}
-    wants = {name: list(words) for name, words in picture.wants.items()}
-    return draw_waits(waits, wants, "svg")
+    return draw_waits(picture.waits, picture.wants, "svg")
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from datetime import timedelta
 
+from .graphs import draw_waits
 from .model import Facts, Lanes, Section, Steps, Table, View, Waits
 from .words import plain, shortened, text_width
 
@@ -44,11 +45,7 @@ def _section(section: Section) -> str:
     if isinstance(section, Lanes):
         return _lanes(section)
     if isinstance(section, Waits):
-        from .._engine import draw_waits
-
-        waits = {name: list(blockers) for name, blockers in section.waits.items()}
-        wants = {name: list(words) for name, words in section.wants.items()}
-        return draw_waits(waits, wants, "text")
+        return draw_waits(section.waits, section.wants, "text")
     return steps_text(section)
 
 
@@ -62,8 +59,12 @@ def steps_text(steps: Steps) -> str:
 
 def facts_text(rows: Sequence[tuple[str, object]]) -> str:
     """Names in one column, their values behind them."""
-    width = max((text_width(name) for name, _ in rows), default=0)
-    lines = [f"{name}{' ' * (width - text_width(name))}  {plain(value)}" for name, value in rows]
+    names = [plain(name) for name, _ in rows]
+    width = max(map(text_width, names), default=0)
+    lines = [
+        f"{name}{' ' * (width - text_width(name))}  {plain(value)}"
+        for name, (_, value) in zip(names, rows, strict=True)
+    ]
     return "\n".join(lines)
 
 
