@@ -1,11 +1,12 @@
-"""What a service shows of itself: locks, who waits for whom, latencies, an overview, a live look."""
+"""What a service shows of itself: locks, waits, latencies, an overview, a live look."""
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import sys
 import types
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import datetime, timezone
 from typing import Any
 
@@ -35,16 +36,14 @@ async def put(service: CoordinationService, id: str, value: int = 1) -> None:
         tx.add("left", "put", key="k", value=value)
 
 
-async def until(condition: Callable[[], Any]) -> None:
-    """There is no signal for what a lock manager has queued."""
-    async with asyncio.timeout(30) if sys.version_info >= (3, 11) else _Forever():
+async def until(condition: Callable[[], Awaitable[bool]]) -> None:
+    """There is no signal for what a lock manager has queued, or a notebook shown."""
+
+    async def poll() -> None:
         while not await condition():
             await asyncio.sleep(0.005)
 
-
-class _Forever:
-    async def __aenter__(self) -> None: ...
-    async def __aexit__(self, *trouble: object) -> None: ...
+    await asyncio.wait_for(poll(), 30)
 
 
 class Gate(Ledger):
@@ -52,11 +51,11 @@ class Gate(Ledger):
 
     def __init__(self, name: str) -> None:
         super().__init__(name)
-        self.asked, self.open = asyncio.Event(), asyncio.Event()
+        self.begun, self.let_through = asyncio.Event(), asyncio.Event()
 
     async def commit_transaction(self, transaction_id: str) -> Any:
-        self.asked.set()
-        await self.open.wait()
+        self.begun.set()
+        await self.let_through.wait()
         return await super().commit_transaction(transaction_id)
 
 
@@ -70,7 +69,7 @@ def test_a_service_without_a_lock_manager_shows_the_locks_it_takes(make_service:
             assert service.lock_manager is None
             assert await service.locks() == []
             running = asyncio.ensure_future(put(service, "one"))
-            await gate.asked.wait()
+            await gate.begun.wait()
             waiting = asyncio.ensure_future(put(service, "two"))
 
             async def queued() -> bool:
@@ -87,7 +86,7 @@ def test_a_service_without_a_lock_manager_shows_the_locks_it_takes(make_service:
             assert (graph, graph.wants) == ({"two": ["one"]}, {"two": ["exclusive on left/k"]})
             assert graph.circles() == []
             assert "exclusive on left/k" in graph.to_svg()
-            gate.open.set()
+            gate.let_through.set()
             await asyncio.gather(running, waiting)
             assert await service.locks() == []
             assert str(await service.locks_graph()) == "nobody waits"
@@ -187,10 +186,10 @@ def test_an_overview_counts_what_stands_where(make_service: Make) -> None:
         gate = Gate("left")
         async with make_service({"left": gate}) as service:
             running = asyncio.ensure_future(put(service, "one"))
-            await gate.asked.wait()
+            await gate.begun.wait()
             overview = await service.overview()
             assert overview.active == ["one"]
-            gate.open.set()
+            gate.let_through.set()
             await running
             overview = await service.overview()
             assert (overview.states, overview.active) == ({"committed": 1}, [])
@@ -238,21 +237,21 @@ def test_in_a_notebook_one_output_changes_until_it_is_over(
         gate = Gate("left")
         async with make_service({"left": gate}) as service:
             running = asyncio.ensure_future(put(service, "one"))
-            await gate.asked.wait()
+            await gate.begun.wait()
             watching = asyncio.ensure_future(service.watch("one", interval_seconds=0.01))
 
             async def seen() -> bool:
                 return bool(notebook.shown)
 
             await until(seen)
-            gate.open.set()
+            gate.let_through.set()
             await running
             last = await watching
             assert isinstance(last, CoordinationRecord)
             assert (last.state.value, notebook.shown[-1]) == ("committed", last)
             assert notebook.shown[0].completed_at is None
             html = [look.to_html() for look in notebook.shown]
-            assert all(one != other for one, other in zip(html, html[1:], strict=False))
+            assert all(one != other for one, other in itertools.pairwise(html))
 
     asyncio.run(scenario())
 

@@ -23,7 +23,7 @@ _KEPT_METADATA = {
 
 
 def read() -> Any:
-    return nbformat.read(TOUR, as_version=4)
+    return nbformat.read(TOUR, as_version=4)  # type: ignore[no-untyped-call]
 
 
 def code_cells(notebook: Any) -> list[Any]:
@@ -44,7 +44,7 @@ def executed() -> Any:
         cell.metadata = {}
     notebook.metadata = {**_KEPT_METADATA, "language_info": {"name": "python"}}
     if os.environ.get("UPDATE_DOCS"):
-        nbformat.write(notebook, TOUR)
+        nbformat.write(notebook, TOUR)  # type: ignore[no-untyped-call]
     return notebook
 
 
