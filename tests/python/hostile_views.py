@@ -33,6 +33,7 @@ TEXTS = {
     "address": f"javascript:{RUN}//&#x6a;avascript:",
     "controls": "a\x00b\x07c\x1b[31md\r\ne\x85f\u2028g\u2029h\ufffei\udc80j",
     "turned": "\u202eevil\u202c \u2066isolated\u2069 \u200fmark\u200e \ufeffbom",
+    "wide": "漢字かな交じり文" * 30 + "\N{GRINNING FACE}" * 9 + "e\N{COMBINING ACUTE ACCENT}" * 99,
     "long": "long-" + "x" * 10_000 + "-end",
 }
 

@@ -96,6 +96,15 @@ def test_a_configuration_hides_its_secrets_in_every_form() -> None:
         assert "***" in form or "•" in form
 
 
+def test_a_page_holds_a_part_of_what_is_long_and_says_so() -> None:
+    html = History([told()] * 700).to_html()
+    assert html.count("<tr>") == 501 and "and 200 rows more" in html
+    waits = WaitGraph({f"w{number}": [f"w{number + 1}"] for number in range(200)})
+    assert "a picture of 201 boxes is left out; to_svg() draws it" in waits.to_html()
+    assert "data:image" not in waits.to_html()
+    assert waits.to_svg().count('class="node"') == 201
+
+
 def test_an_old_programs_list_or_dict_is_still_one() -> None:
     infos = list(shown_of("x")["locks"])
     assert LockTable(infos) == infos
@@ -142,6 +151,8 @@ def test_a_long_text_keeps_both_ends() -> None:
     assert shortened("abcdefghij", 10) == "abcdefghij"
     assert shortened("abcdefghijk", 7) == "abcd…jk"
     assert shortened("abc", 1) == "…"
+    assert shortened("漢字漢字漢字", 7) == "漢字…字"
+    assert shortened("e\N{COMBINING ACUTE ACCENT}" * 3, 3) == "e\N{COMBINING ACUTE ACCENT}" * 3
 
 
 # ---- the timeline -----------------------------------------------------------------------------

@@ -30,7 +30,17 @@ addEventListener("load", async () => {
     const text = new TextDecoder().decode(
       Uint8Array.from(atob(one.src.split(",")[1]), c => c.charCodeAt(0)));
     const parsed = new DOMParser().parseFromString(text, "image/svg+xml");
+    const shown = document.body.appendChild(document.importNode(parsed.documentElement, true));
+    const wide = shown.width.baseVal.value, high = shown.height.baseVal.value;
+    const outside = [...shown.querySelectorAll("text,rect")].filter(one => {
+      const box = one.getBBox();
+      const by = one.getCTM().f - shown.getCTM().f, at = one.getCTM().e - shown.getCTM().e;
+      return at + box.x < 0 || by + box.y < 0
+        || at + box.x + box.width > wide + 1 || by + box.y + box.height > high + 1;
+    }).map(one => one.outerHTML.slice(0, 200));
+    shown.remove();
     drawn.push({
+      outside,
       width: one.naturalWidth,
       broken: parsed.getElementsByTagName("parsererror").length,
       acting: parsed.querySelectorAll("script,a,image,use,foreignObject,animate").length,
@@ -114,6 +124,7 @@ def test_nothing_runs_and_the_text_is_shown(kind: str, tmp_path: Path) -> None:
     for drawn in found["drawn"]:
         assert drawn["width"] > 100
         assert (drawn["broken"], drawn["acting"], drawn["handlers"]) == (0, 0, 0)
+        assert drawn["outside"] == []
         assert plain(text)[:8] in drawn["text"]
 
 

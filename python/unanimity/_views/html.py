@@ -43,6 +43,9 @@ STYLE = (
 )
 # More than that is folded under its beginning.
 _SHOWN_CHARACTERS = 200
+# A page holds no more of it; text, JSON and frames hold the whole.
+_ROWS_MAX = 500
+_PICTURE_BOXES_MAX = 150
 # What a picture is, for who cannot see it; the tables beside it say what is in it.
 _SAYS: dict[type[Section], str] = {
     Lanes: "what each store did when",
@@ -76,9 +79,21 @@ def _section(section: Section) -> str:
         if not section.rows:
             return f"<div>{escape(section.empty)}</div>" if section.empty else ""
         return _heading(section.title) + html_table(section.columns, section.rows)
+    boxes = _boxes(section)
+    if boxes > _PICTURE_BOXES_MAX:
+        return f"<div>a picture of {boxes} boxes is left out; to_svg() draws it</div>"
     from .svg import svg_of_picture
 
     return image(svg_of_picture(section), _SAYS[type(section)])
+
+
+def _boxes(section: Lanes | Waits | Steps) -> int:
+    """How much there is to be drawn."""
+    if isinstance(section, Lanes):
+        return sum(len(lane.spans) for lane in section.lanes)
+    if isinstance(section, Steps):
+        return len(section.operations)
+    return len({*section.waits, *(one for others in section.waits.values() for one in others)})
 
 
 def image(svg: str, says: str) -> str:
@@ -97,7 +112,8 @@ def _facts(rows: Iterable[tuple[str, object]]) -> str:
 
 def html_table(headers: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """A table with every cell escaped."""
-    table = list(rows)
+    known = list(rows)
+    table = known[:_ROWS_MAX]
     kinds = [_kind([row[column] for row in table]) for column in range(len(headers))]
     head = "".join(
         f"<th{kind}>{escape(plain(header))}</th>"
@@ -109,7 +125,9 @@ def html_table(headers: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
         + "</tr>"
         for row in table
     )
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    left_out = len(known) - len(table)
+    more = f"<div>and {count_of(left_out, 'row')} more</div>" if left_out else ""
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{more}"
 
 
 def _kind(column: Sequence[object]) -> str:

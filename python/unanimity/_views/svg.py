@@ -27,8 +27,8 @@ _LEGEND = 40.0
 _WIDTH_MIN = 420.0
 _NAME_CHARACTERS_MAX = 28
 _WORDS_CHARACTERS_MAX = 60
-# The advance of a character of a monospaced font, at 13, 12 and 11 pixels.
-_NAME_ADVANCE, _NOTE_ADVANCE, _WORD_ADVANCE = 7.9, 7.3, 6.7
+# The advance of a character of a monospaced font, at 15 (bold), 13, 12 and 11 pixels.
+_TITLE_ADVANCE, _NAME_ADVANCE, _NOTE_ADVANCE, _WORD_ADVANCE = 9.2, 7.9, 7.3, 6.7
 
 # In the order of the legend.
 _PHASES = {
@@ -133,8 +133,12 @@ class _Drawing:
         return "\n".join([*parts, "</svg>\n"])
 
     def _head(self) -> Iterable[str]:
-        most = int((self._width - 2 * _MARGIN) / _NAME_ADVANCE)
-        for text, kind, y in ((self._lanes.title, "title", 32), (self._lanes.note, "note", 52)):
+        lines = (
+            (self._lanes.title, "title", 32, _TITLE_ADVANCE),
+            (self._lanes.note, "note", 52, _NOTE_ADVANCE),
+        )
+        for text, kind, y, advance in lines:
+            most = int((self._width - 2 * _MARGIN) / advance)
             shown = _safe(shortened(plain(text), most))
             yield f'<text class="{kind}" x="{_MARGIN:.0f}" y="{y}">{shown}</text>'
 

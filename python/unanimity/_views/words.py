@@ -64,11 +64,20 @@ def text_width(text: str) -> int:
 
 
 def shortened(text: str, most: int) -> str:
-    """A long text without its middle: both ends tell more."""
-    if len(text) <= most:
+    """A text of at most so many columns: a long one without its middle; both ends tell more."""
+    if text_width(text) <= most:
         return text
     tail = (most - 1) // 3
-    return f"{text[: most - 1 - tail]}…{text[-tail:] if tail else ''}"
+    return f"{_fitting(text, most - 1 - tail)}…{_fitting(text[::-1], tail)[::-1]}"
+
+
+def _fitting(text: str, most: int) -> str:
+    """As much of its beginning as fits into so many columns."""
+    # What takes no column follows something that does; a text of nothing else is cut all the same.
+    begin = text[: 2 * most]
+    while text_width(begin) > most:
+        begin = begin[:-1]
+    return begin
 
 
 def count_of(number: int, what: str, many: str | None = None) -> str:
