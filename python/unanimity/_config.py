@@ -15,6 +15,9 @@ from typing import Any
 
 from . import _engine
 from ._exceptions import ConfigError
+from ._views.model import View
+from ._views.operations import config_view
+from ._views.viewed import Viewed
 
 __all__ = ["ConfigProblem", "ConfigSection", "ConfigSetting", "CoordinationConfig"]
 
@@ -113,7 +116,7 @@ class ConfigSection:
         return ConfigSection, (_plain(self), self._shown)
 
 
-class CoordinationConfig(ConfigSection):
+class CoordinationConfig(ConfigSection, Viewed):
     """A configuration that was checked; `config.consensus.election_timeout_ms` and so on.
 
     What is given later wins: defaults, then the file or the mapping, then the environment
@@ -188,6 +191,9 @@ class CoordinationConfig(ConfigSection):
             if setting.key == key:
                 return setting
         raise KeyError(key)
+
+    def _view(self) -> View:
+        return config_view(self)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return CoordinationConfig, (self._settings,)

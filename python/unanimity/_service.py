@@ -45,6 +45,7 @@ from ._events import IEventBus
 from ._exceptions import InvalidRequest, ServiceClosed, ServiceElsewhere
 from ._ids import mint
 from ._locks import IDistributedLockManager
+from ._looks import ServiceLooks
 from ._metrics import IAlertingService, IMetricsCollector
 from ._prometheus import NumbersOf, is_ours, metrics_for_service
 from ._records import CoordinationRecord, History, RecoveryReport, history_filter
@@ -103,7 +104,7 @@ class ICoordinationService(ABC):
         """List the ids of coordinations that are under way."""
 
 
-class CoordinationService(EventStreams, ICoordinationService):
+class CoordinationService(EventStreams, ServiceLooks, ICoordinationService):
     """Changes several stores as one. First use starts it; `async with` also closes it.
 
     `stores` maps the names that requests use to stores: those of `unanimity.stores`, or any
@@ -141,6 +142,7 @@ class CoordinationService(EventStreams, ICoordinationService):
         self.metrics: Any = metrics_for_service(metrics_collector, is_measured, self._numbers)
         self._settings = settings_of(self.config, only_given=self.config is not config)
         self._own: list[Any] = []
+        self._own_locks: IDistributedLockManager | None = None
         self._take_from_config(node_id)
         self._default_timeout = self._settings.pop("default_transaction_timeout_seconds", 300)
         if node_id is not None:
@@ -280,7 +282,7 @@ class CoordinationService(EventStreams, ICoordinationService):
             stores=native,
             config=self._settings,
             consensus=consensus,
-            lock_manager=lock_manager_for_engine(self.lock_manager),
+            lock_manager=lock_manager_for_engine(self._manager()),
             event_bus=self.event_bus,
             carrier=event_bus_for_engine(self.event_bus),
             metrics=self.metrics if is_measured and not is_ours(self.metrics) else None,
@@ -294,6 +296,21 @@ class CoordinationService(EventStreams, ICoordinationService):
         self._coordinator.start(started)
         if self._watch is not None:
             self._watch.start()
+
+    def _manager(self) -> IDistributedLockManager:
+        """The lock manager: the given one, or one of this process, which can be looked at too."""
+        if self.lock_manager is not None:
+            return self.lock_manager
+        if self._own_locks is None:
+            from ._lock_managers import LocalLockManager
+
+            self._own_locks = LocalLockManager()
+            self._own.append(self._own_locks)
+        return self._own_locks
+
+    async def _locks(self) -> IDistributedLockManager:
+        await self._ready()
+        return self._manager()
 
     def _check_home(self) -> None:
         pid = os.getpid()

@@ -6,7 +6,6 @@ nothing is changed.
 
 from __future__ import annotations
 
-import json
 import time
 from argparse import Namespace
 from collections.abc import Iterator
@@ -15,8 +14,9 @@ from .. import _engine
 from .._display import moment, plain
 from .._exceptions import InvalidRequest
 from .._stores import Event
+from .._views.data import as_json
 from .journal import reading
-from .output import as_plain, print_json
+from .output import print_json
 
 _AT_ONCE = 500
 # How often is looked for what running services append.
@@ -65,7 +65,7 @@ def _latest(reader: _engine.JournalReader, limit: int, stream: str | None) -> It
 
 
 def _line(event: Event) -> str:
-    data = json.dumps(event.data, default=as_plain, ensure_ascii=False)
+    data = as_json(event.data)
     return plain(
         f"{event.global_position}  {moment(event.recorded_at)}  {event.stream_id} {event.version}  "
         f"{event.event_type}  {data}"

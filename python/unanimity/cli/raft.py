@@ -10,13 +10,13 @@ import asyncio
 import sys
 from argparse import Namespace
 from pathlib import Path
-from typing import Any
 
 from .._config import CoordinationConfig
-from .._display import plain, text_table
+from .._display import plain
 from .._exceptions import ConfigError
 from .._raft_client import RaftClient
-from .output import pairs, print_json
+from .._raft_views import ClusterStatus
+from .output import print_json
 
 _TLS = ("certificate", "key", "authority")
 _DONE = {
@@ -91,26 +91,9 @@ def _own_first(config: CoordinationConfig) -> list[str]:
     return sorted(nodes, key=lambda node: node != own and not node.startswith(f"{own}="))
 
 
-def _status(status: dict[str, Any], as_json: bool) -> int:
-    is_well = status["trouble"] is None and status["leader_id"] is not None
+def _status(status: ClusterStatus, as_json: bool) -> int:
     if as_json:
         print_json(status)
-        return 0 if is_well else 1
-    leader = status["leader_id"]
-    facts = {
-        "node": status["node_id"],
-        "state": status["state"],
-        "leader": "none that it knows" if leader is None else leader,
-        "term": status["term"],
-        "committed": status["commit_index"],
-        "applied": status["last_applied"],
-    }
-    if status["trouble"] is not None:
-        facts["trouble"] = status["trouble"]
-    print(pairs(facts))
-    rows = [
-        (one["id"], one["address"], one["role"], "-" if one["lag"] is None else one["lag"])
-        for one in status["members"]
-    ]
-    print(text_table(["member", "address", "role", "lag"], rows))
-    return 0 if is_well else 1
+    else:
+        print(status)
+    return 0 if status.is_well else 1
