@@ -71,7 +71,7 @@ def _journal(arguments: Namespace, path: str) -> Iterator[Finding]:
             yield from file_findings(path)
         with reading(path) as reader:
             yield from _inside(reader, arguments)
-    except UnanimityError as error:
+    except (UnanimityError, OSError) as error:
         yield bad("journal", str(error), "as it says; then run doctor again")
         return
     if is_server:

@@ -11,6 +11,7 @@ import json
 import sys
 from argparse import Namespace
 from collections.abc import Iterator
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from .._records import CoordinationRecord
@@ -102,6 +103,6 @@ def _csv_row(record: CoordinationRecord) -> list[object]:
         "created_at": record.created_at.isoformat(),
         "updated_at": record.updated_at.isoformat(),
         "completed_at": record.completed_at.isoformat() if record.completed_at else None,
-        "duration_ms": None if took is None else took.total_seconds() * 1000,
+        "duration_ms": None if took is None else took // timedelta(microseconds=1) / 1000,
     }
     return [values[name] if name in values else getattr(record, name) for name in _COLUMNS]

@@ -49,9 +49,21 @@ def existing_journal(path: str) -> str:
         )
     if path in ("memory:", ":memory:"):
         raise JournalError(f"the journal {path} has no file to look at; give --journal PATH")
-    if not Path(path).is_file():
+    try:
+        is_file = Path(path).is_file()
+        size = Path(path).stat().st_size if is_file else 0
+    except PermissionError as error:
+        raise JournalError(
+            f"the journal {path} may not be looked at: {error.strerror}; give this user the right "
+            "to enter its folder, and to read and write the file"
+        ) from error
+    if not is_file:
         raise JournalError(
             f"there is no journal at {path}; give the file's path with --journal PATH"
+        )
+    if size == 0:
+        raise JournalError(
+            f"the file {path} is empty: no service has used it yet; give another --journal PATH"
         )
     return path
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING
 
-from .._display import moment, text_table
+from .._display import moment, plain, text_table
 from .._records import CoordinationRecord, history_filter
 from .._steps import DeadLetter
 from .._types import TransactionState
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from .._engine import JournalReader
 
 OPEN_MAX = 10_000
-_HEADERS = ("kind", "coordination", "state", "since", "why", "next step")
+_HEADERS = ("kind", "coordination", "state", "since")
 _DECIDED = frozenset({TransactionState.COMMITTING, TransactionState.ABORTING})
 
 
@@ -45,9 +45,8 @@ class Stuck:
     next_step: str
 
     def row(self) -> tuple[object, ...]:
-        """The row of a table."""
-        since = moment(self.since)
-        return self.kind, self.coordination_id, self.state, since, self.why, self.next_step
+        """The short row; why and the next step have lines of their own."""
+        return self.kind, self.coordination_id, self.state, moment(self.since)
 
 
 @dataclass(frozen=True)
@@ -157,6 +156,15 @@ def _kind_of(
     return None
 
 
+def _text(shown: list[Stuck]) -> str:
+    """A table, and below each row why, and what to do."""
+    head, rule, *rows = text_table(_HEADERS, [one.row() for one in shown]).splitlines()
+    lines = [head, rule]
+    for row, one in zip(rows, shown, strict=True):
+        lines += [row, f"    why   {plain(one.why)}", f"    next  {plain(one.next_step)}"]
+    return "\n".join(lines)
+
+
 def stuck_verb(arguments: Namespace) -> int:
     """List what does not move; 1 if there is any."""
     with reading(arguments.journal) as reader:
@@ -165,7 +173,7 @@ def stuck_verb(arguments: Namespace) -> int:
     if arguments.json:
         print_json(shown)
     elif shown:
-        say(text_table(_HEADERS, [one.row() for one in shown]))
+        say(_text(shown))
         if len(found) > len(shown):
             say(f"and {len(found) - len(shown)} more: give a larger --limit")
     else:
