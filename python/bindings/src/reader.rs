@@ -199,6 +199,11 @@ impl JournalReader {
         ask(py, |reply| self.journal.shrink(reply))
     }
 
+    /// Settings of the server that keeps it, where there is one.
+    fn server_facts(&self, py: Python<'_>) -> PyResult<Vec<(String, String)>> {
+        ask(py, |reply| self.journal.server_facts(reply))
+    }
+
     /// The id that the journal was born with, by which stores know whose their prepared work is.
     fn cluster(&self) -> String {
         self.journal.cluster().to_string()

@@ -61,10 +61,9 @@ def _findings(arguments: Namespace) -> Iterator[Finding]:
 
 def _journal(arguments: Namespace, path: str) -> Iterator[Finding]:
     """The journal's place first, then what stands in it."""
-    is_server = is_postgres_journal(path)
     try:
         existing_journal(path)
-        if not is_server:
+        if not is_postgres_journal(path):
             # Before it is opened: reading a file that SQLite holds open would drop its locks.
             from .doctor_file import file_findings
 
@@ -73,16 +72,15 @@ def _journal(arguments: Namespace, path: str) -> Iterator[Finding]:
             yield from _inside(reader, arguments)
     except (UnanimityError, OSError) as error:
         yield bad("journal", str(error), "as it says; then run doctor again")
-        return
-    if is_server:
-        from .doctor_servers import server_findings
-
-        yield from server_findings("journal", path, needs_prepared=False)
 
 
 def _inside(reader: JournalReader, arguments: Namespace) -> Iterator[Finding]:
     status = reader.status()
     yield ok("schema", f"{status['engine']}, tables of version {status['schema']}")
+    if facts := dict(reader.server_facts()):
+        from .doctor_servers import journal_findings
+
+        yield from journal_findings(facts)
     yield from _clock(reader)
     yield from _open_work(reader, status)
     yield from _history(reader, arguments, status)

@@ -18,85 +18,77 @@ from .._exceptions import UnanimityError
 from .doctor_file import room_findings
 from .findings import Finding, bad, note, ok, warning
 
-_VERSION_LEAST = 120_000
+_VERSION_LEAST = 12
+# The names of the journal's own facts, and those that matter where transactions are prepared.
 _SETTINGS = """
-    SELECT current_setting('server_version_num')::int AS version,
-        current_setting('server_version') AS version_text,
-        current_setting('max_prepared_transactions')::int AS prepared_most,
-        (SELECT count(*) FROM pg_prepared_xacts)::int AS prepared,
+    SELECT current_setting('server_version_num') AS version,
         current_setting('fsync') AS fsync,
         current_setting('full_page_writes') AS full_page_writes,
-        current_setting('synchronous_commit') AS synchronous_commit,
-        current_setting('default_transaction_isolation') AS isolation,
-        pg_is_in_recovery() AS is_standby,
-        extract(epoch FROM clock_timestamp())::float8 AS clock
+        pg_is_in_recovery()::text AS is_standby,
+        extract(epoch FROM clock_timestamp())::text AS clock,
+        current_setting('max_prepared_transactions') AS prepared_most,
+        (SELECT count(*) FROM pg_prepared_xacts)::text AS prepared,
+        current_setting('default_transaction_isolation') AS isolation
 """
 _SKEW_SECONDS = 5.0
 _ASK_SECONDS = 10.0
 
 
-def server_findings(check: str, dsn: str, *, needs_prepared: bool) -> Iterator[Finding]:
-    """Everything about one database; `needs_prepared`: transactions are prepared in it."""
+def journal_findings(facts: dict[str, str]) -> Iterator[Finding]:
+    """Everything about the server of a journal, which has just told these facts."""
+    yield from _judged("journal", facts, time.time())
+
+
+def store_server_findings(check: str, dsn: str) -> Iterator[Finding]:
+    """Everything about the server of a store, in which transactions are prepared."""
     try:
-        facts, skew = asyncio.run(_facts(dsn))
+        facts = asyncio.run(_facts(dsn))
     except (UnanimityError, asyncio.TimeoutError) as error:
         words = str(error) or f"{shown_journal(dsn)} did not answer within {_ASK_SECONDS:g} s"
         yield bad(check, words, "see to the server, its address and the user's rights")
         return
-    yield from _version(check, facts)
-    yield from _durability(check, facts)
-    if needs_prepared:
-        yield from _prepared(check, facts)
+    yield from _judged(check, facts, time.time())
+    yield from _prepared(check, facts)
+
+
+async def _facts(dsn: str) -> dict[str, str]:
+    from ..stores import PostgresStore
+
+    store = PostgresStore(dsn, name="doctor", min_connections=1, max_connections=2)
+    try:
+        rows = await asyncio.wait_for(store.fetch(_SETTINGS), _ASK_SECONDS)
+        return rows[0]
+    finally:
+        await store.close()
+
+
+def _judged(check: str, facts: dict[str, str], now: float) -> Iterator[Finding]:
+    major = int(facts["version"]) // 10_000
+    if major < _VERSION_LEAST:
+        yield bad(check, f"PostgreSQL {major} is too old", f"use {_VERSION_LEAST} or later")
+    else:
+        yield ok(check, f"PostgreSQL {major}")
+    if facts["is_standby"] == "true":
+        yield bad(check, "this server is a standby, and takes no writes", "name the primary")
+    for name in ("fsync", "full_page_writes"):
+        if facts[name] != "on":
+            what = f"{name} is off: what was committed can be lost or torn when the power fails"
+            yield bad(check, what, f"set {name} = on and reload the server")
+    skew = float(facts["clock"]) - now
     if abs(skew) > _SKEW_SECONDS:
         where = "ahead of" if skew > 0 else "behind"
         what = f"the server's clock is {abs(skew):.0f} s {where} this machine's"
         yield warning(check, what, "set both clocks right (NTP)")
 
 
-async def _facts(dsn: str) -> tuple[dict[str, Any], float]:
-    from ..stores import PostgresStore
-
-    store = PostgresStore(dsn, name="doctor", min_connections=1, max_connections=1)
-    try:
-        before = time.time()
-        rows = await asyncio.wait_for(store.fetch(_SETTINGS), _ASK_SECONDS)
-        return rows[0], rows[0]["clock"] - (before + time.time()) / 2
-    finally:
-        await store.close()
-
-
-def _version(check: str, facts: dict[str, Any]) -> Iterator[Finding]:
-    if facts["version"] < _VERSION_LEAST:
-        yield bad(check, f"PostgreSQL {facts['version_text']} is too old", "use 12 or later")
-    else:
-        yield ok(check, f"PostgreSQL {facts['version_text']}")
-    if facts["is_standby"]:
-        yield bad(check, "this server is a standby, and takes no writes", "name the primary")
-
-
-def _durability(check: str, facts: dict[str, Any]) -> Iterator[Finding]:
-    for name in ("fsync", "full_page_writes"):
-        if facts[name] != "on":
-            what = f"{name} is off: what was committed can be lost or torn when the power fails"
-            yield bad(check, what, f"set {name} = on and reload the server")
-    if facts["synchronous_commit"] == "off":
-        what = "synchronous_commit is off for this user: a commit may be lost in a crash"
-        yield warning(check, what, "set synchronous_commit = on")
-
-
-def _prepared(check: str, facts: dict[str, Any]) -> Iterator[Finding]:
-    most, used = facts["prepared_most"], facts["prepared"]
-    if most == 0:
-        yield bad(
-            check,
-            "max_prepared_transactions is 0: no transaction can be prepared",
-            "set max_prepared_transactions to at least max_connections, and restart the server",
-        )
-    elif used * 10 >= most * 8:
-        what = f"{used} of max_prepared_transactions = {most} are in use"
+def _prepared(check: str, facts: dict[str, str]) -> Iterator[Finding]:
+    """A server that has room for none is refused by the store itself, which says how to mend it."""
+    most, used = int(facts["prepared_most"]), int(facts["prepared"])
+    what = f"{used} of max_prepared_transactions = {most} are in use"
+    if used * 10 >= most * 8:
         yield warning(check, what, "raise it and restart the server; see `unanimity stuck`")
     else:
-        yield ok(check, f"{used} of max_prepared_transactions = {most} are in use")
+        yield ok(check, what)
     if facts["isolation"] != "read committed":
         what = f"default_transaction_isolation is {facts['isolation']}"
         yield note(check, what, "a store needs a row more for each transaction there")

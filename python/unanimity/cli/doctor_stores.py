@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import json
 from argparse import Namespace
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote
 
 from .._exceptions import StoreError, UnanimityError
 from .._records import CoordinationRecord
@@ -32,12 +32,12 @@ def store_findings(reader: JournalReader, arguments: Namespace) -> Iterator[Find
     for name, (kind, where) in addresses_of(arguments.store).items():
         check = f"store {name}"
         if kind == "postgres":
-            from .doctor_servers import server_findings
+            from .doctor_servers import store_server_findings
 
-            yield from server_findings(check, where, needs_prepared=True)
+            yield from store_server_findings(check, where)
         try:
             ids = _prepared_at(kind, where, name, reader.cluster())
-        except (UnanimityError, OSError) as error:
+        except (UnanimityError, OSError, ValueError, KeyError) as error:
             yield bad(check, str(error), "see to the store, and its address")
             continue
         yield from _judged(check, ids, reader)
@@ -58,9 +58,16 @@ def _prepared_at(kind: str, where: str, name: str, cluster: str) -> list[str]:
 def _staged_files(root: Path, name: str, cluster: str) -> list[str]:
     if not root.is_dir():
         raise StoreError(f"there is no folder {root}; give the store's path")
-    own = root / ".unanimity" / _folder_name(cluster) / _folder_name(name) / "staged"
-    folders = own.iterdir() if own.is_dir() else iter(())
-    return [unquote(folder.name) for folder in folders if (folder / "manifest").exists()]
+    own = root / ".unanimity" / _folder_name(cluster) / _folder_name(name)
+    if not (own / "staged").is_dir():
+        return []
+    ids = []
+    for folder in (own / "staged").iterdir():
+        # One that is applied is only still to be removed; one without a manifest is no promise.
+        if (folder / "manifest.json").exists() and not (own / "applied" / folder.name).exists():
+            manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+            ids.append(str(manifest["transaction_id"]))
+    return ids
 
 
 async def _staged_rows(path: str, name: str, cluster: str) -> list[str]:
@@ -81,7 +88,7 @@ async def _staged_rows(path: str, name: str, cluster: str) -> list[str]:
 async def _gids(dsn: str, name: str, cluster: str) -> list[str]:
     from ..stores import PostgresStore
 
-    store = PostgresStore(dsn, name="doctor", min_connections=1, max_connections=1)
+    store = PostgresStore(dsn, name="doctor", min_connections=1, max_connections=2)
     try:
         rows = await store.fetch(_GIDS)
     finally:

@@ -27,7 +27,7 @@ _COLOURS = {
         _YELLOW,
     ),
     **dict.fromkeys(("orphaned",), _YELLOW),
-    **dict.fromkeys(("note", "running"), _CYAN),
+    "note": _CYAN,
 }
 # A word that has a cell of its own: cells stand two spaces apart.
 _CELL = re.compile(rf"(?m)(?:^|(?<=  ))({'|'.join(_COLOURS)})(?=  |$)")

@@ -253,6 +253,10 @@ impl Journal for PostgresJournal {
         self.inner.queue.ask(Ask::Status(reply));
     }
 
+    fn server_facts(&self, reply: Reply<Result<Vec<(String, String)>, JournalError>>) {
+        self.inner.queue.ask(Ask::ServerFacts(reply));
+    }
+
     fn retain_some(&self, age: Duration, at_most: u64, reply: Reply<Result<u64, JournalError>>) {
         self.inner.queue.ask(Ask::Retain(age, Removed { before: 0, at_most }, reply));
     }

@@ -28,6 +28,7 @@ pub(super) enum Ask {
     Adopt(Vec<StoreName>, Reply<Result<Vec<OpenCoordination>, JournalError>>),
     Retain(Duration, Removed, Reply<Result<u64, JournalError>>),
     CountEnded(Duration, Reply<Result<u64, JournalError>>),
+    ServerFacts(Reply<Result<Vec<(String, String)>, JournalError>>),
 }
 
 /// How far a removal in portions is.
@@ -47,6 +48,7 @@ impl Ask {
             Self::History(_, reply) => reply.send(Err(error)),
             Self::Status(reply) => reply.send(Err(error)),
             Self::Adopt(_, reply) => reply.send(Err(error)),
+            Self::ServerFacts(reply) => reply.send(Err(error)),
             Self::Retain(_, _, reply) | Self::CountEnded(_, reply) => reply.send(Err(error)),
         }
     }

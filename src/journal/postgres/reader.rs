@@ -39,6 +39,13 @@ const REMOVE: &str = "WITH old AS (SELECT coordination_id FROM coordination_tran
          WHERE t.coordination_id = old.coordination_id RETURNING 1) \
      SELECT count(*) FROM removed";
 
+const SERVER_FACTS: &str = "SELECT * FROM (VALUES \
+     ('version', current_setting('server_version_num')), \
+     ('fsync', current_setting('fsync')), \
+     ('full_page_writes', current_setting('full_page_writes')), \
+     ('is_standby', pg_is_in_recovery()::text), \
+     ('clock', extract(epoch FROM clock_timestamp())::text)) AS facts (name, value)";
+
 const COUNT_ENDED: &str = "SELECT count(*) FROM coordination_transactions \
      WHERE created_at < $1 AND completed_at < $1";
 
@@ -100,6 +107,9 @@ impl Reader<'_> {
                 let cutoff = At(now() - age);
                 let count = self.patiently(async |link, _| count(link, COUNT_ENDED, cutoff).await);
                 reply.send(count.await);
+            }
+            Ask::ServerFacts(reply) => {
+                reply.send(self.patiently(async |link, _| server_facts(link).await).await);
             }
             // The writer keeps these.
             Ask::Adopt(_, reply) => reply.send(Err(JournalError::Closed)),
@@ -212,6 +222,11 @@ async fn status(link: &Link, inner: &Inner) -> Outcome<JournalStatus> {
         instances_alive,
         space: None,
     })
+}
+
+async fn server_facts(link: &Link) -> Outcome<Vec<(String, String)>> {
+    let rows = link.ask(SERVER_FACTS, &[]).await?;
+    rows.iter().map(|row| Ok((get(row, 0)?, get(row, 1)?))).collect()
 }
 
 async fn count(link: &Link, sql: &str, cutoff: At) -> Outcome<u64> {
