@@ -212,6 +212,8 @@ def tracing_of(
             logging.getLogger("unanimity.tracing").warning(_ABSENT)
         return None
     return Tracing(bridge, config.monitoring.trace_sampling_rate, stores)
+
+
 def alerting_of(config: CoordinationConfig) -> WebhookAlerting | None:
     """Make the webhook of alerts; None where none is configured."""
     alerts = config.monitoring.alerts

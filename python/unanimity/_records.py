@@ -231,13 +231,17 @@ def history_filter(
     store: str | None,
     since: datetime | None,
     limit: int,
+    *,
+    until: datetime | None = None,
+    only_open: bool = False,
 ) -> dict[str, Any]:
     """Check what to list, and put it in the engine's form."""
-    if since is not None and since.utcoffset() is None:
-        raise InvalidRequest(
-            f"since is {since!r}, which has no time zone; give an aware datetime, "
-            "such as datetime.now(timezone.utc)"
-        )
+    for name, moment in (("since", since), ("until", until)):
+        if moment is not None and moment.utcoffset() is None:
+            raise InvalidRequest(
+                f"{name} is {moment!r}, which has no time zone; give an aware datetime, "
+                "such as datetime.now(timezone.utc)"
+            )
     if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
         raise InvalidRequest(f"limit is {limit!r}; give a whole number from 1")
     alone = state is None or isinstance(state, (str, TransactionState))
@@ -249,6 +253,8 @@ def history_filter(
         else _member(CoordinationType, coordination_type, "coordination_type"),
         "store": store,
         "since": None if since is None else _microseconds(since),
+        "until": None if until is None else _microseconds(until),
+        "open": only_open,
         "limit": limit,
     }
 

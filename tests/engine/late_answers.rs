@@ -127,8 +127,12 @@ impl Journal for LateJournal {
         self.inner.status(reply);
     }
 
-    fn retain(&self, age: Duration, reply: Reply<Result<u64, JournalError>>) {
-        self.inner.retain(age, reply);
+    fn retain_some(&self, age: Duration, at_most: u64, reply: Reply<Result<u64, JournalError>>) {
+        self.inner.retain_some(age, at_most, reply);
+    }
+
+    fn count_ended(&self, age: Duration, reply: Reply<Result<u64, JournalError>>) {
+        self.inner.count_ended(age, reply);
     }
 
     fn close(&self) {

@@ -36,6 +36,11 @@ def take_config(arguments: Namespace) -> None:
         arguments.journal = journal_of(config) or default
 
 
+def take_environment(arguments: Namespace) -> None:
+    """Have the other verbs find the journal as the library does that has no file: by variables."""
+    arguments.journal = journal_of(CoordinationConfig.from_mapping({})) or arguments.journal
+
+
 def _check(arguments: Namespace) -> int:
     try:
         config = CoordinationConfig.from_yaml(arguments.file)
@@ -49,7 +54,7 @@ def _check(arguments: Namespace) -> int:
             for problem in error.problems:
                 print(plain(problem))
         return 1
-    notes = _notes(config)
+    notes = notes_on(config)
     if arguments.json:
         print_json({"file": arguments.file, "problems": [], "notes": notes})
     else:
@@ -60,7 +65,7 @@ def _check(arguments: Namespace) -> int:
     return 0
 
 
-def _notes(config: CoordinationConfig) -> list[str]:
+def notes_on(config: CoordinationConfig) -> list[str]:
     """What is no mistake in the file, and still worth to be known."""
     without = keys_without_effect()
     notes = [

@@ -8,7 +8,6 @@ told by the exit code comes from the same answers.
 from __future__ import annotations
 
 import asyncio
-import sys
 from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,7 +16,7 @@ from .._config_parts import is_shared, lock_manager_of
 from .._lock_views import LockTable, WaitGraph
 from .._locks import LockInfo
 from .journal import reading
-from .output import print_json
+from .output import UsageError, print_json
 
 if TYPE_CHECKING:
     from .._native_locks import NativeLockManager
@@ -45,9 +44,10 @@ def deadlocks_verb(arguments: Namespace) -> int:
     """Show who waits for whom; 1 when some wait for each other."""
     if not _has_server(arguments):
         # A coordination enters the journal when it has its locks, so no wait is in there.
-        words = "a journal does not keep who waits; name its lock manager with --postgres DSN"
-        print(f"unanimity: {words} or --zookeeper HOSTS", file=sys.stderr)
-        return 2
+        raise UsageError(
+            "a journal does not keep who waits; name its lock manager with --postgres DSN or "
+            "--zookeeper HOSTS"
+        )
     infos, waits = asyncio.run(_ask(arguments))
     graph = WaitGraph(waits, LockTable(infos).wants())
     if arguments.svg is not None:

@@ -7,7 +7,6 @@ Invariant: a secret is read from a file, never from the command line, and printe
 from __future__ import annotations
 
 import asyncio
-import sys
 from argparse import Namespace
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from .._display import plain
 from .._exceptions import ConfigError
 from .._raft_client import RaftClient
 from .._raft_views import ClusterStatus
-from .output import print_json
+from .output import UsageError, print_json
 
 _TLS = ("certificate", "key", "authority")
 _DONE = {
@@ -31,12 +30,10 @@ def raft_verb(arguments: Namespace) -> int:
     what, subject = arguments.what, arguments.subject
     if (what == "status") != (subject is None):
         words = "status takes no NODE" if what == "status" else f"{what} needs a NODE"
-        print(f"unanimity: {words}", file=sys.stderr)
-        return 2
+        raise UsageError(words)
     if arguments.node is None and arguments.settings is None:
-        print("unanimity: name a node by --node HOST:PORT, or --config FILE", file=sys.stderr)
-        return 2
-    client = _client(arguments)
+        raise UsageError("name a node by --node HOST:PORT, or --config FILE")
+    client = client_of(arguments)
     if what == "status":
         return _status(asyncio.run(client.status()), arguments.json)
     asyncio.run(_change(client, what, subject))
@@ -57,7 +54,7 @@ async def _change(client: RaftClient, what: str, node: str) -> None:
     await changes[what](node)
 
 
-def _client(arguments: Namespace) -> RaftClient:
+def client_of(arguments: Namespace) -> RaftClient:
     """Take what is not given from the configuration."""
     config: CoordinationConfig | None = arguments.settings
     nodes = arguments.node or ([] if config is None else _own_first(config))
