@@ -281,11 +281,6 @@ def config_of(config: object, arguments: Mapping[str, Any]) -> CoordinationConfi
     )
 
 
-def keys_without_effect() -> frozenset[str]:
-    """Name the keys that are checked and kept, and that nothing reads yet."""
-    return frozenset(key for key, _, acts in _engine.config_keys() if not acts)
-
-
 def _escaped(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: _escaped(inner) for name, inner in value.items()}

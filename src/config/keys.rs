@@ -34,15 +34,6 @@ pub enum Secrecy {
     Secret,
 }
 
-/// Whether this version acts upon a key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Effect {
-    /// It does.
-    Acts,
-    /// It is checked and kept, and nothing reads it yet.
-    NotYet,
-}
-
 /// One setting.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Key {
@@ -56,8 +47,6 @@ pub struct Key {
     pub secrecy: Secrecy,
     /// Whether `null` is a value of its own, and not the same as leaving it out.
     pub takes_null: bool,
-    /// Whether it does something in this version.
-    pub effect: Effect,
     /// What it does, a sentence.
     pub about: &'static str,
 }
@@ -95,8 +84,7 @@ impl Standard {
 
 impl Key {
     const fn new(path: &'static str, kind: Kind, default: Standard, about: &'static str) -> Self {
-        let (secrecy, effect) = (Secrecy::Open, Effect::Acts);
-        Self { path, kind, default, secrecy, takes_null: false, effect, about }
+        Self { path, kind, default, secrecy: Secrecy::Open, takes_null: false, about }
     }
 
     const fn secret(self) -> Self {
@@ -109,10 +97,6 @@ impl Key {
 
     const fn or_null(self) -> Self {
         Self { takes_null: true, ..self }
-    }
-
-    const fn not_yet(self) -> Self {
-        Self { effect: Effect::NotYet, ..self }
     }
 
     /// The variable of the environment that gives it.

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
-from .._config import CoordinationConfig, keys_without_effect
+from .._config import CoordinationConfig
 from .._config_parts import alerting_of, consensus_of, event_bus_of, journal_of, lock_manager_of
 from .._display import plain
 from .._exceptions import ConfigError
@@ -67,12 +67,7 @@ def _check(arguments: Namespace) -> int:
 
 def notes_on(config: CoordinationConfig) -> list[str]:
     """What is no mistake in the file, and still worth to be known."""
-    without = keys_without_effect()
-    notes = [
-        f"{setting.origin}: {setting.key} has no effect in this version"
-        for setting in config.settings()
-        if setting.key in without and setting.where != "default"
-    ]
+    notes = []
     makes: list[Callable[[], Any]] = [
         lambda: consensus_of(config),
         lambda: lock_manager_of(config) if config.lock_manager.backend != "raft" else None,
