@@ -1,7 +1,7 @@
 """A view for terminals: facts one below the other, tables whose columns line up, bars of time.
 
-Invariant: no cell is longer than a table can bear (programs get the whole in JSON); facts are
-whole.
+Invariant: no cell is longer than a table can bear (programs get the whole in JSON) unless its user
+says so; facts are whole.
 """
 
 from __future__ import annotations
@@ -68,10 +68,20 @@ def facts_text(rows: Sequence[tuple[str, object]]) -> str:
     return "\n".join(lines)
 
 
-def text_table(headers: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A table whose columns line up; numbers stand to the right."""
+def text_table(
+    headers: Sequence[str],
+    rows: Iterable[Sequence[object]],
+    characters_max: int | None = CELL_CHARACTERS_MAX,
+) -> str:
+    """A table whose columns line up; numbers stand to the right.
+
+    `characters_max` bounds a cell; None where people need each word of it.
+    """
     table = list(rows)
-    cells = [[shortened(plain(cell), CELL_CHARACTERS_MAX) for cell in row] for row in table]
+    cells = [
+        [text if characters_max is None else shortened(text, characters_max) for text in texts]
+        for texts in (map(plain, row) for row in table)
+    ]
     widths = [
         max([text_width(header), *(text_width(row[column]) for row in cells)])
         for column, header in enumerate(headers)
