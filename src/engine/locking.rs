@@ -46,6 +46,16 @@ pub(super) struct HeldLocks {
     pub(super) resumed: bool,
 }
 
+impl HeldLocks {
+    pub(super) fn is_waiting(&self) -> bool {
+        self.wait.is_some()
+    }
+
+    pub(super) fn count(&self) -> usize {
+        self.grants.len()
+    }
+}
+
 /// When refused coordinations were first tried: a retry keeps its age, so that the same one is not
 /// a deadlock's victim again and again. Bounded; the oldest are forgotten first.
 #[derive(Default)]

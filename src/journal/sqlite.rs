@@ -55,8 +55,8 @@ use self::view::View;
 use self::writer::{Parts, Writer};
 use super::streams::{Projection, Streams, Told};
 use super::{
-    AnswerSink, Append, HistoryFilter, Journal, JournalError, JournalStatus, OpenCoordination,
-    StoredCoordination,
+    AnswerSink, Append, HistoryFilter, Journal, JournalError, JournalStatus, Meter,
+    OpenCoordination, StoredCoordination,
 };
 use crate::db::instance::{self, Instances};
 use crate::db::segments::{SegmentLog, Tag};
@@ -287,12 +287,24 @@ impl Journal for SqliteJournal {
         Some(self)
     }
 
+    fn meter(&self) -> Option<&Meter> {
+        Some(&self.queue.meter)
+    }
+
     fn status(&self, reply: Reply<Result<JournalStatus, JournalError>>) {
         self.queue.ask(Ask::Status(reply));
     }
 
-    fn retain(&self, age: Duration, reply: Reply<Result<u64, JournalError>>) {
-        self.queue.ask(Ask::Retain(age, reply));
+    fn retain_some(&self, age: Duration, at_most: u64, reply: Reply<Result<u64, JournalError>>) {
+        self.queue.ask(Ask::Retain(age, at_most, reply));
+    }
+
+    fn count_ended(&self, age: Duration, reply: Reply<Result<u64, JournalError>>) {
+        self.queue.ask(Ask::CountEnded(age, reply));
+    }
+
+    fn shrink(&self, reply: Reply<Result<u64, JournalError>>) {
+        self.queue.ask(Ask::Shrink(reply));
     }
 
     fn close(&self) {

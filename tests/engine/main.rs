@@ -19,6 +19,7 @@ mod locks_postgres;
 mod locks_zookeeper;
 mod locks_zookeeper_faults;
 mod locks_zookeeper_rate;
+mod metrics_page;
 mod observations;
 mod postgres;
 mod postgres_outbox;

@@ -7,6 +7,7 @@
 mod answers;
 mod bridge;
 mod call;
+mod collector;
 mod config;
 mod consensus;
 mod convert;
@@ -15,6 +16,7 @@ mod errors;
 mod events;
 mod locks;
 mod logging;
+mod numbers;
 mod pictures;
 mod ports;
 mod python_store;
@@ -27,6 +29,7 @@ mod stores;
 mod streams;
 mod traces;
 mod wake;
+mod watch;
 
 use mimalloc::MiMalloc;
 use pyo3::prelude::*;
@@ -55,6 +58,7 @@ fn _engine(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<streams::Streams>()?;
     module.add_class::<traces::Tracer>()?;
     locks::register(module)?;
+    numbers::register(module)?;
     pictures::register(module)?;
     stores::register(module)?;
     runtime::register(module)

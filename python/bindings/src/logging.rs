@@ -7,6 +7,7 @@
 
 use std::fmt::{self, Debug, Display, Formatter, Write as _};
 use std::panic;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError, Weak};
 
 use pyo3::prelude::*;
@@ -22,6 +23,12 @@ const RECORDS_MAX: usize = 4_096;
 /// Fields that every record has in `extra`, and how they are called there.
 const COMMON: [(&str, &str); 3] =
     [("coordination", "coordination_id"), ("store", "store"), ("code", "code")];
+/// How many were dropped since the process began.
+static DROPPED: AtomicU64 = AtomicU64::new(0);
+
+pub(crate) fn dropped() -> u64 {
+    DROPPED.load(Ordering::Relaxed)
+}
 
 struct LogRecord {
     level: u8,
@@ -128,6 +135,7 @@ impl Subscriber for Collector {
                 pending.records.push(record);
             } else {
                 pending.dropped += 1;
+                DROPPED.fetch_add(1, Ordering::Relaxed);
             }
             pending.bridge.upgrade()
         };

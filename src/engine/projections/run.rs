@@ -150,6 +150,7 @@ impl Projector {
             }
             Some(row) => {
                 self.owned = None;
+                self.signals.note_parked(&self.store, false);
                 Core::tell(&self.core, News::At { store: row.store, position: row.position });
             }
             None => {}
@@ -169,6 +170,7 @@ impl Projector {
     }
 
     fn take(&mut self, row: Projection) {
+        self.signals.note_parked(&self.store, row.parked.is_some());
         self.written = row.position;
         self.moved(&row);
         self.owned = Some(row);
@@ -242,6 +244,7 @@ impl Projector {
             });
         }
         if let Some(own) = &mut self.owned {
+            self.signals.note_parked(&self.store, true);
             own.parked = Some(ParkedProjection {
                 position: event.position,
                 coordination: event.coordination.clone(),

@@ -16,7 +16,7 @@ pub(super) use super::queued::Wait;
 use super::serve_streams::StreamAsk;
 use super::trouble::Outcome;
 use crate::journal::{
-    Answer, AnswerSink, Append, Durability, HistoryFilter, JournalError, JournalStatus,
+    Answer, AnswerSink, Append, Durability, HistoryFilter, JournalError, JournalStatus, Meter,
     OpenCoordination, StoredCoordination,
 };
 use crate::model::ids::{CoordinationId, StoreName};
@@ -49,7 +49,10 @@ pub(super) enum Ask {
     History(HistoryFilter, Reply<Result<Vec<StoredCoordination>, JournalError>>),
     Status(Reply<Result<JournalStatus, JournalError>>),
     Adopt(Vec<StoreName>, Reply<Result<Vec<OpenCoordination>, JournalError>>),
-    Retain(Duration, Reply<Result<u64, JournalError>>),
+    /// With the most that may go.
+    Retain(Duration, u64, Reply<Result<u64, JournalError>>),
+    CountEnded(Duration, Reply<Result<u64, JournalError>>),
+    Shrink(Reply<Result<u64, JournalError>>),
     Streams(StreamAsk),
 }
 
@@ -62,7 +65,9 @@ impl Ask {
             Self::History(_, reply) => reply.send(Err(error)),
             Self::Status(reply) => reply.send(Err(error)),
             Self::Adopt(_, reply) => reply.send(Err(error)),
-            Self::Retain(_, reply) => reply.send(Err(error)),
+            Self::Retain(_, _, reply) | Self::CountEnded(_, reply) | Self::Shrink(reply) => {
+                reply.send(Err(error));
+            }
             Self::Streams(ask) => ask.fail(error),
         }
     }
@@ -96,6 +101,8 @@ pub(super) struct Queue {
     /// How often records came that somebody waits for; read without the lock.
     arrivals: AtomicU64,
     linger: Linger,
+    /// What the writer counts.
+    pub(super) meter: Meter,
 }
 
 impl Queue {

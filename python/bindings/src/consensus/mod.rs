@@ -18,8 +18,8 @@ use pyo3::prelude::*;
 use pyo3::types::PyList;
 use unanimity::cluster::{ClusterError, ReplicatedLog};
 use unanimity::consensus::Consensus;
-use unanimity::consensus::raft::RaftOptions;
 use unanimity::consensus::raft::transport::{PeerAddress, TransportOptions};
+use unanimity::consensus::raft::{RaftOptions, RaftStatus};
 use unanimity::protocol::replica::{Answer, Command, StandingDecision};
 use unanimity::reply::Reply;
 
@@ -323,6 +323,19 @@ pub(crate) fn decider_of(
     } else {
         Decider::Service(running.consensus(), Some(running.log()))
     })
+}
+
+/// How our own node stands, asked without waiting; none for a user's service, or while the node
+/// does not run.
+pub(crate) fn status_of(
+    object: Option<&Bound<'_, PyAny>>,
+) -> Option<Box<dyn Fn() -> Option<RaftStatus> + Send + Sync>> {
+    let ours = object?.cast::<RaftNode>().ok()?.get();
+    let (node, pid) = (Arc::clone(&ours.node), ours.pid);
+    Some(Box::new(move || {
+        let running = (pid == std::process::id()).then(|| node.running().ok()).flatten()?;
+        Some(running.status_now())
+    }))
 }
 
 /// The id and the address of each node, for the checks of a list.
