@@ -29,6 +29,7 @@ __all__ = [
     "RaftNode",
     "SqliteStore",
     "Streams",
+    "Tracer",
     "after_fork_in_child",
     "after_fork_in_parent",
     "before_fork",
@@ -324,6 +325,15 @@ class EventSubscription:
     def unsubscribe(self, bridge: Bridge, future: Future[bool]) -> None: ...
 
 @final
+class Tracer:
+    # `spans` has take(batch) and call_starts(...), as `_tracing.Tracing`.
+    def __new__(cls, bridge: Bridge, spans: object, rate: float) -> Tracer: ...
+    def samples(self, coordination_id: str) -> bool: ...
+    def follow(self, coordination_id: str) -> bool: ...
+    def forget(self, coordination_id: str) -> None: ...
+    def flush(self) -> None: ...
+
+@final
 class Coordinator:
     def __new__(
         cls,
@@ -339,6 +349,7 @@ class Coordinator:
         metrics: object | None,
         alerting: object | None,
         is_measured: bool,
+        tracer: Tracer | None,
     ) -> Coordinator: ...
     def start(self, future: Future[None]) -> None: ...
     def close(self, future: Future[None], timeout: float | None) -> None: ...
@@ -347,6 +358,7 @@ class Coordinator:
         request: CoordinationRequest,
         context: Context,
         future: Future[CoordinationResult],
+        trace: dict[str, str] | None = None,
     ) -> None: ...
     def status(self, id: str, future: Future[CoordinationResult | None]) -> None: ...
     def wait_for(self, id: str, future: Future[CoordinationResult]) -> None: ...

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from contextvars import copy_context
 from datetime import datetime, timezone
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from . import _engine
 from ._arguments import (
@@ -29,7 +29,14 @@ from ._arguments import (
 )
 from ._bridge import bridge_for_running_loop
 from ._config import CoordinationConfig, as_config, config_of, settings_of
-from ._config_parts import close_all, consensus_of, event_bus_of, journal_of, lock_manager_of
+from ._config_parts import (
+    close_all,
+    consensus_of,
+    event_bus_of,
+    journal_of,
+    lock_manager_of,
+    tracing_of,
+)
 from ._consensus import IConsensusService
 from ._events import IEventBus
 from ._exceptions import InvalidRequest, ServiceClosed, ServiceElsewhere
@@ -49,6 +56,9 @@ from ._types import (
     CoordinationType,
     TransactionState,
 )
+
+if TYPE_CHECKING:
+    from ._tracing import Tracing
 
 _Answer = TypeVar("_Answer")
 
@@ -133,6 +143,7 @@ class CoordinationService(EventStreams, ICoordinationService):
         if node_id is not None:
             self._settings["node_id"] = checked_text(node_id, "node_id")
         self._coordinator: _engine.Coordinator | None = None
+        self._tracing: Tracing | None = None
         self._started: asyncio.Future[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._pid = os.getpid()
@@ -203,6 +214,8 @@ class CoordinationService(EventStreams, ICoordinationService):
             coordinator.close(future, timeout)
             await future
         self._numbers.close()
+        if self._tracing is not None:
+            self._tracing.close()
         await close_all(self._own)
 
     async def __aenter__(self) -> CoordinationService:
@@ -249,8 +262,10 @@ class CoordinationService(EventStreams, ICoordinationService):
         consensus = consensus_for_engine(self.consensus)
         is_kept_by_cluster = isinstance(consensus, _engine.RaftNode) and not self._is_journal_given
         is_measured = self.config.monitoring.metrics_enabled
+        bridge = bridge_for_running_loop(self._settings.get("coordination_worker_threads"))
+        self._tracing = tracing_of(self.config, bridge, self.stores)
         self._coordinator = _engine.Coordinator(
-            bridge_for_running_loop(self._settings.get("coordination_worker_threads")),
+            bridge,
             journal=None if is_kept_by_cluster else self._journal,
             stores=native,
             config=self._settings,
@@ -261,6 +276,7 @@ class CoordinationService(EventStreams, ICoordinationService):
             metrics=self.metrics if is_measured and not is_ours(self.metrics) else None,
             alerting=self.alerting,
             is_measured=is_measured,
+            tracer=None if self._tracing is None else self._tracing.native,
         )
         self._numbers.source = self._coordinator
         started: asyncio.Future[None] = loop.create_future()
@@ -310,7 +326,10 @@ class CoordinationService(EventStreams, ICoordinationService):
         assert loop is not None
         future: asyncio.Future[CoordinationResult] = loop.create_future()
         coordination_id = request.coordination_id
-        coordinator.coordinate(request, copy_context(), future)
+        if self._tracing is None:
+            coordinator.coordinate(request, copy_context(), future)
+        else:
+            self._tracing.coordinate(coordinator, request, copy_context(), future)
         under_way = self._under_way
         if not isinstance(coordination_id, str) or coordination_id in under_way:
             return await future

@@ -301,17 +301,16 @@ pub const KEYS: &[Key] = &[
         "monitoring.distributed_tracing_enabled",
         Kind::Truth,
         Truth(true),
-        "Whether spans are made.",
-    )
-    .not_yet(),
+        "Whether spans are made with OpenTelemetry. Left out, they are where the program has \
+         imported it.",
+    ),
     Key::new(
         "monitoring.trace_sampling_rate",
         RATE,
         Number(0.1),
-        "The share of traces that is \
-     kept.",
-    )
-    .not_yet(),
+        "The share of the coordinations outside of any trace that begin one; inside of one, the \
+         trace says whether it is kept.",
+    ),
     Key::new(
         "monitoring.alerts.high_failure_rate_threshold",
         RATE,

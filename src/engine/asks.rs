@@ -134,7 +134,13 @@ impl State {
 
     pub(super) fn alert(&mut self, core: &Core, key: SlotKey, message: String) {
         let Some(entry) = self.table.get(key) else { return };
-        tracing::error!(id = %entry.id(), trouble = message, "manual intervention required");
+        let code = entry.machine.view().outcome.code.unwrap_or_default();
+        tracing::error!(
+            coordination = %entry.id(),
+            code,
+            trouble = message,
+            "manual intervention required"
+        );
         if let Some(alerting) = &core.ports.alerting {
             alerting.raise(Alert {
                 severity: Severity::High,

@@ -342,7 +342,10 @@ impl AnswerSink for Ear {
             core.journal_writes.store(trouble.is_none(), Ordering::Relaxed);
         }
         match trouble {
-            Some(error) => tracing::error!(%error, "the journal cannot be written"),
+            Some(error) => {
+                let code = "journal.unavailable";
+                tracing::error!(code, %error, "the journal cannot be written");
+            }
             None => tracing::info!("the journal can be written again"),
         }
     }

@@ -89,7 +89,8 @@ impl LockEar for Ear {
         if let Some(core) = self.0.upgrade() {
             let found = core.deadlocks.fetch_add(1, Ordering::Relaxed) + 1;
             let Deadlock { victim, resource, .. } = deadlock;
-            tracing::warn!(%victim, %resource, found, "a deadlock was found");
+            let code = "transaction.aborted.deadlock";
+            tracing::warn!(%victim, %resource, code, found, "a deadlock was found");
             if let Some(bus) = &core.ports.bus {
                 bus.tell(CoordinationEvent::Deadlock(Box::new(deadlock.clone())));
             }
@@ -167,7 +168,8 @@ impl State {
             Err(error) => {
                 let began = entry.locks.working_since.unwrap_or(entry.machine.began_at());
                 let id = entry.id().clone();
-                tracing::info!(coordination = %id, %error, "its locks were refused");
+                let code = code_of(&error);
+                tracing::info!(coordination = %id, code, %error, "its locks were refused");
                 if !entry.locks.resumed {
                     self.first_starts.remember(id, began);
                 }
@@ -189,7 +191,8 @@ impl State {
         let held = entry.locks.grants.len();
         entry.locks.grants.retain(|grant| grant.lock_id != *lock_id);
         if entry.locks.grants.len() < held {
-            tracing::warn!(coordination = %id, lock = %lock_id, reason, "a lock was lost");
+            let code = "transaction.aborted.lock_lost";
+            tracing::warn!(coordination = %id, code, lock = %lock_id, reason, "a lock was lost");
             let message = format!("{lock_id}: {reason}");
             self.step(core, key, Input::LockLost { message });
         }

@@ -24,8 +24,6 @@ def test_every_key_has_a_row_unless_it_is_said_to_have_no_effect() -> None:
         "monitoring.alerts.deadlock_rate_threshold_per_hour",
         "monitoring.alerts.high_failure_rate_threshold",
         "monitoring.alerts.high_latency_threshold_ms",
-        "monitoring.distributed_tracing_enabled",
-        "monitoring.trace_sampling_rate",
     ]
 
 

@@ -15,7 +15,7 @@ use unanimity::engine::{self, EngineError, Found, RecoveryReport, Waiter};
 use unanimity::journal::StoredCoordination;
 use unanimity::model::ids::CoordinationId;
 use unanimity::model::outcome::{CoordinationResult, Decision, Outcome, OutcomeKind};
-use unanimity::observe::Tally;
+use unanimity::observe::{Observer, Tally};
 use unanimity::participants::Attachment;
 use unanimity::reply::{Lost, Reply};
 
@@ -28,7 +28,8 @@ use crate::request::{Unreadable, request_parts};
 use crate::runtime::Engine;
 use crate::start::{self, Parts};
 use crate::streams::Streams;
-use crate::{consensus, errors, locks, records, runtime};
+use crate::traces::Tracer;
+use crate::{consensus, errors, locks, records, runtime, traces};
 
 /// A coordinator that belongs to one event loop.
 #[pyclass(frozen)]
@@ -85,7 +86,7 @@ impl Coordinator {
     #[new]
     #[pyo3(signature = (
         bridge, *, journal, stores, config, consensus, lock_manager, event_bus, carrier, metrics,
-        alerting, is_measured
+        alerting, is_measured, tracer
     ))]
     #[expect(clippy::too_many_arguments, reason = "keywords, as the Python constructor has them")]
     fn new(
@@ -100,11 +101,13 @@ impl Coordinator {
         metrics: Option<Bound<'_, PyAny>>,
         alerting: Option<Bound<'_, PyAny>>,
         is_measured: bool,
+        tracer: Option<PyRef<'_, Tracer>>,
     ) -> PyResult<Self> {
         let shared = Arc::clone(&bridge.get().shared);
+        let traces = tracer.map(|tracer| Arc::clone(&tracer.0));
         let mut named = Vec::new();
         for (name, store) in stores {
-            named.push(start::named_store(&shared, &name, &store)?);
+            named.push(start::named_store(&shared, &name, &store, traces.as_ref())?);
         }
         let workers: Option<usize> = start::number(config, "coordination_worker_threads")?;
         let decider = consensus::decider_of(&shared, consensus.as_ref(), journal.is_none())?;
@@ -112,6 +115,7 @@ impl Coordinator {
         let (bus, collector) = (event_bus.as_ref(), metrics.as_ref());
         let listeners = PythonListeners::adapt(&shared, &tally, bus, collector, alerting.as_ref())?;
         let (told, node) = (listeners.told(), consensus::status_of(consensus.as_ref()));
+        let counts = is_measured.then(|| Arc::clone(&tally) as Arc<dyn Observer>).into_iter();
         let parts = Parts {
             journal: journal.unwrap_or_default(),
             journal_options: start::journal_options(config)?,
@@ -121,8 +125,8 @@ impl Coordinator {
             locks: locks::port_of(&shared, lock_manager.as_ref())?,
             event_bus: carrier.map(|bus| bus.port()),
             listeners: Some(listeners),
-            observers: if is_measured { vec![Arc::clone(&tally) as _] } else { Vec::new() },
             alerting: alerting.map(|a| PythonAlerting::adapt(&shared, &a)).transpose()?,
+            observers: counts.chain(traces.map(|traces| traces as _)).collect(),
         };
         Ok(Self {
             bridge: shared,
@@ -154,15 +158,21 @@ impl Coordinator {
             .map_err(Into::into)
     }
 
-    /// Coordinates a request; `context` is the one in which store coroutines run.
+    /// Coordinates a request; `context` is the one in which store coroutines run, `trace` what its
+    /// metadata tell of its trace, unless they do already.
+    #[pyo3(signature = (request, context, future, trace=None))]
     fn coordinate(
         &self,
         py: Python<'_>,
         request: &Bound<'_, PyAny>,
         context: Py<PyAny>,
         future: Py<PyAny>,
+        trace: Option<&Bound<'_, PyDict>>,
     ) -> PyResult<()> {
-        errors::guarded(py, || self.submit(py, request, context, future))
+        errors::guarded(py, || {
+            let notes = trace.map(traces::notes_of).transpose()?.unwrap_or_default();
+            self.submit(py, request, context, (future, notes))
+        })
     }
 
     fn status(&self, py: Python<'_>, id: &str, future: Py<PyAny>) -> PyResult<()> {
@@ -316,11 +326,14 @@ impl Coordinator {
         py: Python<'_>,
         request: &Bound<'_, PyAny>,
         context: Py<PyAny>,
-        future: Py<PyAny>,
+        (future, trace): (Py<PyAny>, Vec<(String, String)>),
     ) -> PyResult<()> {
         let engine = self.engine(py)?;
         match request_parts(request) {
-            Ok((parts, operations)) => {
+            Ok((mut parts, operations)) => {
+                if !trace.is_empty() {
+                    traces::put_notes(&mut parts.metadata, trace);
+                }
                 let caller = Caller { context, operations, cause: Mutex::new(None) };
                 let attachment: Attachment = Arc::new(caller);
                 let waiter = self.counted(future, Some(Arc::clone(&attachment)));

@@ -27,6 +27,7 @@ mod runtime;
 mod start;
 mod stores;
 mod streams;
+mod traces;
 mod wake;
 
 use mimalloc::MiMalloc;
@@ -54,6 +55,7 @@ fn _engine(module: &Bound<'_, PyModule>) -> PyResult<()> {
     consensus::register(module)?;
     events::register(module)?;
     module.add_class::<streams::Streams>()?;
+    module.add_class::<traces::Tracer>()?;
     locks::register(module)?;
     numbers::register(module)?;
     pictures::register(module)?;

@@ -21,6 +21,7 @@ use crate::consensus::Decider;
 use crate::ports::{PythonAlerting, PythonListeners};
 use crate::python_store::PythonStore;
 use crate::runtime::Engine;
+use crate::traces::Traces;
 use crate::{errors, stores};
 
 /// What a start needs, taken by it.
@@ -35,7 +36,7 @@ pub(crate) struct Parts {
     pub(crate) event_bus: Option<Arc<dyn EventBus>>,
     pub(crate) listeners: Option<PythonListeners>,
     pub(crate) alerting: Option<PythonAlerting>,
-    /// Who measures.
+    /// Who measures and traces.
     pub(crate) observers: Vec<Arc<dyn Observer>>,
 }
 
@@ -95,6 +96,7 @@ pub(crate) fn named_store(
     bridge: &Arc<Shared>,
     name: &Bound<'_, PyAny>,
     store: &Bound<'_, PyAny>,
+    traces: Option<&Arc<Traces>>,
 ) -> PyResult<engine::NamedStore> {
     let text: String = name.extract()?;
     let name = StoreName::new(&text).map_err(|error| {
@@ -105,7 +107,8 @@ pub(crate) fn named_store(
         Some(native) => (name, native, true),
         None => {
             let is_exclusive = store.getattr("list_is_exclusive")?.is_truthy()?;
-            let adapted: Arc<dyn Participant> = Arc::new(PythonStore::adapt(bridge, store)?);
+            let adapted = PythonStore::adapt(bridge, store, traces.cloned())?;
+            let adapted: Arc<dyn Participant> = Arc::new(adapted);
             (name, adapted, is_exclusive)
         }
     })

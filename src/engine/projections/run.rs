@@ -228,7 +228,12 @@ impl Projector {
              '{PREFIX}{store}'",
             event.position, event.version, event.stream,
         );
-        tracing::error!(trouble = message, "manual intervention required");
+        tracing::error!(
+            coordination = %event.coordination,
+            %store,
+            trouble = message,
+            "manual intervention required"
+        );
         let Some(core) = self.core.upgrade() else { return };
         if let Some(alerting) = &core.ports.alerting {
             alerting.raise(Alert {

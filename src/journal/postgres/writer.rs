@@ -160,7 +160,8 @@ impl<'a> Writer<'a> {
             let given = match self.commit(&group).await {
                 Err(trouble @ Trouble::Data(_)) => {
                     let error = trouble.at(self.inner.label());
-                    tracing::error!(%error, id = %pending.append.id, "a record is not kept");
+                    let coordination = &pending.append.id;
+                    tracing::error!(%error, %coordination, "a record is not kept");
                     places.iter().map(|_| Answer::Failed(error.clone())).collect()
                 }
                 given => given?,
