@@ -20,6 +20,7 @@ from ._arguments import checked_text
 from ._bridge import bridge_for_running_loop
 from ._consensus import IConsensusService
 from ._exceptions import ConfigError, ServiceClosed
+from ._prometheus import NumbersOf
 from ._raft_views import ClusterStatus
 
 __all__ = ["LogEntry", "RaftConsensusService"]
@@ -101,6 +102,7 @@ class RaftConsensusService(IConsensusService):
             None if listen is None else checked_text(listen, "listen"),
         )
         self._closed = False
+        self._numbers = NumbersOf(self._native)
 
     # ---- life -------------------------------------------------------------------------------
 
@@ -121,6 +123,7 @@ class RaftConsensusService(IConsensusService):
         if self._closed:
             return
         self._closed = True
+        self._numbers.close()
         await self._put(lambda bridge, future: self._native.close(bridge, future))
 
     async def __aenter__(self) -> RaftConsensusService:

@@ -287,10 +287,10 @@ class CoordinationService(EventStreams, ServiceLooks, ICoordinationService):
             carrier=event_bus_for_engine(self.event_bus),
             metrics=self.metrics if is_measured and not is_ours(self.metrics) else None,
             alerting=self.alerting,
-            tracer=None if self._tracing is None else self._tracing.native,
             is_measured=is_measured,
+            tracer=None if self._tracing is None else self._tracing.native,
         )
-        self._numbers.coordinator = self._coordinator
+        self._numbers.source = self._coordinator
         started: asyncio.Future[None] = loop.create_future()
         self._started = started
         self._coordinator.start(started)

@@ -120,11 +120,7 @@ impl Coordinator {
         let (bus, collector) = (event_bus.as_ref(), metrics.as_ref());
         let listeners = PythonListeners::adapt(&shared, &tally, bus, collector, alerting.as_ref())?;
         let (told, node) = (listeners.told(), consensus::status_of(consensus.as_ref()));
-        let mut observers: Vec<Arc<dyn Observer>> =
-            traces.into_iter().map(|traces| traces as Arc<dyn Observer>).collect();
-        if is_measured {
-            observers.push(Arc::clone(&tally) as _);
-        }
+        let counts = is_measured.then(|| Arc::clone(&tally) as Arc<dyn Observer>).into_iter();
         let alerting = alerting.map(|a| PythonAlerting::adapt(&shared, &a).map(Arc::new));
         let (alerting, pulse) = (alerting.transpose()?, start::pulse(config)?);
         let parts = Parts {
@@ -136,9 +132,9 @@ impl Coordinator {
             locks: locks::port_of(&shared, lock_manager.as_ref())?,
             event_bus: carrier.map(|bus| bus.port()),
             listeners: Some(listeners),
-            observers,
             alerting: alerting.clone(),
             pulse: pulse.clone(),
+            observers: counts.chain(traces.map(|traces| traces as _)).collect(),
         };
         Ok(Self {
             bridge: shared,

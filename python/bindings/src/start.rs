@@ -38,7 +38,7 @@ pub(crate) struct Parts {
     pub(crate) alerting: Option<Arc<PythonAlerting>>,
     /// Where events are counted for alert rules, if there are any.
     pub(crate) pulse: Option<Arc<Pulse>>,
-    /// Who measures.
+    /// Who measures and traces.
     pub(crate) observers: Vec<Arc<dyn Observer>>,
 }
 
