@@ -25,6 +25,7 @@ from ._metrics import IMetricsCollector
 
 if TYPE_CHECKING:
     from ._metrics_server import MetricsServer
+    from ._raft import RaftConsensusService
     from ._service import CoordinationService
 
 __all__ = ["PrometheusMetrics"]
@@ -51,26 +52,26 @@ def _new_family(name: str) -> Family:
 
 
 class NumbersOf:
-    """What one service counts, for whoever watches it; also after it is closed."""
+    """What one service, or one node, counts, for whoever watches it; also after it is closed."""
 
-    def __init__(self) -> None:
-        """Nothing is counted before the service starts."""
-        self.coordinator: _engine.Coordinator | None = None
+    def __init__(self, source: _engine.Coordinator | _engine.RaftNode | None = None) -> None:
+        """Nothing is counted before there is a source."""
+        self.source = source
         self._last: list[_engine._Sample] = []
         self.is_closed = False
 
     def read(self) -> list[_engine._Sample]:
         """Everything as it is now."""
-        coordinator = self.coordinator
-        return self._last if coordinator is None else coordinator.numbers()
+        source = self.source
+        return self._last if source is None else source.numbers()
 
     def close(self) -> None:
         """Keep what was counted, and nothing of what there was at the moment."""
-        if self.coordinator is not None:
+        if self.source is not None:
             kinds = {name: family.kind for name, family in _engine_families().items()}
-            last = self.coordinator.numbers()
+            last = self.source.numbers()
             self._last = [sample for sample in last if kinds[sample[0]] != "gauge"]
-            self.coordinator = None
+            self.source = None
         self.is_closed = True
 
 
@@ -209,9 +210,18 @@ class PrometheusMetrics(IMetricsCollector):
 
     # ---- showing ----------------------------------------------------------------------------
 
-    def watch(self, service: CoordinationService) -> None:
-        """Show what a service counts as well, also one that was given another collector."""
-        self._watch(service._numbers)
+    def watch(self, service: CoordinationService | RaftConsensusService) -> None:
+        """Show what a service counts as well, also one that was given another collector.
+
+        A node of a cluster without a service can be watched too.
+        """
+        numbers = getattr(service, "_numbers", None)
+        if not isinstance(numbers, NumbersOf):
+            raise TypeError(
+                f"service is a {type(service).__name__}; give a CoordinationService, or a "
+                "RaftConsensusService"
+            )
+        self._watch(numbers)
 
     def _watch(self, numbers: NumbersOf) -> None:
         with self._lock:

@@ -20,6 +20,7 @@ from ._arguments import checked_text
 from ._bridge import bridge_for_running_loop
 from ._consensus import IConsensusService
 from ._exceptions import ConfigError, ServiceClosed
+from ._prometheus import NumbersOf
 
 __all__ = ["LogEntry", "RaftConsensusService"]
 
@@ -100,6 +101,7 @@ class RaftConsensusService(IConsensusService):
             None if listen is None else checked_text(listen, "listen"),
         )
         self._closed = False
+        self._numbers = NumbersOf(self._native)
 
     # ---- life -------------------------------------------------------------------------------
 
@@ -120,6 +122,7 @@ class RaftConsensusService(IConsensusService):
         if self._closed:
             return
         self._closed = True
+        self._numbers.close()
         await self._put(lambda bridge, future: self._native.close(bridge, future))
 
     async def __aenter__(self) -> RaftConsensusService:

@@ -278,7 +278,7 @@ class CoordinationService(EventStreams, ICoordinationService):
             alerting=self.alerting,
             is_measured=is_measured,
         )
-        self._numbers.coordinator = self._coordinator
+        self._numbers.source = self._coordinator
         started: asyncio.Future[None] = loop.create_future()
         self._started = started
         self._coordinator.start(started)

@@ -85,8 +85,8 @@ impl Gauges {
                 self.oldest = Some(self.oldest.map_or(began_at, |oldest| oldest.min(began_at)));
             }
         }
-        self.lock_waiting += u64::from(entry.locks.is_waiting());
-        self.locks_held += entry.locks.count() as u64;
+        self.lock_waiting += u64::from(entry.locks.wait.is_some());
+        self.locks_held += entry.locks.grants.len() as u64;
         self.recovering += u64::from(entry.locks.resumed);
     }
 

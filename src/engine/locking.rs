@@ -38,22 +38,12 @@ const FIRST_STARTS_MAX: usize = 10_000;
 /// What one coordination holds, or waits for.
 #[derive(Default)]
 pub(super) struct HeldLocks {
-    wait: Option<WaitId>,
-    grants: Vec<Grant>,
+    pub(super) wait: Option<WaitId>,
+    pub(super) grants: Vec<Grant>,
     /// Since when it is at work, if an earlier try under its id was refused.
     pub(super) working_since: Option<Timestamp>,
     /// A process before may have left locks under its id.
     pub(super) resumed: bool,
-}
-
-impl HeldLocks {
-    pub(super) fn is_waiting(&self) -> bool {
-        self.wait.is_some()
-    }
-
-    pub(super) fn count(&self) -> usize {
-        self.grants.len()
-    }
 }
 
 /// When refused coordinations were first tried: a retry keeps its age, so that the same one is not

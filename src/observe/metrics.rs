@@ -148,8 +148,8 @@ metrics! {
     QUEUED = "coordination_transactions_queued", Kind::Gauge, "", [], Sum,
         "Coordinations that wait for such a place.";
     DELIVERING = "coordination_transactions_delivering", Kind::Gauge, "", [], Sum,
-        "Coordinations of the types `eventual_consistency` and `event_sourcing` that are accepted for \
-         good and not delivered to every store yet.";
+        "Coordinations of the types `eventual_consistency` and `event_sourcing` that are \
+         accepted for good and not delivered to every store yet.";
     IN_DOUBT = "coordination_transactions_in_doubt", Kind::Gauge, "", [], Sum,
         "Open coordinations whose caller has been answered or is gone, and of which some store or \
          the decision is still out.";

@@ -258,6 +258,15 @@ SIGNATURES = {
     "IMetricsCollector.record_histogram": "(self, name, value, labels=None)",
     "IMetricsCollector.set_gauge": "(self, name, value, labels=None)",
     "IAlertingService.send_alert": "(self, severity, title, message, details)",
+    "PrometheusMetrics.increment_counter": "(self, name, value=1, labels=None)",
+    "PrometheusMetrics.record_histogram": "(self, name, value, labels=None)",
+    "PrometheusMetrics.set_gauge": "(self, name, value, labels=None)",
+    "PrometheusMetrics.render": "(self)",
+    "PrometheusMetrics.serve": "(self, host='127.0.0.1', port=9464)",
+    "CoordinationEventHandler.__init__": (
+        "(self, coordination_service, metrics_collector, alerting_service)"
+    ),
+    "CoordinationEventHandler.handle_coordination_event": "(self, event)",
 }
 
 NOT_ASYNC = {
@@ -274,6 +283,12 @@ NOT_ASYNC = {
     "IMetricsCollector.increment_counter",
     "IMetricsCollector.record_histogram",
     "IMetricsCollector.set_gauge",
+    "PrometheusMetrics.increment_counter",
+    "PrometheusMetrics.record_histogram",
+    "PrometheusMetrics.set_gauge",
+    "PrometheusMetrics.render",
+    "PrometheusMetrics.serve",
+    "CoordinationEventHandler.__init__",
 }
 
 STORE_SIGNATURES = {

@@ -459,6 +459,10 @@ def test_a_node_of_a_cluster_tells_how_it_stands() -> None:
     from raft_cluster import free_ports
     from unanimity import RaftConsensusService
 
+    alone = PrometheusMetrics()
+    with pytest.raises(TypeError, match="service is a object; give a CoordinationService, or a"):
+        alone.watch(object())  # type: ignore[arg-type]
+
     async def scenario() -> Reading:
         [port] = free_ports(1)
         node = RaftConsensusService("a", [f"a=127.0.0.1:{port}"], 200, 40, insecure=True)
@@ -467,9 +471,18 @@ def test_a_node_of_a_cluster_tells_how_it_stands() -> None:
             result = await service.coordinate_transaction(request("t1"))
             assert result.success
             leads = "coordination_raft_is_leader"
+            alone.watch(node)
+            assert set(Reading(alone.render()).types) == {
+                f"coordination_raft_{name}"
+                for name in (
+                    *("has_quorum", "is_leader", "term", "applied_index", "lag_entries"),
+                    "frames_dropped_total",
+                )
+            }
             return await reading_when(service.metrics, lambda it: it.value(leads) == 1)
 
     reading = asyncio.run(scenario())
+    assert list(Reading(alone.render()).types) == ["coordination_raft_frames_dropped_total"]
     assert (reading.value("coordination_raft_term") or 0) >= 1
     assert (reading.value("coordination_raft_applied_index") or 0) >= 1
     assert reading.value("coordination_raft_has_quorum") == 1

@@ -69,7 +69,8 @@ fn of_engine(engine: &Engine) -> Vec<Sample> {
     }
 }
 
-fn of_node(status: &RaftStatus, samples: &mut Vec<Sample>) {
+/// How a node stands.
+pub(crate) fn of_node(status: &RaftStatus, samples: &mut Vec<Sample>) {
     let lag = status.last_log.saturating_sub(status.last_applied);
     samples.extend([
         Sample::truth(&metrics::RAFT_QUORUM, status.trouble.is_none()),

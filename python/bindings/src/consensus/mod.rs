@@ -25,7 +25,7 @@ use unanimity::reply::Reply;
 
 use crate::bridge::{Bridge, Make, Shared};
 use crate::ports::PythonConsensus;
-use crate::{convert, errors, runtime};
+use crate::{convert, errors, numbers, runtime};
 
 pub(crate) use node::Node;
 use node::Running;
@@ -211,6 +211,17 @@ impl RaftNode {
                 (0, None, 0, 0, state, None)
             }
         })
+    }
+
+    /// How it stands, as metrics; nothing while it does not run. May be called from any thread.
+    fn numbers<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
+        let mut samples = Vec::new();
+        if self.forks == runtime::forks()
+            && let Ok(running) = self.node.running()
+        {
+            numbers::of_node(&running.status_now(), &mut samples);
+        }
+        numbers::to_python(py, &samples)
     }
 
     /// The last decisions, as the fields of `LogEntry`.
