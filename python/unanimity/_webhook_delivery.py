@@ -161,8 +161,9 @@ class Delivery:
                 self._is_running = True
 
     def close(self, timeout_seconds: float) -> bool:
-        """Send what waits, at most so long; whether nothing was left over."""
+        """Send what waits, at most so long; whether all of it was sent."""
         with self._changed:
+            dropped_before = self.dropped
             if self._ends_at is None:
                 self._ends_at = time.monotonic() + timeout_seconds
             self._changed.notify_all()
@@ -170,11 +171,10 @@ class Delivery:
             self._changed.wait_for(
                 lambda: not self._is_running, max(0.0, ends_at - time.monotonic())
             )
-            left = len(self._waiting)
             for body in self._waiting:
                 self._drop(body.words, "it was closed before it could be sent")
             self._waiting.clear()
-            return left == 0
+            return self.dropped == dropped_before
 
     def _drop(self, words: str, why: str) -> None:
         self.dropped += 1

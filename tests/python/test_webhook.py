@@ -115,7 +115,7 @@ def test_a_refusal_is_given_up_at_once_and_logged(
 ) -> None:
     receiver.answers.extend([401, 204])
     alerting = quick(receiver.url)
-    assert send(alerting, "first", "second")
+    send(alerting, "first", "second")
     assert [post.answered for post in receiver.posts] == [401, 204]
     assert (alerting.delivered, alerting.dropped) == (1, 1)
     (record,) = caplog.records
@@ -125,9 +125,10 @@ def test_a_refusal_is_given_up_at_once_and_logged(
     assert "it answered 401" in words and "s3cr3t" not in words
 
 
-def test_a_redirect_is_not_followed(receiver: WebhookReceiver) -> None:
+@pytest.mark.parametrize("answer", [301, 302, 303, 307, 308])
+def test_a_redirect_is_not_followed(receiver: WebhookReceiver, answer: int) -> None:
     with WebhookReceiver() as elsewhere:
-        receiver.answers.append(307)
+        receiver.answers.append(answer)
         receiver.answer_headers["Location"] = elsewhere.url
         alerting = quick(receiver.url, token="t0ken")
         send(alerting, "disk")
@@ -203,6 +204,16 @@ def test_closing_tries_what_waits_once_more_without_its_long_wait(
 
     assert asyncio.run(run()) is True
     assert [post.answered for post in receiver.posts] == [500, 204]
+
+
+def test_closing_tries_only_once_more_and_says_that_it_failed(receiver: WebhookReceiver) -> None:
+    receiver.answers.extend([500] * 8)
+    alerting = WebhookAlerting(receiver.url, retry_base_seconds=3_600, retry_max_seconds=3_600)
+    asyncio.run(put(alerting, "disk"))
+    receiver.wait_for(1)
+    assert send(alerting) is False
+    assert (len(receiver.posts), alerting.dropped) == (2, 1)
+    assert send(alerting) is True
 
 
 def test_over_tls_the_receiver_has_to_be_who_it_says(

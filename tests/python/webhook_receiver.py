@@ -19,7 +19,7 @@ PATIENCE = 30.0
 
 @dataclass(frozen=True)
 class Post:
-    """One post that came."""
+    """One post that came; or anything else, with an empty body."""
 
     path: str
     headers: dict[str, str]
@@ -69,6 +69,9 @@ class WebhookReceiver:
         receiver = self
 
         class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                receiver._take(self, b"")
+
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
                 if receiver.gate is not None:
