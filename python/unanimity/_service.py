@@ -44,6 +44,7 @@ from ._consensus import IConsensusService
 from ._events import IEventBus
 from ._exceptions import InvalidRequest, ServiceClosed, ServiceElsewhere
 from ._ids import mint
+from ._lock_managers import LocalLockManager
 from ._locks import IDistributedLockManager
 from ._looks import ServiceLooks
 from ._metrics import IAlertingService, IMetricsCollector
@@ -302,8 +303,6 @@ class CoordinationService(EventStreams, ServiceLooks, ICoordinationService):
         if self.lock_manager is not None:
             return self.lock_manager
         if self._own_locks is None:
-            from ._lock_managers import LocalLockManager
-
             self._own_locks = LocalLockManager()
             self._own.append(self._own_locks)
         return self._own_locks
