@@ -15,7 +15,7 @@ from .._config import CoordinationConfig
 from .._display import plain, text_table
 from .._exceptions import ConfigError
 from .._raft_client import RaftClient
-from .output import UsageError, pairs, print_json
+from .output import UsageError, pairs, print_json, say
 
 _TLS = ("certificate", "key", "authority")
 _DONE = {
@@ -104,10 +104,10 @@ def _status(status: dict[str, Any], as_json: bool) -> int:
     }
     if status["trouble"] is not None:
         facts["trouble"] = status["trouble"]
-    print(pairs(facts))
+    say(pairs(facts))
     rows = [
         (one["id"], one["address"], one["role"], "-" if one["lag"] is None else one["lag"])
         for one in status["members"]
     ]
-    print(text_table(["member", "address", "role", "lag"], rows))
+    say(text_table(["member", "address", "role", "lag"], rows))
     return 0 if is_well else 1
