@@ -7,7 +7,7 @@ import csv
 import io
 import json
 import shutil
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,9 @@ import pytest
 from cli_journals import run, start, write_story
 from ledger import Ledger, request
 from postgres_cluster import PostgresCluster
-from unanimity import CoordinationService, Participant
+from unanimity import CoordinationService, CoordinationType, Participant, TransactionState
 from unanimity._records import CoordinationRecord
-from unanimity.cli import export, main
+from unanimity.cli import export, main, stuck
 
 Told = tuple[int, Any]
 
@@ -335,3 +335,60 @@ def test_the_same_looks_and_the_same_removal_in_postgresql(
     assert told("gc", "--older-than", "0", "--batch", "3", "--journal", dsn)[1]["removed"] == 7
     assert told("list", "--journal", dsn) == (0, [])
     assert told("top", "--journal", dsn)[0] == 0
+
+
+# ---- the reasons of stuck, each from one record --------------------------------------------------
+
+
+def record_of(**changes: Any) -> CoordinationRecord:
+    """An open coordination that began 100 s ago and moved 50 s ago."""
+    now = datetime.now(timezone.utc)
+    fields: dict[str, Any] = dict.fromkeys(CoordinationRecord.__dataclass_fields__)
+    fields |= {
+        "coordination_id": "t1",
+        "coordination_type": CoordinationType.TWO_PHASE_COMMIT,
+        "state": TransactionState.PREPARING,
+        "participating_stores": ["left", "right"],
+        "timeout_seconds": 1_000.0,
+        "owner": "me",
+        "created_at": now - timedelta(seconds=100),
+        "updated_at": now - timedelta(seconds=50),
+    }
+    return CoordinationRecord(**{**fields, **changes})
+
+
+SAGA = CoordinationType.SAGA_ORCHESTRATION
+LATE = {"timeout_seconds": 10.0}
+COMMITTING = {"state": TransactionState.COMMITTING, "decision": "COMMIT"}
+CASES: list[tuple[dict[str, Any], bool, float, str | None, str]] = [
+    # changes, whether its process lives, --after, the kind, words of it
+    ({}, True, 60, None, ""),
+    ({}, True, 30, "waiting", "nothing has moved"),
+    (LATE, True, 60, "in doubt", "its 10 s are over"),
+    (
+        {"timeout_seconds": 10.0, "coordination_type": SAGA},
+        True,
+        60,
+        "waiting",
+        "nothing has moved",
+    ),
+    ({"state": TransactionState.PREPARED}, True, 30, "in doubt", "unanimity raft status"),
+    (COMMITTING, True, 30, "waiting", "decided to commit, and not every store"),
+    (COMMITTING, True, 60, None, ""),
+    (COMMITTING, False, 60, "orphaned", "it will be finished"),
+    ({}, False, 60, "orphaned", "rolled back, unless a cluster"),
+    ({"coordination_type": SAGA}, False, 60, "orphaned", "goes on where it stood"),
+    ({"state": TransactionState.FAILED}, True, 60, "operator", "service.resolve()"),
+    ({"state": TransactionState.FAILED}, False, 60, "operator", "unanimity resolve t1"),
+]
+
+
+@pytest.mark.parametrize(("changes", "is_driven", "after", "kind", "words"), CASES)
+def test_a_reason_is_given_for_what_stands_and_none_for_what_moves(
+    changes: dict[str, Any], is_driven: bool, after: float, kind: str | None, words: str
+) -> None:
+    alive = frozenset({"me"}) if is_driven else frozenset()
+    found = list(stuck._stuck([record_of(**changes)], [], alive, after))
+    assert [one.kind for one in found] == ([] if kind is None else [kind])
+    if found:
+        assert words in f"{found[0].why} {found[0].next_step}"

@@ -393,5 +393,5 @@ def test_the_command_line_shows_the_latest_events(
         (4, {"amount": 3}),
         (5, {"amount": 4}),
     ]
-    assert main([*of_bob, "--follow"]) == 1
+    assert main([*of_bob, "--follow"]) == 2
     assert "leave one of them out" in capsys.readouterr().err

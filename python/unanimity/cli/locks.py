@@ -16,7 +16,7 @@ from .._config_parts import is_shared, lock_manager_of
 from .._lock_views import LockTable, WaitGraph
 from .._locks import LockInfo
 from .journal import reading
-from .output import UsageError, print_json
+from .output import UsageError, print_json, say
 
 if TYPE_CHECKING:
     from .._native_locks import NativeLockManager
@@ -34,9 +34,9 @@ def locks_verb(arguments: Namespace) -> int:
     if arguments.json:
         print_json(chosen)
     elif chosen:
-        print(LockTable(chosen))
+        say(str(LockTable(chosen)))
     else:
-        print("nobody holds a lock" if wanted is None else f"nobody holds {wanted}")
+        say("nobody holds a lock" if wanted is None else f"nobody holds {wanted}")
     return 0 if chosen or wanted is None else 1
 
 

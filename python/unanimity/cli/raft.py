@@ -15,7 +15,7 @@ from .._display import plain
 from .._exceptions import ConfigError
 from .._raft_client import RaftClient
 from .._raft_views import ClusterStatus
-from .output import UsageError, print_json
+from .output import UsageError, print_json, say
 
 _TLS = ("certificate", "key", "authority")
 _DONE = {
@@ -92,5 +92,5 @@ def _status(status: ClusterStatus, as_json: bool) -> int:
     if as_json:
         print_json(status)
     else:
-        print(status)
+        say(str(status))
     return 0 if status.is_well else 1

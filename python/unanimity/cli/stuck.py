@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from .._display import moment, plain, text_table
 from .._records import CoordinationRecord, history_filter
 from .._steps import DeadLetter
-from .._types import TransactionState
+from .._types import CoordinationType, TransactionState
 from .journal import reading
 from .output import print_json, say
 
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 OPEN_MAX = 10_000
 _HEADERS = ("kind", "coordination", "state", "since")
-_DECIDED = frozenset({TransactionState.COMMITTING, TransactionState.ABORTING})
 
 
 @dataclass(frozen=True)
@@ -133,27 +132,36 @@ def _kind_of(
         where = "service.resolve() in its process" if is_driven else f"`{resolve}`"
         return "operator", word, f"put the store right, then {where}"
     if not is_driven:
-        outcome = "finished" if record.state in _DECIDED else "rolled back"
-        return (
-            "orphaned",
-            f"its process {record.owner} is dead",
-            f"start a service with its stores ({stores}), or `unanimity recover`: "
-            f"it will be {outcome}",
-        )
+        why = f"its process {record.owner} is dead"
+        return "orphaned", why, f"{_heirs(stores)}: {_future(record)}"
     is_late = now - record.created_at > timedelta(seconds=record.timeout_seconds)
     has_stood = now - record.updated_at > timedelta(seconds=after_seconds)
-    if record.state is TransactionState.PREPARED and has_stood:
-        why = "all stores are prepared, and whether it is decided is not known"
-        return "in doubt", why, "it is asked again by itself; see `unanimity raft status`"
-    if record.state in _DECIDED and has_stood:
-        decision = (record.decision or "abort").lower()
-        why = f"decided to {decision}, and not every store has acknowledged"
+    if not is_late and not has_stood:
+        return None
+    note = f": {record.error_message}" if record.error_message else ""
+    if record.decision is not None:
+        why = f"decided to {record.decision.lower()}, and not every store has acknowledged{note}"
         return "waiting", why, f"see to its stores ({stores}); it is delivered until it is taken"
-    if is_late or has_stood:
-        words = f"its {record.timeout_seconds:g} s are over" if is_late else "no store has answered"
-        note = f": {record.error_message}" if record.error_message else ""
-        return "waiting", words + note, f"see to its stores ({stores}); its process ends it"
-    return None
+    # At its deadline a live process aborts what it knows to be undecided.
+    is_asked = is_late and record.coordination_type is CoordinationType.TWO_PHASE_COMMIT
+    if is_asked or record.state is TransactionState.PREPARED:
+        why = f"its {record.timeout_seconds:g} s are over, and whether it is decided is not known"
+        return "in doubt", why, "it is asked again by itself; see `unanimity raft status`"
+    why = f"nothing has moved since {moment(record.updated_at)}{note}"
+    return "waiting", why, f"see to its stores ({stores}); its process goes on by itself"
+
+
+def _heirs(stores: str) -> str:
+    return f"start a service with its stores ({stores}), or `unanimity recover`"
+
+
+def _future(record: CoordinationRecord) -> str:
+    """What becomes of it when somebody takes it over."""
+    if record.decision is not None:
+        return "it will be finished"
+    if record.coordination_type is CoordinationType.TWO_PHASE_COMMIT:
+        return "it will be rolled back, unless a cluster has decided it"
+    return "it goes on where it stood"
 
 
 def _text(shown: list[Stuck]) -> str:

@@ -47,7 +47,7 @@ fn a_newer_schema_is_refused() {
     later.pragma_update(None, "user_version", 99).unwrap();
     drop(later);
     let error = refused(&path);
-    assert!(matches!(error, JournalError::NewerSchema { found: 99, known: 4, .. }), "{error:?}");
+    assert!(matches!(error, JournalError::NewerSchema { found: 99, known: 5, .. }), "{error:?}");
 }
 
 #[test]

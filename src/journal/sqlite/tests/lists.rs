@@ -110,3 +110,25 @@ fn room_that_is_free_in_the_file_is_given_back() {
     desk.whole("later", 1_000, Decision::Commit);
     assert_eq!(desk.history(everything()), ["later", "open"]);
 }
+
+#[test]
+fn a_journal_of_version_4_is_given_the_indexes_and_tells_the_same() {
+    let (folder, connection) = filled();
+    connection
+        .execute_batch(
+            "DROP INDEX idx_coordination_transactions_open;
+             DROP INDEX idx_coordination_transactions_state;
+             CREATE INDEX idx_coordination_transactions_state ON coordination_transactions(state);
+             PRAGMA user_version = 4",
+        )
+        .unwrap();
+    drop(connection);
+    let path = folder.path().join("journal.db");
+    let desk = Desk::open(path.to_str().unwrap());
+    assert_eq!(wait(|reply| desk.journal.status(reply)).unwrap().schema, 5);
+    assert_eq!(desk.history(everything()).len(), 41);
+    assert_eq!(desk.history(HistoryFilter { open: true, ..everything() }), ["open"]);
+    desk.journal.close();
+    let plan = plan_of(&Connection::open(path).unwrap(), &HistoryFilter { open: true, ..some() });
+    assert!(plan.contains("idx_coordination_transactions_open"), "{plan}");
+}
