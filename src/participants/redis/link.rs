@@ -124,40 +124,48 @@ impl Link {
         self.is_closed.store(false, Ordering::Release);
     }
 
-    /// Closes the connection when those who use it are through.
-    pub(super) async fn close(&self) {
+    /// Lets nobody in any more; [`Link::let_go`] closes what is open.
+    pub(super) fn close(&self) {
         self.is_closed.store(true, Ordering::Release);
-        self.state.lock().await.live = None;
-        self.syncer.close().await;
+    }
+
+    /// Closes the connections when those who use them are through, unless it was opened again.
+    pub(super) async fn let_go(&self) {
+        let mut state = self.state.lock().await;
+        if self.is_closed.load(Ordering::Acquire) {
+            state.live = None;
+            drop(state);
+            self.syncer.close().await;
+        }
     }
 
     /// Runs a script, by the deadline.
-    pub(super) async fn run(&self, call: &Call, deadline: Instant) -> Result<Words, Trouble> {
+    pub(super) async fn run(&self, call: &Call, by: Instant) -> Result<Words, Trouble> {
         let hash = call.script as usize;
-        let live = self.ready(deadline).await?;
+        let live = self.ready(by).await?;
         if call.script.begins()
             && let Some(reason) = &live.settings.refusal
         {
             return Err(Trouble::Refused(format!("{}: {reason}", self.label)));
         }
         let command = call.command(live.hashes.get(hash).map(String::as_str));
-        match self.send(&live, &command, deadline).await {
+        match self.send(&live, &command, by).await {
             Err(Trouble::Refused(message)) if message.contains("NOSCRIPT") => {
-                self.send(&live, &call.command(None), deadline).await.map(Words::read)
+                self.send(&live, &call.command(None), by).await.map(Words::read)
             }
             answer => answer.map(Words::read),
         }
     }
 
     /// Sends one command, by the deadline.
-    pub(super) async fn ask(&self, command: &Cmd, deadline: Instant) -> Result<Value, Trouble> {
-        let live = self.ready(deadline).await?;
-        self.send(&live, command, deadline).await
+    pub(super) async fn ask(&self, command: &Cmd, by: Instant) -> Result<Value, Trouble> {
+        let live = self.ready(by).await?;
+        self.send(&live, command, by).await
     }
 
     /// A connection that works, as far as can be known.
-    async fn ready(&self, deadline: Instant) -> Result<Live, Trouble> {
-        match timeout_at(deadline, self.live()).await {
+    async fn ready(&self, by: Instant) -> Result<Live, Trouble> {
+        match timeout_at(by, self.live()).await {
             Ok(live) => live.map_err(Trouble::Refused),
             Err(_) => Err(Trouble::Refused(format!("{} was not reached in time", self.label))),
         }

@@ -205,6 +205,7 @@ impl Participant for RedisStore {
 
     fn close(&self) {
         let link = self.inner.link.clone();
-        self.handle.spawn(async move { link.close().await });
+        link.close();
+        self.handle.spawn(async move { link.let_go().await });
     }
 }
