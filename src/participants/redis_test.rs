@@ -327,7 +327,11 @@ fn a_server_that_evicts_any_key_is_refused_with_the_cure() {
 
 #[test]
 fn a_node_of_a_cluster_is_refused_with_the_cure() {
-    let server = RedisServer::start(&["--cluster-enabled", "yes"]);
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port().to_string();
+    drop(listener);
+    // Its usual second port, 10,000 above the first, may be none.
+    let server = RedisServer::start(&["--cluster-enabled", "yes", "--cluster-port", &port]);
     let store = store_at(&server.url(0));
     let error = store.attach(&cluster(), &store_name()).unwrap_err();
     assert!(error.message.contains("Redis Cluster"), "{error}");

@@ -1,8 +1,8 @@
 //! The Redis participant when its server is killed, started again, cut off, demoted, or replaced.
 //!
-//! Not the duties as such (`src/participants/redis_test.rs`). Real servers, each of this test's own.
-//! Invariant: whatever happens in between, what was voted is ended as it was decided, and what was
-//! lost with the server is told.
+//! Not the duties as such (`src/participants/redis_test.rs`). Real servers, each of this test's
+//! own. Invariant: whatever happens in between, what was voted is ended as it was decided, and
+//! what was lost with the server is told.
 
 use std::time::{Duration, Instant};
 

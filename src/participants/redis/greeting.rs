@@ -1,8 +1,9 @@
 //! What is asked on a new connection before anything else: who the server is, what it promises, and
 //! that it may be written; and the scripts are given to it.
 //!
-//! Not the judgement (`settings`). Invariant: a refusal says what to change, and nothing that a full
-//! server would refuse is asked of one that has been used before, so that it can be reached to commit.
+//! Not the judgement (`settings`). Invariant: a refusal says what to change, and nothing that a
+//! full server would refuse is asked of one that has been used before, so that it can be reached
+//! to commit.
 
 use std::collections::HashMap;
 
@@ -100,6 +101,9 @@ async fn check_version(connection: &mut MultiplexedConnection) -> Result<(), Str
 }
 
 fn denied(what: String) -> String {
+    if !what.starts_with("NOPERM") {
+        return what;
+    }
     format!(
         "the keys unanimity:* cannot be used ({what}); the user needs all commands on strings, \
          hashes and sorted sets there, and EVAL"

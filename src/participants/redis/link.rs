@@ -1,15 +1,16 @@
 //! The connection to the server: one, shared by all questions, opened when it is needed.
 //!
-//! Not a pool: Redis carries out one command at a time anyway. A connection that broke, or on which an
-//! answer did not come in time, is given up, and the next question opens another one; with each new
-//! one the server is asked again what it is and what it promises (`settings`), because it may be
-//! another server after a failover, or have been started with other settings. One that was not used
-//! for a moment is tried before something is sent on it whose fate would not be known.
+//! Not a pool: Redis carries out one command at a time anyway. A connection that broke, or on
+//! which an answer did not come in time, is given up, and the next question opens another one;
+//! with each new one the server is asked again what it is and what it promises (`settings`),
+//! because it may be another server after a failover, or have been started with other settings.
+//! One that was not used for a moment is tried before something is sent on it whose fate would not
+//! be known.
 //!
 //! Invariants: what is said not to have been sent was not; what may have been carried out is lost,
 //! never refused; nothing that is written here shows the password.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
@@ -75,7 +76,6 @@ pub(super) struct Live {
 #[derive(Default)]
 struct State {
     live: Option<Live>,
-    opened: u64,
     last_answer: Option<Instant>,
     /// What the last try to open one met, and when.
     failed: Option<(Instant, String)>,
@@ -91,6 +91,8 @@ pub(super) struct Link {
     pub(super) syncer: Syncer,
     pub(super) waits_for_disk: bool,
     is_closed: AtomicBool,
+    /// How many connections were greeted.
+    greeted: AtomicU64,
 }
 
 impl Link {
@@ -112,7 +114,13 @@ impl Link {
             syncer: Syncer::default(),
             waits_for_disk,
             is_closed: AtomicBool::new(false),
+            greeted: AtomicU64::new(0),
         })
+    }
+
+    /// Which connection is the latest, counted from 1.
+    pub(super) fn latest(&self) -> u64 {
+        self.greeted.load(Ordering::Acquire)
     }
 
     /// What the server said of itself last; nothing before it was reached.
@@ -157,10 +165,17 @@ impl Link {
         }
     }
 
-    /// Sends one command, by the deadline.
+    /// Sends one command that may be carried out twice, by the deadline; once more where the answer
+    /// was lost.
     pub(super) async fn ask(&self, command: &Cmd, by: Instant) -> Result<Value, Trouble> {
         let live = self.ready(by).await?;
-        self.send(&live, command, by).await
+        match self.send(&live, command, by).await {
+            Err(Trouble::Lost(_)) if Instant::now() < by => {
+                let live = self.ready(by).await?;
+                self.send(&live, command, by).await
+            }
+            answer => answer,
+        }
     }
 
     /// A connection that works, as far as can be known.
@@ -191,10 +206,9 @@ impl Link {
         {
             return Err(message.clone());
         }
-        let number = state.opened + 1;
-        match self.greet(number).await {
+        match self.greet().await {
             Ok(live) => {
-                (state.opened, state.failed) = (number, None);
+                state.failed = None;
                 state.last_answer = Some(Instant::now());
                 state.live = Some(live.clone());
                 Ok(live)
@@ -206,7 +220,7 @@ impl Link {
         }
     }
 
-    async fn greet(&self, number: u64) -> Result<Live, String> {
+    async fn greet(&self) -> Result<Live, String> {
         let greeted = async {
             let mut connection = self.connect().await?;
             let info = greeting::info(&mut connection).await?;
@@ -228,6 +242,7 @@ impl Link {
             let (server, meaning) = (&self.label, settings.durability.explain());
             tracing::warn!(server, "the Redis server may forget what it promised: {meaning}");
         }
+        let number = self.greeted.fetch_add(1, Ordering::AcqRel) + 1;
         Ok(Live { connection, settings, hashes: Arc::new(hashes), number })
     }
 

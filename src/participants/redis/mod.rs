@@ -1,13 +1,14 @@
 //! A Redis server as a participant: key-value, each question one script of the server's.
 //!
 //! Read it from here down: `prepare`, `delivery` and `step` ask the scripts (`scripts/`) and read
-//! their words; `operation` is what travels, `scope` the names under which things are kept; `link` is
-//! the connection, `greeting` and `settings` what is asked of a server first, `sync` the wait for its
-//! disk. What is prepared stands in Redis beside the data, as do the keys that it holds, so every
-//! process that uses the server sees them. Other programs that write the same keys do not.
+//! their words; `operation` is what travels, `scope` the names under which things are kept; `link`
+//! is the connection, `greeting` and `settings` what is asked of a server first, `sync` the wait
+//! for its disk. What is prepared stands in Redis beside the data, as do the keys that it holds,
+//! so every process that uses the server sees them. Other programs that write the same keys do
+//! not.
 //!
-//! Not a cluster's client, and not a cache. Invariants: nothing blocks the asking thread; a promise is
-//! as durable as the server's settings make it, which [`RedisStore::durability`] tells.
+//! Not a cluster's client, and not a cache. Invariants: nothing blocks the asking thread; a
+//! promise is as durable as the server's settings make it, which [`RedisStore::durability`] tells.
 
 mod delivery;
 mod greeting;
@@ -44,6 +45,8 @@ use super::{
 };
 
 const ATTACH_TIMEOUT: Duration = Duration::from_secs(30);
+/// Between two looks at a server that reads its data.
+const LOADING_PAUSE: Duration = Duration::from_millis(100);
 const LIST_TIMEOUT: Duration = Duration::from_secs(30);
 const GET_TIMEOUT: Duration = Duration::from_secs(30);
 /// Keeps a sum of times inside what clocks can say.
@@ -66,8 +69,8 @@ struct Inner {
 impl RedisStore {
     /// A store over the server that `url` names (`redis://user:password@host:6379/0`, `rediss://`,
     /// `redis+unix:///socket`), whose keys all begin with `prefix`; its tasks run on `handle`'s
-    /// runtime. With `waits_for_disk` answers wait for WAITAOF where that makes them durable. Nothing
-    /// is opened before it is attached or read.
+    /// runtime. With `waits_for_disk` answers wait for WAITAOF where that makes them durable.
+    /// Nothing is opened before it is attached or read.
     pub fn new(
         url: &str,
         name: &str,
@@ -96,8 +99,8 @@ impl RedisStore {
         });
     }
 
-    /// What the server's promises are worth, as it was when it was last connected to; nothing before
-    /// it was.
+    /// What the server's promises are worth, as it was when it was last connected to; nothing
+    /// before it was.
     pub fn durability(&self) -> Option<Durability> {
         self.inner.link.settings().map(|settings| settings.durability)
     }
@@ -121,7 +124,14 @@ impl Inner {
     async fn attach(&self) -> Result<(), String> {
         self.link.open();
         let by = deadline(ATTACH_TIMEOUT);
-        self.link.ask(&redis::cmd("PING"), by).await.map_err(Trouble::message)?;
+        while let Err(trouble) = self.link.ask(&redis::cmd("PING"), by).await {
+            let message = trouble.message();
+            // A server that was started just now reads its file first.
+            if !message.contains("LOADING") {
+                return Err(message);
+            }
+            tokio::time::sleep(LOADING_PAUSE).await;
+        }
         match self.link.settings().and_then(|settings| settings.refusal.clone()) {
             Some(reason) => Err(format!("{}: {reason}", self.link.label)),
             None => Ok(()),

@@ -1,8 +1,9 @@
 //! Operations as the scripts take them: the whole key, bytes for the value, milliseconds to live.
 //!
-//! Not their meaning (`key_value.rs`, the scripts). A value stands in Redis as any other client would
-//! have put it: text as its UTF-8, bytes as they are, a whole number by its digits. Invariant: what
-//! cannot stand so, or would touch a key of ours, is refused with a word of what would be right.
+//! Not their meaning (`key_value.rs`, the scripts). A value stands in Redis as any other client
+//! would have put it: text as its UTF-8, bytes as they are, a whole number by its digits.
+//! Invariant: what cannot stand so, or would touch a key of ours, is refused with a word of what
+//! would be right.
 
 use crate::model::operation::Operation;
 use crate::model::value::Value;
@@ -100,7 +101,8 @@ fn bytes_of(value: &Value) -> Result<Vec<u8>, String> {
         Value::Bytes(bytes) => Ok(bytes.clone()),
         Value::Int(number) => Ok(number.to_string().into_bytes()),
         other => Err(format!(
-            "its value is of type {}; Redis keeps a str, bytes or an int, so write it as one of them",
+            "its value is of type {}; Redis keeps a str, bytes or an int, so write it as one of \
+             them",
             other.kind()
         )),
     }

@@ -1,8 +1,8 @@
 //! From the question "can you commit this?" to a vote.
 //!
-//! What is judged and staged is one script's (`scripts/prepare.lua`); here it is asked, and its words
-//! are read. Invariants: a vote of abort is given only when the server kept nothing; a vote to commit
-//! only when what it promises is as durable as the server's settings can make it.
+//! What is judged and staged is one script's (`scripts/prepare.lua`); here it is asked, and its
+//! words are read. Invariants: a vote of abort is given only when the server kept nothing; a vote
+//! to commit only when what it promises is as durable as the server's settings can make it.
 
 use std::sync::Arc;
 

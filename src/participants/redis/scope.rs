@@ -1,10 +1,11 @@
 //! The names under which Redis keeps what is prepared, done and remembered.
 //!
-//! Everything of ours begins with `unanimity:`, so that it can be told from data, which may not. What
-//! belongs to one journal and store has both in its name, the journal's with its length in front, so
-//! that no two scopes share a name. Keys that are held, fencing tokens and the places of prepared
-//! locks are the database's: all services that use it see them, whatever prefix their data have.
-//! Invariant: one (cluster, store, id) has one holder's text, and different ones different ones.
+//! Everything of ours begins with `unanimity:`, so that it can be told from data, which may not.
+//! What belongs to one journal and store has both in its name, the journal's with its length in
+//! front, so that no two scopes share a name. Keys that are held, fencing tokens and the places of
+//! prepared locks are the database's: all services that use it see them, whatever prefix their
+//! data have. Invariant: one (cluster, store, id) has one holder's text, and different ones
+//! different ones.
 
 use crate::model::ids::{ClusterId, CoordinationId, StoreName};
 use crate::model::operation::Operation;

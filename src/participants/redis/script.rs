@@ -1,8 +1,8 @@
 //! The scripts, as Redis runs them: one is one step of the server's, all or nothing of it seen.
 //!
-//! What they do stands in `scripts/`. They are loaded with every new connection and asked for by their
-//! hash; where the server has lost them (SCRIPT FLUSH), the text is sent. Invariant: the keys and the
-//! arguments of a call are given in the order in which the script takes them.
+//! What they do stands in `scripts/`. They are loaded with every new connection and asked for by
+//! their hash; where the server has lost them (SCRIPT FLUSH), the text is sent. Invariant: the
+//! keys and the arguments of a call are given in the order in which the script takes them.
 
 use std::fmt::Display;
 

@@ -1,9 +1,9 @@
 //! What a server says of itself: whether it can be used, and what its promises are worth.
 //!
 //! Not the asking. Redis answers from memory; whether an answer survives depends on its settings
-//! (`appendonly`, `appendfsync`), which are read with every new connection. Invariants: a server that
-//! would break a promise by its nature (a replica, a cluster, one that evicts any key) is refused with
-//! a word of what to change; one that may forget after a crash serves, and says so.
+//! (`appendonly`, `appendfsync`), which are read with every new connection. Invariants: a server
+//! that would break a promise by its nature (a replica, a cluster, one that evicts any key) is
+//! refused with a word of what to change; one that may forget after a crash serves, and says so.
 
 use std::collections::HashMap;
 
@@ -52,13 +52,13 @@ impl Durability {
         match self {
             Self::Always => "appendfsync is always: what is answered is on the server's disk",
             Self::Waited => {
-                "each answer waits with WAITAOF until it is on the server's disk, which takes up to \
-                 a second; appendfsync always is faster"
+                "each answer waits with WAITAOF until it is on the server's disk, which takes up \
+                 to a second; appendfsync always is faster"
             }
             Self::EverySecond => {
                 "appendfsync is everysec: when the server's machine crashes, what was voted or \
-                 acknowledged in the last second or two may be forgotten; set appendfsync to always, \
-                 or use Redis 7.2 or later, where the store can wait for the disk"
+                 acknowledged in the last second or two may be forgotten; set appendfsync to \
+                 always, or use Redis 7.2 or later, where the store can wait for the disk"
             }
             Self::System => {
                 "appendfsync is no: when the server's machine crashes, what was voted or \
@@ -71,8 +71,8 @@ impl Durability {
                  appendfsync to always"
             }
             Self::Unknown => {
-                "the append-only file is on, and the server does not tell its appendfsync (CONFIG is \
-                 forbidden): what was voted or acknowledged just before a crash may be forgotten"
+                "the append-only file is on, and the server does not tell its appendfsync (CONFIG \
+                 is forbidden): what was voted or acknowledged just before a crash may be forgotten"
             }
         }
     }
@@ -174,9 +174,9 @@ fn version(info: &HashMap<&str, &str>) -> (u32, u32) {
 mod tests {
     use super::*;
 
-    const GOOD: &str = "# Server\r\nredis_version:7.0.15\r\nredis_mode:standalone\r\nrole:master\r\n\
-                        aof_enabled:1\r\nmaxmemory:0\r\nmaxmemory_policy:noeviction\r\n\
-                        cluster_enabled:0\r\n";
+    const GOOD: &str = "# Server\r\nredis_version:7.0.15\r\nredis_mode:standalone\r\n\
+                        role:master\r\naof_enabled:1\r\nmaxmemory:0\r\n\
+                        maxmemory_policy:noeviction\r\ncluster_enabled:0\r\n";
 
     fn asked(fsync: &str, on_rewrite: &str) -> Asked {
         let word = |text: &str| (!text.is_empty()).then(|| text.to_owned());

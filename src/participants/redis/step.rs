@@ -1,10 +1,11 @@
 //! Steps: one operation and its row of the barrier, in one script.
 //!
-//! Theory of operation. The rows are judged here, by the rules of `barrier.rs`; the script carries out
-//! what follows only if the rows are as they were thought to be, and otherwise gives them back to be
-//! judged again. An operation that is done for the first time thinks of no rows, so it takes one
-//! question. Invariants: effect and row come in one step of the server's; a key that a prepared
-//! transaction holds is neither written nor checked; a repeated question is answered from its row.
+//! Theory of operation. The rows are judged here, by the rules of `barrier.rs`; the script carries
+//! out what follows only if the rows are as they were thought to be, and otherwise gives them back
+//! to be judged again. An operation that is done for the first time thinks of no rows, so it takes
+//! one question. Invariants: effect and row come in one step of the server's; a key that a
+//! prepared transaction holds is neither written nor checked; a repeated question is answered from
+//! its row.
 
 use tokio::time::Instant;
 

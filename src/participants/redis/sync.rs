@@ -1,9 +1,10 @@
 //! Waiting for the server's disk where it syncs by itself once a second: all who wait, together.
 //!
-//! WAITAOF waits for what its own connection wrote last, and holds that connection up meanwhile. So
-//! there is one connection for it, on which something small is written first: what is behind that in
-//! the append-only file is everything that was answered before. Invariants: who comes while a round
-//! is under way is in the next one; a connection that failed is not used again.
+//! WAITAOF waits for what its own connection wrote last, and holds that connection up meanwhile.
+//! So there is one connection for it, on which something small is written first: what is behind
+//! that in the append-only file is everything that was answered before. Invariants: who comes
+//! while a round is under way is in the next one; a connection that failed is not used again,
+//! nor one that was opened before the link's.
 
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
@@ -33,7 +34,8 @@ struct Waiting {
 #[derive(Default)]
 pub(super) struct Syncer {
     waiting: std::sync::Mutex<Waiting>,
-    connection: Mutex<Option<MultiplexedConnection>>,
+    /// With the number of the link's connection beside which it was opened.
+    connection: Mutex<Option<(u64, MultiplexedConnection)>>,
 }
 
 impl Syncer {
@@ -76,12 +78,14 @@ impl Syncer {
 
     async fn round(&self, link: &Link) -> Told {
         let mut slot = self.connection.lock().await;
+        // After the link went elsewhere the old one may lead to another server.
+        let latest = link.latest();
         let mut connection = match slot.take() {
-            Some(connection) => connection,
-            None => link.connect().await.map_err(|what| format!("{}: {what}", link.label))?,
+            Some((beside, connection)) if beside == latest => connection,
+            _ => link.connect().await.map_err(|what| format!("{}: {what}", link.label))?,
         };
         wait_for_disk(&mut connection, ROUND_MAX).await?;
-        *slot = Some(connection);
+        *slot = Some((latest, connection));
         Ok(())
     }
 

@@ -1,7 +1,7 @@
 //! A store of every kind under locks, with one way to write, to read and to ask.
 //!
-//! Real files, real SQLite, a real PostgreSQL server, a real Redis server. Not the engine: tokens are given by hand.
-//! Invariant: every wait has a bound, and a bound that passes is a failed test.
+//! Real files, real SQLite, a real PostgreSQL server, a real Redis server. Not the engine: tokens
+//! are given by hand. Invariant: every wait has a bound, and a bound that passes is a failed test.
 
 use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, OnceLock};

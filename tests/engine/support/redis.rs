@@ -1,10 +1,10 @@
 //! Real Redis servers for tests, each in a temporary folder on a free loopback port.
 //!
 //! Not a mock: Debian's package `redis-server`, without its service, or the program that
-//! `UNANIMITY_TEST_REDIS_SERVER` names. A small shell watches over each server: when its input ends,
-//! because the test process ended in whatever way, it kills the server and removes the folder. The
-//! crate's own tests use this file too. Invariants: no server outlives its test process; each test
-//! has databases of its own.
+//! `UNANIMITY_TEST_REDIS_SERVER` names. A small shell watches over each server: when its input
+//! ends, because the test process ended in whatever way, it kills the server and removes the
+//! folder. The crate's own tests use this file too. Invariants: no server outlives its test
+//! process; each test has databases of its own.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};

@@ -1,5 +1,5 @@
--- Aborts: drops the staging and lets go of the keys; where nothing is staged, shuts the id, so that a
--- prepare which is still on its way is refused.
+-- Aborts: drops the staging and lets go of the keys; where nothing is staged, shuts the id, so
+-- that a prepare which is still on its way is refused.
 
 local id, own, kept_seconds = take(), take(), tonumber(take())
 local blob = redis.call('HGET', prepared, id)

@@ -1,9 +1,10 @@
 -- What the scripts of the Redis store share: names, arguments in order, holders of keys, checks.
 --
--- Put in front of each of them. Their words come from `participants/redis`. Invariants: one script is
--- one step, nothing of anybody's comes between; Redis does not roll back, so everything that may be
--- refused is looked at before the first write; once a command that needs no memory has written, the
--- server's memory limit does not stop a script any more, which is how endings get through.
+-- Put in front of each of them. Their words come from `participants/redis`. Invariants: one script
+-- is one step, nothing of anybody's comes between; Redis does not roll back, so everything that
+-- may be refused is looked at before the first write; once a command that needs no memory has
+-- written, the server's memory limit does not stop a script any more, which is how endings get
+-- through.
 
 local prepared, committed, shut, held, tokens, standing, steps, stepped = unpack(KEYS)
 

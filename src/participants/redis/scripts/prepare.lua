@@ -32,7 +32,8 @@ end
 for _, fence in ipairs(fences) do
     local places = cmsgpack.unpack(redis.call('HGET', standing, fence.resource) or '\144')
     for _, other in ipairs(places) do
-        local conflicts = string.find(',' .. fence.against .. ',', ',' .. other.mode .. ',', 1, true)
+        local against = ',' .. fence.against .. ','
+        local conflicts = string.find(against, ',' .. other.mode .. ',', 1, true)
         if conflicts and not is_own(fence.resource, other.mode, other.token) then
             return { 'stands', fence.resource, other.mode, other.token, id_of(other.holder) }
         end
