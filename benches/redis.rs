@@ -8,6 +8,7 @@
 //! word for it, and a number of seconds may follow.
 
 #[path = "../tests/engine/support/redis.rs"]
+#[allow(dead_code, reason = "tests need more of it")]
 mod redis_server;
 
 use std::sync::Arc;
