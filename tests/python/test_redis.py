@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import random
 import socket
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -258,3 +261,38 @@ def test_under_kills_of_the_server_both_stores_say_the_same(
     assert {key for key, outcome in told.items() if outcome is Outcome.COMMITTED} <= shown
     assert not {key for key, outcome in told.items() if outcome is Outcome.ABORTED} & shown
     assert held == ["0"]
+
+
+def test_over_tls_the_servers_certificate_is_checked(tmp_path: Path) -> None:
+    settings = "[req]\ndistinguished_name=dn\nx509_extensions=ext\n[dn]\n[ext]\n"
+    settings += "subjectAltName=DNS:localhost\nbasicConstraints=critical,CA:FALSE\n"
+    (tmp_path / "settings").write_text(settings)
+    make = "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost"
+    make += " -config settings -keyout key.pem -out cert.pem"
+    subprocess.run(make.split(), cwd=tmp_path, check=True, capture_output=True)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    key, cert = str(tmp_path / "key.pem"), str(tmp_path / "cert.pem")
+    tls = ("--tls-port", str(port), "--tls-key-file", key, "--tls-cert-file", cert)
+    program = (
+        "import asyncio\n"
+        "from unanimity.stores import RedisStore\n"
+        f"print(asyncio.run(RedisStore('rediss://localhost:{port}').get('a')))\n"
+    )
+
+    def run(trusted: str) -> subprocess.CompletedProcess[str]:
+        environment = {**os.environ, "SSL_CERT_FILE": trusted}
+        command = [sys.executable, "-c", program]
+        return subprocess.run(
+            command, env=environment, capture_output=True, text=True, timeout=60, check=False
+        )
+
+    with RedisServer(*tls, "--tls-ca-cert-file", cert, "--tls-auth-clients", "no") as server:
+        server.ask("SET", "a", "x")
+        done = run(cert)
+        assert (done.stdout, done.returncode) == ("b'x'\n", 0), done.stderr
+        subprocess.run(make.split(), cwd=tmp_path, check=True, capture_output=True)
+        refused = run(cert)
+        assert refused.returncode != 0
+        assert "certificate" in refused.stderr.lower()
