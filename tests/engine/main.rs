@@ -28,6 +28,7 @@ mod postgres_receipts;
 mod postgres_steps;
 mod protocols_page;
 mod recovery;
+mod redis_restart;
 mod scenarios;
 mod simulation;
 mod simulation_routes;

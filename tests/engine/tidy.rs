@@ -87,6 +87,7 @@ const ONLY_IN: &[(&str, &[&str])] = &[
     ("rustls", &["src/consensus/raft/transport", "tests/"]),
     ("zookeeper_client", &["src/locks/zookeeper", "tests/"]),
     ("async_nats", &["src/events/nats", "tests/"]),
+    ("redis", &["src/participants/", "python/bindings/src/stores", "tests/", "benches/redis"]),
     ("pyo3", &["python/bindings/"]),
 ];
 

@@ -11,6 +11,7 @@ import pytest
 from ledger import Ledger
 from nats_server import NatsServer
 from postgres_cluster import PostgresCluster
+from redis_server import RedisServer
 from unanimity import CoordinationService
 from zookeeper_server import ZooKeeperServer
 
@@ -52,6 +53,13 @@ def zookeeper() -> Iterator[ZooKeeperServer]:
 def nats() -> Iterator[NatsServer]:
     """One real server for all tests that do not kill it; each has a stream of its own."""
     with NatsServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def redis() -> Iterator[RedisServer]:
+    """One real server for all tests that do not kill it; each has a database of its own."""
+    with RedisServer() as server:
         yield server
 
 

@@ -299,6 +299,7 @@ STORE_SIGNATURES = {
     "FileStore": "(root, name='files')",
     "PostgresStore": "(dsn, name='postgres', min_connections=1, max_connections=20, *, "
     "serves_outbox=False)",
+    "RedisStore": "(url, name='redis', *, prefix='', waits_for_disk=True)",
 }
 
 LOCK_MANAGER_SIGNATURES = {
