@@ -43,7 +43,7 @@ impl State {
     pub(super) fn submit(
         &mut self,
         core: &Core,
-        request: Arc<CoordinationRequest>,
+        mut request: Arc<CoordinationRequest>,
         attachment: Option<Attachment>,
         waiter: Waiter,
     ) {
@@ -52,6 +52,9 @@ impl State {
         }
         if let Some(key) = self.table.find(&request.id) {
             return self.join(core, key, &request, waiter);
+        }
+        if let Err(refusal) = core.choose_last_resource(&mut request) {
+            return refuse(&request, waiter, refusal.code, refusal.message);
         }
         let machine = match core.machine_for(&request) {
             Ok(machine) => machine,

@@ -81,6 +81,10 @@ pub(super) enum Fact {
         key: SlotKey,
         taken: bool,
     },
+    ProposalRefused {
+        key: SlotKey,
+        reason: String,
+    },
     DecisionRead {
         key: SlotKey,
         standing: Standing,

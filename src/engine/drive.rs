@@ -112,6 +112,9 @@ impl State {
             }
             Fact::AdmissionOpens => self.open_admission(core),
             Fact::Proposed { key, taken } => self.step(core, key, Input::Proposed { taken }),
+            Fact::ProposalRefused { key, reason } => {
+                self.step(core, key, Input::ProposalRefused { reason });
+            }
             Fact::DecisionRead { key, standing } => {
                 self.step(core, key, Input::DecisionRead(standing));
             }
@@ -263,7 +266,7 @@ impl State {
             Effect::EnterTurns { turns } => self.enter_turns(core, key, &turns),
             Effect::AwaitProjections => self.await_projections(core, key),
             Effect::LeaveTurn { turn } => self.leave_turn(core, key, turn),
-            Effect::Propose { .. } | Effect::ReadDecision => self.ask_consensus(core, key, effect),
+            Effect::Propose { .. } | Effect::ReadDecision => self.ask_decider(core, key, effect),
             Effect::Acquire { locks, timeout } => self.acquire(core, key, &locks, timeout),
             Effect::Release => {
                 self.release(core, key);

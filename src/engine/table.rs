@@ -145,6 +145,11 @@ impl Table {
         if slot.generation == key.generation { slot.entry.as_deref_mut() } else { None }
     }
 
+    pub(super) fn look_at(&self, key: SlotKey) -> Option<&Entry> {
+        let slot = self.slots.get(key.index as usize)?;
+        if slot.generation == key.generation { slot.entry.as_deref() } else { None }
+    }
+
     pub(super) fn find(&self, id: &CoordinationId) -> Option<SlotKey> {
         self.by_id.get(id).copied()
     }

@@ -108,6 +108,10 @@ pub struct CoordinationRequest {
 /// The key of `metadata` under which the engine notes what a stop of a choreographed saga needs.
 pub const STOP_KEY: &str = "unanimity.stop";
 
+/// The key of `metadata` under which the engine notes which store is the last resource: where the
+/// decision lives. It is a part of the begin, so that recovery finds it in every journal.
+pub const LAST_RESOURCE_KEY: &str = "unanimity.last_resource";
+
 /// The saga of which a request with these notes is a stop.
 pub(crate) fn root_of(metadata: &Value) -> Option<CoordinationId> {
     let root = metadata.get(STOP_KEY)?.get("coordination_id")?.as_text()?;
@@ -203,8 +207,11 @@ pub enum RequestError {
         id: String,
     },
     /// The metadata have a key that is the engine's.
-    #[error("metadata has '{STOP_KEY}', which unanimity keeps for itself; use another key")]
-    ReservedKey,
+    #[error("metadata has '{key}', which unanimity keeps for itself; use another key")]
+    ReservedKey {
+        /// The key.
+        key: &'static str,
+    },
     /// The metadata are no map.
     #[error("metadata is a {kind}; give a dict")]
     Metadata {
@@ -233,8 +240,10 @@ impl CoordinationRequest {
         if !matches!(parts.metadata, Value::Map(_)) {
             return Err(RequestError::Metadata { kind: parts.metadata.kind() });
         }
-        if parts.metadata.get(STOP_KEY).is_some() {
-            return Err(RequestError::ReservedKey);
+        for key in [STOP_KEY, LAST_RESOURCE_KEY] {
+            if parts.metadata.get(key).is_some() {
+                return Err(RequestError::ReservedKey { key });
+            }
         }
         let (metadata, root) = (parts.metadata, None);
         Ok(Self { id, kind, stores, operations, timeout, consistency, metadata, root })
@@ -265,7 +274,29 @@ impl CoordinationRequest {
             && self.stores == other.stores
             && self.operations == other.operations
             && self.consistency == other.consistency
-            && self.metadata == other.metadata
+            && self.own_notes().eq(other.own_notes())
+    }
+
+    /// The caller's own notes, without what the engine added to them.
+    fn own_notes(&self) -> impl Iterator<Item = &(String, Value)> {
+        let notes = match &self.metadata {
+            Value::Map(notes) => notes.as_slice(),
+            _ => &[],
+        };
+        notes.iter().filter(|(key, _)| key != LAST_RESOURCE_KEY)
+    }
+
+    /// The store that decides by a row of its own: its index among [`Self::stores`].
+    pub fn last_resource(&self) -> Option<usize> {
+        let name = self.metadata.get(LAST_RESOURCE_KEY)?.as_text()?;
+        self.stores.iter().position(|store| store.as_str() == name)
+    }
+
+    /// Names the store that decides by a row of its own. Before the begin only.
+    pub fn set_last_resource(&mut self, store: &StoreName) {
+        if let Value::Map(notes) = &mut self.metadata {
+            notes.push((LAST_RESOURCE_KEY.to_owned(), store.as_str().into()));
+        }
     }
 }
 
