@@ -12,6 +12,7 @@ use crate::model::outcome::{CoordinationResult, Outcome, OutcomeKind, Transactio
 use crate::model::request::CoordinationRequest;
 use crate::model::time::Timestamp;
 use crate::participants::Attachment;
+use crate::participants::last_resource::Enlisted;
 use crate::protocol::Input;
 use crate::reply::Reply;
 
@@ -44,7 +45,7 @@ impl State {
         &mut self,
         core: &Core,
         mut request: Arc<CoordinationRequest>,
-        attachment: Option<Attachment>,
+        (attachment, enlisted): (Option<Attachment>, Option<Arc<dyn Enlisted>>),
         waiter: Waiter,
     ) {
         if self.closing.is_some() {
@@ -71,6 +72,7 @@ impl State {
             return refuse(&request, waiter, "request.overloaded", message);
         }
         let mut entry = Entry::new(machine, attachment);
+        entry.enlisted = enlisted;
         entry.locks.working_since = self.first_starts.of(&request.id);
         entry.waiters.push(waiter);
         entry.queued = !starts;

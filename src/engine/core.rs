@@ -25,6 +25,7 @@ use crate::model::request::CoordinationRequest;
 use crate::model::step::{StepAnswer, Work};
 use crate::model::time::Timestamp;
 use crate::participants::Attachment;
+use crate::participants::last_resource::Enlisted;
 use crate::protocol::lock_plan::LockWish;
 use crate::protocol::{RouteEnd, Standing};
 use crate::reply::Reply;
@@ -41,6 +42,8 @@ pub(super) enum Fact {
     Submitted {
         request: Arc<CoordinationRequest>,
         attachment: Option<Attachment>,
+        /// A transaction that is open outside, and decides.
+        enlisted: Option<Arc<dyn Enlisted>>,
         waiter: Waiter,
     },
     Answered(Vec<(u64, Answer)>),

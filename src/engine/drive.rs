@@ -85,8 +85,8 @@ impl State {
 
     pub(super) fn handle(&mut self, core: &Core, fact: Fact) {
         match fact {
-            Fact::Submitted { request, attachment, waiter } => {
-                self.submit(core, request, attachment, waiter);
+            Fact::Submitted { request, attachment, enlisted, waiter } => {
+                self.submit(core, request, (attachment, enlisted), waiter);
             }
             Fact::Answered(answers) => {
                 for (token, answer) in answers {

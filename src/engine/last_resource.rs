@@ -1,4 +1,4 @@
-//! The last resource: which store of a request decides by a row of its own, and the questions to it.
+//! The last resource: which store of a request decides by a row of its own, and what it is asked.
 //!
 //! Not the rules (protocol) and not the row (the store's). Invariants: at most one store of a
 //! request is the last resource, and none where a consensus service decides; it is named in the
@@ -55,6 +55,9 @@ impl Core {
         &self,
         request: &mut Arc<CoordinationRequest>,
     ) -> Result<(), Refusal> {
+        if let Some(party) = request.last_resource() {
+            return self.check_enlisted(request, party);
+        }
         // The common service has no store that could be one, and puts no words together.
         let can_be = |store: &dyn Participant| {
             store.last_resource().is_some_and(|last| last.usage() != LastResourceUse::Never)
@@ -67,6 +70,32 @@ impl Core {
             Arc::make_mut(request).set_last_resource(&name);
         }
         Ok(())
+    }
+
+    /// A transaction outside is to decide in the place of this store.
+    fn check_enlisted(&self, request: &CoordinationRequest, party: usize) -> Result<(), Refusal> {
+        let store = &request.stores[party];
+        let found = self.ports.store(store).and_then(|found| found.last_resource());
+        let refuse = |what: &str| {
+            let message = format!("no connection can be enlisted for the store '{store}': {what}");
+            Err(Refusal { code: "request.cannot_enlist", message })
+        };
+        if request.kind != CoordinationType::TwoPhaseCommit {
+            return refuse("only two-phase commit has a last resource");
+        }
+        if self.ports.consensus.is_some() {
+            return refuse("a consensus service decides here");
+        }
+        if found.is_none_or(|last| last.usage() == LastResourceUse::Never) {
+            return refuse("it is no last resource; give it last_resource=\"auto\" or True");
+        }
+        if request.operations_of(store).next().is_some() {
+            return refuse("it has operations in the request; run them on the connection");
+        }
+        match self.candidates(request, LastResourceUse::Always).first() {
+            Some(other) => Err(two(store, &request.stores[*other])),
+            None => Ok(()),
+        }
     }
 
     /// Which store of the request is to be the last resource.
@@ -174,6 +203,7 @@ impl State {
                 crash::point("before_ask", &named_point("decide", store.as_str()));
                 let timeout = until.since(core.clock.now());
                 let attachment = entry.attachment.clone();
+                let enlisted = entry.enlisted.take();
                 let fences = core.fences(entry, party);
                 let read_only = entry.machine.read_only_stores();
                 let keeps_receipt = false;
@@ -188,7 +218,11 @@ impl State {
                         Fact::Proposed { key, taken: false }
                     }
                 }));
-                last.decide(DecideAsk { work, read_only }, reply);
+                let ask = DecideAsk { work, read_only };
+                match enlisted {
+                    Some(enlisted) => enlisted.decide(core.ports.journal.cluster(), ask, reply),
+                    None => last.decide(ask, reply),
+                }
             }
             Effect::Propose { decision: Decision::Abort } => {
                 crash::point("before_ask", &named_point("forbid", store.as_str()));

@@ -3,7 +3,7 @@
 //! Layer 3, the only part that spawns tasks. It decides nothing itself. [`Coordinator`] is the
 //! handle; `core` is the inbox that whoever brings a fact works off; `drive` steps machines and
 //! carries out effects; `locking` takes locks and gives them back; `admission` lets requests in;
-//! `last_resource` chooses the store that decides by a row of its own, and asks it;
+//! `explain` says what would be done; `last_resource` chooses the store that decides by a row of its own, and asks it;
 //! `recovery` resumes and sweeps; `dead_letters` has what is parked; `projections` hand
 //! events to stores; `outbox` lets in what users wrote into stores; `partition` tells of a cluster;
 //! `queries` answers; `forget` drops markers; `background` has the two tasks.
@@ -20,6 +20,7 @@ pub mod dead_letters;
 mod drive;
 mod elsewhere;
 mod error;
+pub mod explain;
 mod forget;
 pub mod held_locks;
 mod last_resource;
@@ -49,6 +50,7 @@ use crate::model::ids::{CoordinationId, StoreName};
 use crate::model::outcome::{CoordinationResult, Decision, Outcome};
 use crate::model::request::{CoordinationRequest, RequestParts};
 use crate::observe::Alerting;
+use crate::participants::last_resource::Enlisted;
 use crate::participants::{Attachment, Participant};
 use crate::reply::Reply;
 
@@ -161,7 +163,30 @@ impl Coordinator {
         match CoordinationRequest::check(parts) {
             Ok(request) => {
                 let request = Arc::new(request);
-                self.core.post(Fact::Submitted { request, attachment, waiter });
+                self.core.post(Fact::Submitted { request, attachment, enlisted: None, waiter });
+            }
+            Err(error) => {
+                let outcome = Outcome::refused("request.invalid", error.to_string(), count);
+                waiter.send(Ok(refused_result(&id, &stores, outcome)));
+            }
+        }
+    }
+
+    /// The same with a transaction that is open outside of any store: it decides in the place of
+    /// `store`, which has its database and reads the row afterwards.
+    pub fn coordinate_enlisted(
+        &self,
+        parts: RequestParts,
+        (store, enlisted): (&StoreName, Arc<dyn Enlisted>),
+        attachment: Option<Attachment>,
+        waiter: Waiter,
+    ) {
+        let (id, stores, count) = (parts.id.clone(), parts.stores.clone(), parts.operations.len());
+        match CoordinationRequest::check(parts) {
+            Ok(mut request) => {
+                request.set_last_resource(store);
+                let (request, enlisted) = (Arc::new(request), Some(enlisted));
+                self.core.post(Fact::Submitted { request, attachment, enlisted, waiter });
             }
             Err(error) => {
                 let outcome = Outcome::refused("request.invalid", error.to_string(), count);

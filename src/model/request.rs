@@ -9,6 +9,7 @@ use std::time::Duration;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::ids::{CoordinationId, IdError, StoreName};
+use super::last_resource::LAST_RESOURCE_KEY;
 use super::operation::{Operation, OperationError, StoredOperation};
 use super::stream::EventDraft;
 use super::value::Value;
@@ -107,10 +108,6 @@ pub struct CoordinationRequest {
 
 /// The key of `metadata` under which the engine notes what a stop of a choreographed saga needs.
 pub const STOP_KEY: &str = "unanimity.stop";
-
-/// The key of `metadata` under which the engine notes which store is the last resource: where the
-/// decision lives. It is a part of the begin, so that recovery finds it in every journal.
-pub const LAST_RESOURCE_KEY: &str = "unanimity.last_resource";
 
 /// The saga of which a request with these notes is a stop.
 pub(crate) fn root_of(metadata: &Value) -> Option<CoordinationId> {
@@ -275,28 +272,6 @@ impl CoordinationRequest {
             && self.operations == other.operations
             && self.consistency == other.consistency
             && self.own_notes().eq(other.own_notes())
-    }
-
-    /// The caller's own notes, without what the engine added to them.
-    fn own_notes(&self) -> impl Iterator<Item = &(String, Value)> {
-        let notes = match &self.metadata {
-            Value::Map(notes) => notes.as_slice(),
-            _ => &[],
-        };
-        notes.iter().filter(|(key, _)| key != LAST_RESOURCE_KEY)
-    }
-
-    /// The store that decides by a row of its own: its index among [`Self::stores`].
-    pub fn last_resource(&self) -> Option<usize> {
-        let name = self.metadata.get(LAST_RESOURCE_KEY)?.as_text()?;
-        self.stores.iter().position(|store| store.as_str() == name)
-    }
-
-    /// Names the store that decides by a row of its own. Before the begin only.
-    pub fn set_last_resource(&mut self, store: &StoreName) {
-        if let Value::Map(notes) = &mut self.metadata {
-            notes.push((LAST_RESOURCE_KEY.to_owned(), store.as_str().into()));
-        }
     }
 }
 

@@ -18,7 +18,7 @@
 use std::time::Duration;
 
 use super::PrepareAsk;
-use crate::model::ids::{CoordinationId, StoreName};
+use crate::model::ids::{ClusterId, CoordinationId, StoreName};
 use crate::model::operation::Operation;
 use crate::model::value::Value;
 use crate::protocol::Standing;
@@ -110,8 +110,16 @@ pub trait LastResource: Send + Sync {
     fn read(&self, ask: RowAsk, reply: Reply<Standing>);
 }
 
+/// A transaction that is open outside of any store, such as on a user's own connection: it decides
+/// once, in the place of the store that has its database, under the same first duty. It writes the
+/// row of `cluster`.
+pub trait Enlisted: Send + Sync {
+    /// Commits what was done in it with the row.
+    fn decide(&self, cluster: &ClusterId, ask: DecideAsk, reply: Reply<Deciding>);
+}
+
 /// The read-only stores as the row keeps them.
-pub(super) fn encode_read_only(stores: &[StoreName]) -> String {
+pub fn encode_read_only(stores: &[StoreName]) -> String {
     Value::List(stores.iter().map(|store| store.as_str().into()).collect()).to_json()
 }
 

@@ -31,8 +31,8 @@
 //!    global positions, one at a time. An event may come twice, after a crash or when an answer was
 //!    lost, and all of them come again when the projection is rebuilt: the store remembers the
 //!    position with its own change, or makes changes that bear repetition.
-//! 9. **Last resource** (`last_resource`): a store that can commit by itself, with a row that is the
-//!    decision, has duties of its own for that.
+//! 9. **Last resource** (`last_resource`): a store that can commit by itself, with a row that is
+//!    the decision, has duties of its own for that.
 //! 10. **Never block**: every method returns at once and answers through its [`Reply`], from any
 //!     thread, also before it returns. A reply that is dropped says that the answer is unknown.
 //!

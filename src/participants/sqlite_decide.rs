@@ -1,9 +1,9 @@
 //! A SQLite file as a last resource: statements and the row that decides, in one commit of SQLite.
 //!
-//! Not the port's duties (`last_resource.rs`) and not the queue (`sqlite_writer.rs`): a decide takes
-//! the writer's place in its turn, as a prepare does, and gives it back at once. Invariants: nothing
-//! is committed while something is prepared in the file, here or by a process that died; statements
-//! and row are one commit; the first row of an id stands.
+//! Not the port's duties (`last_resource.rs`) and not the queue (`sqlite_writer.rs`): a decide
+//! takes the writer's place in its turn, as a prepare does, and gives it back at once. Invariants:
+//! nothing is committed while something is prepared in the file, here or by a process that died;
+//! statements and row are one commit; the first row of an id stands.
 
 use rusqlite::{Connection, ErrorCode, OptionalExtension, params};
 

@@ -13,20 +13,21 @@ use pyo3::types::PyDict;
 use unanimity::engine::dead_letters::DeadLetter;
 use unanimity::engine::{self, EngineError, Found, RecoveryReport, Waiter};
 use unanimity::journal::StoredCoordination;
-use unanimity::model::ids::CoordinationId;
+use unanimity::model::ids::{CoordinationId, StoreName};
 use unanimity::model::outcome::{CoordinationResult, Decision, Outcome};
 use unanimity::participants::Attachment;
 use unanimity::reply::{Lost, Reply};
 
 use crate::bridge::{Bridge, Shared};
 use crate::call::Caller;
+use crate::enlisted::EnlistedTransaction;
 use crate::events::EventBus;
 use crate::ports::{PythonAlerting, PythonListeners};
 use crate::request::{Unreadable, request_parts};
 use crate::runtime::Engine;
 use crate::start::{self, Parts};
 use crate::streams::Streams;
-use crate::{consensus, errors, locks, records, runtime};
+use crate::{consensus, errors, explain, locks, records, runtime};
 
 /// A coordinator that belongs to one event loop.
 #[pyclass(frozen)]
@@ -138,15 +139,23 @@ impl Coordinator {
             .map_err(Into::into)
     }
 
-    /// Coordinates a request; `context` is the one in which store coroutines run.
+    /// Coordinates a request; `context` is the one in which store coroutines run, and `enlisted` a
+    /// store's name with the method that decides in its place.
+    #[pyo3(signature = (request, context, future, enlisted = None))]
     fn coordinate(
         &self,
         py: Python<'_>,
         request: &Bound<'_, PyAny>,
         context: Py<PyAny>,
         future: Py<PyAny>,
+        enlisted: Option<(String, Py<PyAny>)>,
     ) -> PyResult<()> {
-        errors::guarded(py, || self.submit(py, request, context, future))
+        errors::guarded(py, || self.submit(py, request, (context, enlisted), future))
+    }
+
+    /// What would be done with a request; see `explain.rs`.
+    fn explain(&self, py: Python<'_>, request: &Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
+        explain::explain(py, self.engine(py)?, request)
     }
 
     fn status(&self, py: Python<'_>, id: &str, future: Py<PyAny>) -> PyResult<()> {
@@ -293,7 +302,7 @@ impl Coordinator {
         &self,
         py: Python<'_>,
         request: &Bound<'_, PyAny>,
-        context: Py<PyAny>,
+        (context, enlisted): (Py<PyAny>, Option<(String, Py<PyAny>)>),
         future: Py<PyAny>,
     ) -> PyResult<()> {
         let engine = self.engine(py)?;
@@ -302,7 +311,16 @@ impl Coordinator {
                 let caller = Caller { context, operations, cause: Mutex::new(None) };
                 let attachment: Attachment = Arc::new(caller);
                 let waiter = result_to(&self.bridge, future, Some(Arc::clone(&attachment)));
-                engine.coordinate(parts, Some(attachment), waiter);
+                let Some((store, callable)) = enlisted else {
+                    engine.coordinate(parts, Some(attachment), waiter);
+                    return Ok(());
+                };
+                let store = StoreName::new(&store).map_err(|error| {
+                    errors::exception(py, "InvalidRequest", &error.to_string(), &[])
+                })?;
+                let enlisted = EnlistedTransaction::new(&self.bridge, callable, &store);
+                let deciding = (&store, Arc::new(enlisted) as _);
+                engine.coordinate_enlisted(parts, deciding, Some(attachment), waiter);
             }
             Err(Unreadable::Raised(error)) => return Err(error),
             Err(Unreadable::Refused(id, message)) => {

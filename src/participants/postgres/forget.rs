@@ -12,7 +12,7 @@ use tokio::sync::Notify;
 use crate::crash;
 use crate::model::ids::CoordinationId;
 
-use super::decide;
+use super::decision_row;
 use super::gid::{Gid, Scope};
 use super::marker;
 use super::pool::{Pool, Purpose};
@@ -98,7 +98,7 @@ async fn delete(
     let mut lease = pool.lease(Purpose::Work).await?;
     crash::point("store_forget", scope.store.as_str());
     let gids: Vec<Gid> = batch.iter().map(|id| scope.gid(id)).collect();
-    let rows = if has_rows { decide::forget(scope, batch) } else { String::new() };
+    let rows = if has_rows { decision_row::forget(scope, batch) } else { String::new() };
     let answer = marker::delete(&lease.session().client, &gids, &rows).await;
     answer.map_err(|error| crate::db::postgres::describe(&error))?;
     crash::point("store_forgotten", scope.store.as_str());

@@ -1,13 +1,15 @@
 //! A PostgreSQL database as a participant, by PREPARE TRANSACTION.
 //!
 //! Read it from here down: `voting` answers prepares with `prepare` (one flight of requests) or
-//! `fetch` (reads); `delivery` commits and aborts; `decide` commits with the row that decides; `step` does one operation at once; `receipt`,
+//! `fetch` (reads); `delivery` commits and aborts; `decide` commits with the row that decides
+//! (`decision_row`); `step` does one operation at once; `receipt`,
 //! `marker` and `gid` remember. Below them `pool`, `session` are the connections, `values` and
 //! `statement` what travels on them.
 //! Not a query builder and not a journal. Invariants: nothing blocks the asking thread; whatever
 //! this process does, PostgreSQL holds what was voted for until it is told the decision.
 
 mod decide;
+mod decision_row;
 mod delivery;
 mod fencing;
 mod fetch;
@@ -166,7 +168,7 @@ impl Inner {
         let must_prepare = self.usage != LastResourceUse::Always;
         let gives_receipts = marker::set_up(&lease.session().client, must_prepare).await?;
         if self.usage != LastResourceUse::Never {
-            decide::set_up(&lease.session().client).await?;
+            decision_row::set_up(&lease.session().client).await?;
         }
         self.gives_receipts.store(gives_receipts, Ordering::Relaxed);
         if has_outbox {
@@ -357,12 +359,12 @@ impl LastResource for PostgresStore {
 
     fn forbid(&self, ask: RowAsk, reply: Reply<Standing>) {
         let inner = self.inner.clone();
-        self.handle.spawn(async move { reply.send(decide::forbid(&inner, &ask).await) });
+        self.handle.spawn(async move { reply.send(decision_row::forbid(&inner, &ask).await) });
     }
 
     fn read(&self, ask: RowAsk, reply: Reply<Standing>) {
         let inner = self.inner.clone();
-        self.handle.spawn(async move { reply.send(decide::read(&inner, &ask).await) });
+        self.handle.spawn(async move { reply.send(decision_row::read(&inner, &ask).await) });
     }
 }
 

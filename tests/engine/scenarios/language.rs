@@ -6,9 +6,9 @@
 //! `begin` (or `build` alone) `vote a commit|read_only|abort|unknown "why"`
 //! `ack a done|failed|unknown|never_prepared "why"` `advance 30s` `abort "why"`
 //! `locked` `refused "why"` `lost "why"` `resolve commit "why"` `proposed taken|lost`
-//! `last a` makes a store the last resource (before `begin`), `refused_last "why"` is its word that it
-//! rolled back; `read commit|abort|open|unknown [read_only a b]`; `recorded` and `overruled commit` answer the
-//! record that everything else waits behind; `crash` loses what was not on disk, `crash later` only
+//! `last a` makes a store the last resource (before `begin`), `refused_last "why"` is its word that
+//! it rolled back; `read commit|abort|open|unknown [read_only a b]`; `recorded` and `overruled
+//! commit` answer the record that everything else waits behind; `crash` loses what was not on disk, `crash later` only
 //! what the journal had not accepted; `resume` continues from the records that are left.
 //!
 //! Invariant: nothing that stands behind a record is shown before the record is answered.
@@ -82,33 +82,39 @@ impl TwoPhaseStage {
         }
     }
 
-    fn perform(&mut self, words: &[&str]) {
+    /// What is said before the begin; false where it is no such command.
+    fn set_up(&mut self, words: &[&str]) -> bool {
         match words {
             ["stores", names @ ..] => {
                 self.parties = names.iter().map(|name| party_plan(name)).collect();
-                self.say("ready");
             }
             ["consensus"] => {
                 self.consensus = true;
-                self.say("ready");
             }
             ["last", store] => {
                 self.last = Some(StoreName::new(store).expect("a short name"));
-                self.say("ready");
             }
             ["eventual"] => {
                 self.consistency = "eventual";
-                self.say("ready");
             }
             ["strong", operations @ ..] => {
                 self.consistency = "strong";
                 self.operations = operations.iter().map(|words| operation(words)).collect();
-                self.say("ready");
             }
             ["timeout", time] => {
                 self.timeout_seconds = duration(time).as_secs_f64();
-                self.say("ready");
             }
+            _ => return false,
+        }
+        self.say("ready");
+        true
+    }
+
+    fn perform(&mut self, words: &[&str]) {
+        if self.set_up(words) {
+            return;
+        }
+        match words {
             ["build"] => self.build(),
             ["begin"] => {
                 if self.machine.is_none() {
