@@ -69,6 +69,7 @@ if TYPE_CHECKING:
         NatsEventBus,
         PostgresEventBus,
     )
+    from ._explain import CoordinationPlan, StorePart
     from ._lock_managers import LocalLockManager, PostgresLockManager, ZooKeeperLockManager
     from ._participant import Participant, ParticipantOperation
     from ._raft import LogEntry, RaftConsensusService
@@ -97,6 +98,8 @@ __all__ = [
     "Transaction",
     "Saga",
     "SagaStep",
+    "CoordinationPlan",
+    "StorePart",
     "CoordinationRecord",
     "StoreRecord",
     "TimelineEntry",
@@ -168,6 +171,8 @@ __all__ = [
 ]
 
 _LATE = {
+    "CoordinationPlan": "_explain",
+    "StorePart": "_explain",
     "CoordinationConfig": "_config",
     "ConfigSetting": "_config",
     "ConfigProblem": "_config",

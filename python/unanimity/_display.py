@@ -14,6 +14,7 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ._explain import CoordinationPlan
     from ._records import CoordinationRecord, History, RecoveryReport
     from ._saga import Saga
     from ._types import CoordinationResult
@@ -242,6 +243,31 @@ def record_html(record: CoordinationRecord) -> str:
         parts.append(svg_image(saga.to_svg(record)))
     parts += [html_table(headers, rows) for _, headers, rows in _tables(record) if rows]
     return _card("".join(parts))
+
+
+_PARTS = ("store", "role", "operations")
+
+
+def _plan_facts(plan: CoordinationPlan) -> list[tuple[str, object]]:
+    facts: list[tuple[str, object]] = [
+        ("coordination", plan.coordination_id),
+        ("plan", plan.plan.replace("_", " ")),
+        ("why", plan.why),
+    ]
+    return [*facts, ("locks", ", ".join(plan.locks))] if plan.locks else facts
+
+
+def plan_text(plan: CoordinationPlan) -> str:
+    """A plan for terminals."""
+    facts = "\n".join(f"{name:<14}{plain(value)}" for name, value in _plan_facts(plan))
+    parts = [(part.store, part.role, part.operations) for part in plan.stores]
+    return f"{facts}\n\n{text_table(_PARTS, parts)}"
+
+
+def plan_html(plan: CoordinationPlan) -> str:
+    """A plan for notebooks."""
+    parts = [(part.store, part.role, part.operations) for part in plan.stores]
+    return _card(html_table(("", ""), _plan_facts(plan)) + html_table(_PARTS, parts))
 
 
 def report_html(report: RecoveryReport) -> str:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from contextvars import copy_context
 from datetime import datetime, timezone
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from . import _engine
 from ._arguments import (
@@ -33,6 +33,7 @@ from ._config_parts import close_all, consensus_of, event_bus_of, journal_of, lo
 from ._consensus import IConsensusService
 from ._events import IEventBus
 from ._exceptions import InvalidRequest, ServiceClosed, ServiceElsewhere
+from ._explain import CoordinationPlan
 from ._ids import mint
 from ._locks import IDistributedLockManager
 from ._metrics import IAlertingService, IMetricsCollector
@@ -48,6 +49,9 @@ from ._types import (
     CoordinationType,
     TransactionState,
 )
+
+if TYPE_CHECKING:
+    from ._enlist import EnlistedTransaction
 
 _Answer = TypeVar("_Answer")
 
@@ -297,12 +301,18 @@ class CoordinationService(EventStreams, ICoordinationService):
                 f"coordinate_transaction() takes a CoordinationRequest, not a "
                 f"{type(request).__name__}"
             )
+        return await self._coordinate(request)
+
+    async def _coordinate(
+        self, request: CoordinationRequest, enlisted: EnlistedTransaction | None = None
+    ) -> CoordinationResult:
         coordinator = await self._ready()
         loop = self._loop
         assert loop is not None
         future: asyncio.Future[CoordinationResult] = loop.create_future()
         coordination_id = request.coordination_id
-        coordinator.coordinate(request, copy_context(), future)
+        decider = None if enlisted is None else (enlisted.store, enlisted.decide)
+        coordinator.coordinate(request, copy_context(), future, decider)
         under_way = self._under_way
         if not isinstance(coordination_id, str) or coordination_id in under_way:
             return await future
@@ -311,6 +321,16 @@ class CoordinationService(EventStreams, ICoordinationService):
             return await future
         finally:
             del under_way[coordination_id]
+
+    async def explain(self, request: CoordinationRequest) -> CoordinationPlan:
+        """Say how a request would be coordinated, and why; nothing is asked of any store.
+
+        What would be refused raises `InvalidRequest`. That a store only reads is told from the
+        text of its operations, and is certain when it is asked.
+        """
+        coordinator = await self._ready()
+        told = coordinator.explain(request)
+        return CoordinationPlan.from_engine(request.coordination_id, told)
 
     def transaction(
         self,

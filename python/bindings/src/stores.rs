@@ -406,6 +406,7 @@ store_class!(SqliteStore, participants::SqliteStore, "SQL over one SQLite file."
 
 store_class!(PostgresStore, participants::PostgresStore, "SQL over one PostgreSQL database.", {
     #[new]
+    #[expect(clippy::too_many_arguments, reason = "the Python constructor's parameters")]
     #[pyo3(signature = (dsn, name, min_connections, max_connections, outbox,
         last_resource = "never"))]
     fn new(
