@@ -61,7 +61,7 @@ class EnlistedTransaction:
     def __init__(self, connection: Any, store: str) -> None:
         """Look at the connection; nothing is sent."""
         self.store = store
-        self.is_committed = False
+        self.was_asked = False
         self._open: OpenConnection | None = connection_of(connection)
         self._number: Sequence[Any] = ()
 
@@ -86,6 +86,7 @@ class EnlistedTransaction:
 
     async def decide(self, cluster: str, coordination: str, store: str, read_only: str) -> object:
         """Commit with the row; the engine calls it once, when all others have prepared."""
+        self.was_asked = True
         connection = self._open
         if connection is None:
             return "refused", "its transaction was rolled back before"
@@ -108,7 +109,6 @@ class EnlistedTransaction:
             if _state_of(error)[:2] in _CERTAIN:
                 return "refused", f"{type(error).__name__}: {error}"
             raise
-        self.is_committed = True
         self._open = None
         return "committed"
 

@@ -119,7 +119,7 @@ class Transaction:
             # In doubt: the row tells, and what is not committed must not stay open.
             await enlisted.roll_back()
         self.result.raise_for_state()
-        if not enlisted.is_committed and self.result.outcome is Outcome.COMMITTED:
+        if not enlisted.was_asked and self.result.outcome is Outcome.COMMITTED:
             raise RuntimeError(
                 f"the transaction {self.coordination_id} was committed by an earlier run, and what "
                 "was done on the enlisted connection now was rolled back; use a new coordination_id"

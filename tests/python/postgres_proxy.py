@@ -1,8 +1,8 @@
 """A TCP proxy before a PostgreSQL server that loses the answer of a deciding commit, or the commit.
 
-It reads nothing but the bytes by which a deciding commit is known. Invariants: it runs on a thread of
-its own; what is held back is sent on, or dropped, only when the test says so; after `close()` nothing
-of it is left.
+It reads nothing but the bytes by which a deciding commit is known. Invariants: it runs on a thread
+of its own; what is held back is sent on, or dropped, only when the test says so; behind its `with`
+nothing of it is left.
 """
 
 from __future__ import annotations
@@ -55,7 +55,8 @@ class PostgresProxy:
 
     def send_held(self) -> bytes:
         """Send on what is held; what the server answered, until it was done."""
-        return self._do(self._send_held())
+        answers: bytes = self._do(self._send_held())
+        return answers
 
     def _do(self, work: Coroutine[Any, Any, Any]) -> Any:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(timeout=60)
@@ -132,7 +133,8 @@ class PostgresProxy:
 
 def _commits_with_the_row(data: bytes) -> bool:
     """Whether this is the last text of a store's own deciding transaction."""
-    return b"INSERT INTO unanimity_decisions" in data and b";COMMIT" in data and b"'ABORT'" not in data
+    writes = b"INSERT INTO unanimity_decisions" in data and b"'ABORT'" not in data
+    return writes and b";COMMIT" in data
 
 
 async def _until_idle(server: asyncio.StreamReader) -> bytes:

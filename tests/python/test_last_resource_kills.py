@@ -106,9 +106,7 @@ def start(role: str, folder: Path, place: str, armed: str = "") -> subprocess.Po
         environment["UNANIMITY_CRASH_AT"] = armed
     command = [sys.executable, "-m", "crash.last_child", role, str(folder), place]
     pipe = subprocess.PIPE
-    return subprocess.Popen(
-        command, env=environment, cwd=HERE, stdout=pipe, stderr=pipe, text=True
-    )
+    return subprocess.Popen(command, env=environment, cwd=HERE, stdout=pipe, stderr=pipe, text=True)
 
 
 def die(role: str, folder: Path, place: str, armed: str) -> None:

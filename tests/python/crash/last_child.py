@@ -1,8 +1,8 @@
 """Coordinates with a last resource until it is killed, and recovers what another one left.
 
-`python -m crash.last_child work|heir FOLDER PLACE`: PLACE is the address of a PostgreSQL database, or
-the path of a SQLite file. What it is told it writes down, durably, before it goes on. Invariant: the
-heir reports; the test judges.
+`python -m crash.last_child work|heir FOLDER PLACE`: PLACE is the address of a PostgreSQL database,
+or the path of a SQLite file. What it is told it writes down, durably, before it goes on. Invariant:
+the heir reports; the test judges.
 """
 
 from __future__ import annotations
