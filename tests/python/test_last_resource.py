@@ -381,6 +381,36 @@ def test_a_store_with_operations_of_its_own_cannot_be_enlisted(
     asyncio.run(scenario())
 
 
+def test_who_is_cancelled_while_he_leaves_gets_the_connection_back_idle(
+    make_service: Make, dsn: str
+) -> None:
+    async def scenario() -> None:
+        slow, rows = Ledger("slow"), PostgresStore(dsn, "rows", last_resource=True)
+        slow.gate = asyncio.Event()
+        connection = await asyncpg.connect(dsn)
+        async with make_service({"rows": rows, "slow": slow}) as service:
+
+            async def run() -> None:
+                async with service.transaction() as tx:
+                    await tx.enlist(connection)
+                    await connection.execute("INSERT INTO t VALUES (1)")
+                    tx.add("slow", "put", key="1", value="x")
+
+            task = asyncio.create_task(run())
+            while not slow.asked("prepare"):
+                await asyncio.sleep(0)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert not connection.is_in_transaction()
+            slow.gate.set()
+            assert await numbers(rows) == [] and slow.values == {}
+        await connection.close()
+        await rows.close()
+
+    asyncio.run(scenario())
+
+
 def test_an_id_that_ran_before_does_not_commit_an_enlisted_connection(
     make_service: Make, dsn: str, tmp_path: Path
 ) -> None:

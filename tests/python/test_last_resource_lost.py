@@ -113,6 +113,43 @@ def test_while_the_row_cannot_be_read_the_caller_is_told_that_nobody_knows(
 
 
 @pytest.mark.parametrize("mode", ["lose_answer", "lose_commit"])
+def test_the_next_service_goes_by_the_begin_whatever_its_options_say(
+    make_service: Make, postgres: PostgresCluster, tmp_path: Path, mode: str
+) -> None:
+    dsn = postgres.dsn(postgres.create_database())
+    with psycopg.connect(dsn) as plain:
+        plain.execute("CREATE TABLE t (n INT PRIMARY KEY)")
+    with PostgresProxy(postgres.port) as proxy:
+        through = dsn.replace(f":{postgres.port}", f":{proxy.port}")
+
+        def go_down() -> None:
+            proxy.is_down = True
+
+        async def scenario() -> None:
+            rows = PostgresStore(through, "rows", last_resource="auto")
+            files = FileStore(tmp_path / "files", "files")
+            service = make_service({"rows": rows, "files": files})
+            await service.start()
+            proxy.on_decision = go_down
+            proxy.mode = mode
+            result = await service.coordinate_transaction(both("c1", timeout=1))
+            assert result.outcome is Outcome.UNKNOWN
+            await service.close(timeout=0)
+            await rows.close()
+            rows = PostgresStore(dsn, "rows")
+            async with make_service({"rows": rows, "files": files}) as heir:
+                ended = await heir.wait_for("c1", timeout=60)
+                committed = mode == "lose_answer"
+                expected = Outcome.COMMITTED if committed else Outcome.ABORTED
+                assert ended.outcome is expected, ended
+                assert await files.get("1") == (b"x" if committed else None)
+                assert facts(dsn)[0] == ([1] if committed else [])
+            await rows.close()
+
+        asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("mode", ["lose_answer", "lose_commit"])
 def test_a_lost_answer_on_an_enlisted_connection_is_resolved_by_the_row(
     make_service: Make, unprepared: PostgresCluster, dsn: str, tmp_path: Path, mode: str
 ) -> None:
