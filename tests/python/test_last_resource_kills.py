@@ -159,6 +159,34 @@ def test_killed_again_while_an_heir_finds_out(
     assert (2 in found["rows"]) == (first == "store_decided:rows")
 
 
+@pytest.mark.parametrize("point", [point for point in FORWARD if "store_deci" not in point])
+def test_killed_around_the_commit_of_an_enlisted_connection(
+    point: str, unprepared: PostgresCluster, tmp_path: Path
+) -> None:
+    dsn = table_in(unprepared)
+    die("enlist", tmp_path, dsn, f"{point}#3")
+    found = recover(tmp_path, dsn)
+    later = FORWARD.index(point) >= FORWARD.index("store_decided:rows")
+    assert (2 in found["rows"]) == later
+
+
+@pytest.mark.parametrize("mode", ["lose_answer", "lose_commit"])
+def test_killed_while_the_commit_of_an_enlisted_connection_is_on_its_way(
+    mode: str, unprepared: PostgresCluster, tmp_path: Path
+) -> None:
+    dsn = table_in(unprepared)
+    with PostgresProxy(unprepared.port) as proxy:
+        proxy.decides = lambda data: b"COMMIT;" in data and b"INSERT" not in data
+        through = dsn.replace(f":{unprepared.port}", f":{proxy.port}")
+        process = start("enlist", tmp_path, through)
+        proxy.on_decision = process.kill
+        proxy.mode = mode
+        process.communicate(timeout=BOUND)
+        assert process.returncode == -signal.SIGKILL
+        found = recover(tmp_path, dsn)
+        assert found["rows"] == ([0, 1000] if mode == "lose_answer" else [1000])
+
+
 @pytest.mark.parametrize("mode", ["lose_answer", "lose_commit", "hold"])
 def test_killed_while_the_commit_is_on_its_way(
     mode: str, unprepared: PostgresCluster, tmp_path: Path

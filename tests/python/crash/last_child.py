@@ -1,8 +1,8 @@
 """Coordinates with a last resource until it is killed, and recovers what another one left.
 
-`python -m crash.last_child work|heir FOLDER PLACE`: PLACE is the address of a PostgreSQL database,
-or the path of a SQLite file. What it is told it writes down, durably, before it goes on. Invariant:
-the heir reports; the test judges.
+`python -m crash.last_child work|enlist|heir FOLDER PLACE`: PLACE is the address of a PostgreSQL
+database, or the path of a SQLite file; "enlist" works on a connection of its own. What it is told
+it writes down, durably, before it goes on. Invariant: the heir reports; the test judges.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ import sys
 import time
 from pathlib import Path
 from typing import Any
+
+import asyncpg
 
 from unanimity import CoordinationRequest, CoordinationService, CoordinationType
 from unanimity.stores import FileStore, PostgresStore, SqliteStore
@@ -75,6 +77,20 @@ async def work(world: LastWorld) -> None:
             os.fsync(told)
 
 
+async def enlist(world: LastWorld, dsn: str) -> None:
+    """Coordinate with a connection of its own, one after the other."""
+    told = os.open(world.told, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    connection = await asyncpg.connect(dsn)
+    async with world.service() as service:
+        for number in range(COUNT):
+            async with service.transaction(coordination_id=f"c{number}") as tx:
+                await tx.enlist(connection)
+                await connection.execute("INSERT INTO t VALUES ($1)", number)
+                tx.add("files", "put", key=str(number), value="x")
+            os.write(told, f"{number} committed\n".encode())
+            os.fsync(told)
+
+
 async def judge(world: LastWorld) -> dict[str, Any]:
     """Recover, look, and commit something new."""
     deadline = time.monotonic() + PATIENCE
@@ -103,6 +119,8 @@ async def main() -> None:
     world = LastWorld(Path(folder), place)
     if role == "work":
         await work(world)
+    elif role == "enlist":
+        await enlist(world, place)
     else:
         print(json.dumps(await judge(world)))
     await world.close()
