@@ -150,6 +150,37 @@ def test_the_next_service_goes_by_the_begin_whatever_its_options_say(
 
 
 @pytest.mark.parametrize("mode", ["lose_answer", "lose_commit"])
+def test_the_server_is_killed_around_the_deciding_commit(
+    make_service: Make, tmp_path: Path, mode: str
+) -> None:
+    with PostgresCluster(max_prepared_transactions=0) as server:
+        dsn = server.dsn(server.create_database())
+        with psycopg.connect(dsn) as plain:
+            plain.execute("CREATE TABLE t (n INT PRIMARY KEY)")
+        with PostgresProxy(server.port) as proxy:
+            through = dsn.replace(f":{server.port}", f":{proxy.port}")
+            rows = PostgresStore(through, "rows", last_resource=True)
+            files = FileStore(tmp_path / "files", "files")
+
+            async def scenario() -> None:
+                async with make_service({"rows": rows, "files": files}) as service:
+                    proxy.on_decision = server.kill
+                    proxy.mode = mode
+                    result = await service.coordinate_transaction(both("c1", timeout=2))
+                    assert result.outcome is Outcome.UNKNOWN
+                    await asyncio.to_thread(server.start)
+                    ended = await service.wait_for("c1", timeout=60)
+                    committed = mode == "lose_answer"
+                    expected = Outcome.COMMITTED if committed else Outcome.ABORTED
+                    assert ended.outcome is expected, ended
+                    assert await files.get("1") == (b"x" if committed else None)
+                    assert facts(dsn)[0] == ([1] if committed else [])
+                await rows.close()
+
+            asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("mode", ["lose_answer", "lose_commit"])
 def test_a_lost_answer_on_an_enlisted_connection_is_resolved_by_the_row(
     make_service: Make, unprepared: PostgresCluster, dsn: str, tmp_path: Path, mode: str
 ) -> None:
