@@ -51,6 +51,7 @@ class Workload:
 _OURS = "unanimity"
 _ASYNCPG = "asyncpg, one message, no log"
 _SQLALCHEMY = "SQLAlchemy twophase"
+_PLAIN_WRITES = "two plain writes"
 _SHARED = "unanimity, PostgreSQL journal"
 _KAZOO = "kazoo"
 _FILE = "plain Python, appended file"
@@ -196,6 +197,32 @@ WORKLOADS = (
             _ASYNCPG: {1: 0.8, 16: 0.9, 64: 1.0},
             _SQLALCHEMY: {1: 2.0, 16: 2.0, 64: 2.0},
         },
+    ),
+    Workload(
+        "w2-last",
+        "W2: a row in PostgreSQL and a file as one, with a last resource",
+        (
+            Subject(
+                f"{_OURS}, last resource",
+                "cases.w2_last",
+                "a `PostgresStore` with `last_resource=True` and `max_connections` 16 (2 at one "
+                "caller), a `FileStore`, SQLite journal with fsync",
+            ),
+            Subject(
+                f"{_OURS}, both prepared",
+                "cases.w2_last",
+                "the same without a last resource",
+            ),
+            Subject(
+                _PLAIN_WRITES,
+                "cases.w2_last",
+                "an UPDATE by an asyncpg pool of at most 32, then a file written beside, synced, "
+                "renamed, its folder synced, in a thread; nothing tells after a crash which of the "
+                "two was made",
+            ),
+        ),
+        server="accounts",
+        relative_goals={_PLAIN_WRITES: {16: 0.6}},
     ),
     Workload(
         "w4",

@@ -71,6 +71,7 @@ if TYPE_CHECKING:
         PostgresEventBus,
     )
     from ._event_handler import CoordinationEventHandler
+    from ._explain import CoordinationPlan, StorePart
     from ._latency import Latency, LatencyRow
     from ._lock_managers import LocalLockManager, PostgresLockManager, ZooKeeperLockManager
     from ._lock_views import LockTable, WaitGraph
@@ -107,6 +108,8 @@ __all__ = [
     "Transaction",
     "Saga",
     "SagaStep",
+    "CoordinationPlan",
+    "StorePart",
     "CoordinationRecord",
     "StoreRecord",
     "Timeline",
@@ -190,6 +193,8 @@ __all__ = [
 ]
 
 _LATE = {
+    "CoordinationPlan": "_explain",
+    "StorePart": "_explain",
     "CoordinationConfig": "_config",
     "ConfigSetting": "_config",
     "ConfigProblem": "_config",

@@ -6,7 +6,7 @@ cancelled meanwhile is left alone. Times are whole microseconds since 1970 in UT
 """
 
 from asyncio import Future
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextvars import Context
 from typing import Any, Generic, TypeAlias, TypeVar, final
 
@@ -128,7 +128,7 @@ class FileStore(_NativeStore):
 
 @final
 class SqliteStore(_NativeStore):
-    def __new__(cls, path: str, name: str) -> SqliteStore: ...
+    def __new__(cls, path: str, name: str, last_resource: str = ...) -> SqliteStore: ...
     def fetch(
         self,
         bridge: Bridge,
@@ -140,7 +140,13 @@ class SqliteStore(_NativeStore):
 @final
 class PostgresStore(_NativeStore):
     def __new__(
-        cls, dsn: str, name: str, min_connections: int, max_connections: int, outbox: bool
+        cls,
+        dsn: str,
+        name: str,
+        min_connections: int,
+        max_connections: int,
+        outbox: bool,
+        last_resource: str = ...,
     ) -> PostgresStore: ...
     def fetch(
         self,
@@ -365,7 +371,11 @@ class Coordinator:
         context: Context,
         future: Future[CoordinationResult],
         trace: dict[str, str] | None = None,
+        enlisted: tuple[str, Callable[[str, str, str, str], Awaitable[Any]]] | None = None,
     ) -> None: ...
+    def explain(
+        self, request: CoordinationRequest
+    ) -> tuple[str, str, list[tuple[str, str, int]], list[str]]: ...
     def status(self, id: str, future: Future[CoordinationResult | None]) -> None: ...
     def wait_for(self, id: str, future: Future[CoordinationResult]) -> None: ...
     def abort(self, id: str, reason: str, future: Future[bool]) -> None: ...

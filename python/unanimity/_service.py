@@ -43,6 +43,7 @@ from ._config_parts import (
 from ._consensus import IConsensusService
 from ._events import IEventBus
 from ._exceptions import InvalidRequest, ServiceClosed, ServiceElsewhere
+from ._explain import CoordinationPlan
 from ._ids import mint
 from ._lock_managers import LocalLockManager
 from ._locks import IDistributedLockManager
@@ -63,6 +64,7 @@ from ._types import (
 )
 
 if TYPE_CHECKING:
+    from ._enlist import EnlistedTransaction
     from ._tracing import Tracing
 
 _Answer = TypeVar("_Answer")
@@ -349,15 +351,22 @@ class CoordinationService(EventStreams, ServiceLooks, ICoordinationService):
                 f"coordinate_transaction() takes a CoordinationRequest, not a "
                 f"{type(request).__name__}"
             )
+        return await self._coordinate(request)
+
+    async def _coordinate(
+        self, request: CoordinationRequest, enlisted: EnlistedTransaction | None = None
+    ) -> CoordinationResult:
         coordinator = await self._ready()
         loop = self._loop
         assert loop is not None
         future: asyncio.Future[CoordinationResult] = loop.create_future()
         coordination_id = request.coordination_id
+        decider = None if enlisted is None else (enlisted.store, enlisted.decide)
         if self._tracing is None:
-            coordinator.coordinate(request, copy_context(), future)
+            coordinator.coordinate(request, copy_context(), future, None, decider)
         else:
-            self._tracing.coordinate(coordinator, request, copy_context(), future)
+            context = copy_context()
+            self._tracing.coordinate(coordinator, request, context, future, decider)
         under_way = self._under_way
         if not isinstance(coordination_id, str) or coordination_id in under_way:
             return await future
@@ -366,6 +375,16 @@ class CoordinationService(EventStreams, ServiceLooks, ICoordinationService):
             return await future
         finally:
             del under_way[coordination_id]
+
+    async def explain(self, request: CoordinationRequest) -> CoordinationPlan:
+        """Say how a request would be coordinated, and why; nothing is asked of any store.
+
+        What would be refused raises `InvalidRequest`. That a store only reads is told from the
+        text of its operations, and is certain when it is asked.
+        """
+        coordinator = await self._ready()
+        told = coordinator.explain(request)
+        return CoordinationPlan.from_engine(request.coordination_id, told)
 
     def transaction(
         self,

@@ -18,7 +18,7 @@ import logging
 import time
 import weakref
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -90,13 +90,14 @@ class Tracing:
         request: CoordinationRequest,
         context: contextvars.Context,
         future: asyncio.Future[CoordinationResult],
+        decider: tuple[str, Callable[[str, str, str, str], Awaitable[Any]]] | None = None,
     ) -> None:
         """Have a request coordinated in a span, which ends when `future` is done."""
         headers: dict[str, str] = {}
         with _logged("no span can be begun of %r", request.coordination_id):
             headers = self._begin(request, context, future)
         try:
-            coordinator.coordinate(request, context, future, headers)
+            coordinator.coordinate(request, context, future, headers, decider)
         except BaseException:
             # Its caller hears of it; with the wait over, so is the span.
             trace = self._traces.get(request.coordination_id)

@@ -11,7 +11,7 @@ import asyncio
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from . import _engine
 from ._barrier_drivers import driver_of
@@ -44,6 +44,16 @@ def _text(value: object, what: str) -> str:
     if not isinstance(value, str) or not value:
         raise ConfigError(f"{what} is {value!r}; give a str that is not empty")
     return value
+
+
+_USES = {False: "never", "auto": "auto", True: "always"}
+
+
+def _last_resource(value: object) -> str:
+    """The word for an option `last_resource`."""
+    if isinstance(value, (bool, str)) and value in _USES:
+        return _USES[value]
+    raise ConfigError(f'last_resource is {value!r}; give True, False or "auto"')
 
 
 def _path(value: str | os.PathLike[str], what: str) -> str:
@@ -149,9 +159,21 @@ class SqliteStore(NativeStore):
 
     _native: _engine.SqliteStore
 
-    def __init__(self, path: str | os.PathLike[str], name: str = "sqlite") -> None:
-        """Use (and make, where it is missing) the file `path`."""
-        super().__init__(_engine.SqliteStore(_path(path, "path"), _text(name, "name")), name)
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        name: str = "sqlite",
+        *,
+        last_resource: bool | Literal["auto"] = False,
+    ) -> None:
+        """Use (and make, where it is missing) the file `path`.
+
+        With `last_resource` its own commit decides: always where it is True, where it is the only
+        store that could do so with "auto". `CoordinationService.explain` says what is chosen.
+        """
+        use = _last_resource(last_resource)
+        super().__init__(_engine.SqliteStore(_path(path, "path"), _text(name, "name"), use), name)
+        self.last_resource = last_resource
 
     async def fetch(self, statement: str, parameters: Sequence[Any] = ()) -> list[dict[str, Any]]:
         """Read committed rows, each as a dict by column."""
@@ -161,7 +183,10 @@ class SqliteStore(NativeStore):
 
 
 class PostgresStore(NativeStore):
-    """SQL over one PostgreSQL database, by its own PREPARE TRANSACTION; `$1` for parameters."""
+    """SQL over one PostgreSQL database; `$1` for parameters.
+
+    By its own PREPARE TRANSACTION, or as the last resource by its own COMMIT.
+    """
 
     _native: _engine.PostgresStore
 
@@ -173,8 +198,13 @@ class PostgresStore(NativeStore):
         max_connections: int = 20,
         *,
         serves_outbox: bool = False,
+        last_resource: bool | Literal["auto"] = False,
     ) -> None:
         """Connect when first used; `dsn` is a URL or a list of key=value.
+
+        With `last_resource` its own commit decides: always where it is True, which needs no
+        `max_prepared_transactions`; with "auto" where it is the only store that could do so.
+        `CoordinationService.explain` says what is chosen.
 
         With `serves_outbox` a service that has this store carries out what is written into the
         table `unanimity_outbox` of its database; see `outbox`.
@@ -190,8 +220,10 @@ class PostgresStore(NativeStore):
             min_connections,
             max_connections,
             bool(serves_outbox),
+            _last_resource(last_resource),
         )
         super().__init__(native, name)
+        self.last_resource = last_resource
 
     async def outbox(self, connection: Any, request: CoordinationRequest) -> None:
         """Write a request into the outbox, in the open transaction of your own connection.

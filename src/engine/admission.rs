@@ -12,6 +12,7 @@ use crate::model::outcome::{CoordinationResult, Outcome, OutcomeKind, Transactio
 use crate::model::request::CoordinationRequest;
 use crate::model::time::Timestamp;
 use crate::participants::Attachment;
+use crate::participants::last_resource::Enlisted;
 use crate::protocol::Input;
 use crate::reply::Reply;
 
@@ -43,8 +44,8 @@ impl State {
     pub(super) fn submit(
         &mut self,
         core: &Core,
-        request: Arc<CoordinationRequest>,
-        attachment: Option<Attachment>,
+        mut request: Arc<CoordinationRequest>,
+        (attachment, enlisted): (Option<Attachment>, Option<Arc<dyn Enlisted>>),
         waiter: Waiter,
     ) {
         if self.closing.is_some() {
@@ -52,6 +53,9 @@ impl State {
         }
         if let Some(key) = self.table.find(&request.id) {
             return self.join(core, key, &request, waiter);
+        }
+        if let Err(refusal) = core.choose_last_resource(&mut request) {
+            return refuse(&request, waiter, refusal.code, refusal.message);
         }
         let machine = match core.machine_for(&request) {
             Ok(machine) => machine,
@@ -68,6 +72,7 @@ impl State {
             return refuse(&request, waiter, "request.overloaded", message);
         }
         let mut entry = Entry::new(machine, attachment);
+        entry.enlisted = enlisted;
         entry.locks.working_since = self.first_starts.of(&request.id);
         entry.waiters.push(waiter);
         entry.queued = !starts;

@@ -19,6 +19,7 @@ use crate::reply::Reply;
 
 use super::core::{Core, Fact};
 use super::drive::State;
+use super::last_resource::RowQuestion;
 use super::observing::Asked;
 use super::table::{Entry, SlotKey};
 
@@ -43,6 +44,12 @@ impl State {
             return;
         };
         let (this, watch) = (core.this.clone(), core.watch(request));
+        if ask != Ask::Prepare
+            && entry.machine.last_resource().is_some_and(|(last, _)| last == party)
+        {
+            let question = RowQuestion { key, party, ask, timeout };
+            return self.deliver_to_last(core, question, participant);
+        }
         let attachment = entry.attachment.clone();
         if ask == Ask::Prepare {
             let request = Arc::clone(request);
@@ -55,8 +62,9 @@ impl State {
                 }
             });
             let fences = core.fences(entry, party);
-            // With a consensus service the decision stands before its record does.
-            let keeps_receipt = core.ports.consensus.is_none();
+            // With a consensus service, or a last resource, the decision stands before its record.
+            let keeps_receipt =
+                core.ports.consensus.is_none() && entry.machine.last_resource().is_none();
             let ask = PrepareAsk { request, store, timeout, attachment, fences, keeps_receipt };
             participant.prepare(ask, reply);
             return;
@@ -106,7 +114,11 @@ impl State {
         participant.execute(ask, reply);
     }
 
-    pub(super) fn ask_consensus(&mut self, core: &Core, key: SlotKey, effect: Effect) {
+    pub(super) fn ask_decider(&mut self, core: &Core, key: SlotKey, effect: Effect) {
+        let last = self.table.get(key).and_then(|entry| entry.machine.last_resource());
+        if let Some((party, until)) = last {
+            return self.ask_last_resource(core, key, (party, until), &effect);
+        }
         let (Some(entry), Some(consensus)) = (self.table.get(key), &core.ports.consensus) else {
             return;
         };
@@ -174,7 +186,11 @@ fn step_point(work: Work, operation: &str) -> String {
 
 /// `prepare:payments`, only put together when somebody looks.
 fn format_point(ask: Ask, store: &str) -> String {
-    if crash::is_armed() { format!("{}:{store}", ask.as_str()) } else { String::new() }
+    named_point(ask.as_str(), store)
+}
+
+pub(super) fn named_point(question: &str, store: &str) -> String {
+    if crash::is_armed() { format!("{question}:{store}") } else { String::new() }
 }
 
 /// What a consensus service is told besides the decision.

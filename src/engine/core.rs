@@ -27,6 +27,7 @@ use crate::model::step::{StepAnswer, Work};
 use crate::model::time::Timestamp;
 use crate::observe::metrics::Sample;
 use crate::participants::Attachment;
+use crate::participants::last_resource::Enlisted;
 use crate::protocol::lock_plan::LockWish;
 use crate::protocol::{RouteEnd, Standing};
 use crate::reply::Reply;
@@ -44,6 +45,8 @@ pub(super) enum Fact {
     Submitted {
         request: Arc<CoordinationRequest>,
         attachment: Option<Attachment>,
+        /// A transaction that is open outside, and decides.
+        enlisted: Option<Arc<dyn Enlisted>>,
         waiter: Waiter,
     },
     Answered(Vec<(u64, Answer)>),
@@ -83,6 +86,10 @@ pub(super) enum Fact {
     Proposed {
         key: SlotKey,
         taken: bool,
+    },
+    ProposalRefused {
+        key: SlotKey,
+        reason: String,
     },
     DecisionRead {
         key: SlotKey,

@@ -85,8 +85,8 @@ impl State {
 
     pub(super) fn handle(&mut self, core: &Core, fact: Fact) {
         match fact {
-            Fact::Submitted { request, attachment, waiter } => {
-                self.submit(core, request, attachment, waiter);
+            Fact::Submitted { request, attachment, enlisted, waiter } => {
+                self.submit(core, request, (attachment, enlisted), waiter);
             }
             Fact::Answered(answers) => {
                 for (token, answer) in answers {
@@ -112,6 +112,9 @@ impl State {
             }
             Fact::AdmissionOpens => self.open_admission(core),
             Fact::Proposed { key, taken } => self.step(core, key, Input::Proposed { taken }),
+            Fact::ProposalRefused { key, reason } => {
+                self.step(core, key, Input::ProposalRefused { reason });
+            }
             Fact::DecisionRead { key, standing } => {
                 self.step(core, key, Input::DecisionRead(standing));
             }
@@ -265,7 +268,7 @@ impl State {
             Effect::EnterTurns { turns } => self.enter_turns(core, key, &turns),
             Effect::AwaitProjections => self.await_projections(core, key),
             Effect::LeaveTurn { turn } => self.leave_turn(core, key, turn),
-            Effect::Propose { .. } | Effect::ReadDecision => self.ask_consensus(core, key, effect),
+            Effect::Propose { .. } | Effect::ReadDecision => self.ask_decider(core, key, effect),
             Effect::Acquire { locks, timeout } => self.acquire(core, key, &locks, timeout),
             Effect::Release => {
                 self.release(core, key);

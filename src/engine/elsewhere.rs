@@ -41,10 +41,12 @@ impl Core {
         self.find_stored(id, found);
     }
 
-    /// Where a consensus service decides, the journal is not the place to do so first.
+    /// Where a consensus service or a last resource decides, the journal is not the place to do so
+    /// first.
     fn may_abort(&self, stored: &StoredCoordination) -> bool {
         self.ports.consensus.is_none()
             && stored.request.kind == CoordinationType::TwoPhaseCommit
+            && stored.request.last_resource().is_none()
             && stored.decision.is_none()
             && stored.completed_at.is_none()
     }

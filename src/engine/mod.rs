@@ -3,6 +3,7 @@
 //! Layer 3, the only part that spawns tasks. It decides nothing itself. [`Coordinator`] is the
 //! handle; `core` is the inbox that whoever brings a fact works off; `drive` steps machines and
 //! carries out effects; `locking` takes locks and gives them back; `admission` lets requests in;
+//! `explain` says what would be done; `last_resource` chooses the store that decides by a row of its own, and asks it;
 //! `recovery` resumes and sweeps; `dead_letters` has what is parked; `projections` hand
 //! events to stores; `outbox` lets in what users wrote into stores; `partition` tells of a cluster;
 //! `observing` tells those who measure; `queries`, `gauges` and `open_work` answer; `forget` drops
@@ -20,9 +21,11 @@ pub mod dead_letters;
 mod drive;
 mod elsewhere;
 mod error;
+pub mod explain;
 mod forget;
 mod gauges;
 pub mod held_locks;
+mod last_resource;
 mod locking;
 mod observing;
 pub mod open_work;
@@ -51,6 +54,7 @@ use crate::model::ids::{CoordinationId, StoreName};
 use crate::model::outcome::{CoordinationResult, Decision, Outcome};
 use crate::model::request::{CoordinationRequest, RequestParts};
 use crate::observe::{Alerting, Observer};
+use crate::participants::last_resource::Enlisted;
 use crate::participants::{Attachment, Participant};
 use crate::reply::Reply;
 
@@ -165,7 +169,30 @@ impl Coordinator {
         match CoordinationRequest::check(parts) {
             Ok(request) => {
                 let request = Arc::new(request);
-                self.core.post(Fact::Submitted { request, attachment, waiter });
+                self.core.post(Fact::Submitted { request, attachment, enlisted: None, waiter });
+            }
+            Err(error) => {
+                let outcome = Outcome::refused("request.invalid", error.to_string(), count);
+                waiter.send(Ok(refused_result(&id, &stores, outcome)));
+            }
+        }
+    }
+
+    /// The same with a transaction that is open outside of any store: it decides in the place of
+    /// `store`, which has its database and reads the row afterwards.
+    pub fn coordinate_enlisted(
+        &self,
+        parts: RequestParts,
+        (store, enlisted): (&StoreName, Arc<dyn Enlisted>),
+        attachment: Option<Attachment>,
+        waiter: Waiter,
+    ) {
+        let (id, stores, count) = (parts.id.clone(), parts.stores.clone(), parts.operations.len());
+        match CoordinationRequest::check(parts) {
+            Ok(mut request) => {
+                request.set_last_resource(store);
+                let (request, enlisted) = (Arc::new(request), Some(enlisted));
+                self.core.post(Fact::Submitted { request, attachment, enlisted, waiter });
             }
             Err(error) => {
                 let outcome = Outcome::refused("request.invalid", error.to_string(), count);

@@ -48,6 +48,14 @@ pub fn resolve(
     if contradicts && stored.state != TransactionState::Failed {
         return refuse("the contrary decision stands; it will be delivered".into());
     }
+    if let (None, Some(last)) = (stored.decision, stored.request.last_resource()) {
+        return refuse(format!(
+            "its last resource '{}' decides, by a row of its own in unanimity_decisions; the next \
+             service that opens the journal with this store reads it, and service.resolve() there \
+             is for a store that is lost",
+            stored.request.stores[last]
+        ));
+    }
     if stored.decision.is_none() && decision == Decision::Commit {
         return refuse(
             "it has no decision, so somebody may have been told already that it is \

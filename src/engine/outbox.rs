@@ -29,7 +29,8 @@ impl OutboxSink for Sink {
             return reply.send(Acceptance::Later("the service is gone".to_owned()));
         };
         let waiter = Reply::new(move |answer| reply.send(acceptance(answer)));
-        core.post(Fact::Submitted { request: Arc::new(request), attachment: None, waiter });
+        let request = Arc::new(request);
+        core.post(Fact::Submitted { request, attachment: None, enlisted: None, waiter });
     }
 }
 

@@ -12,6 +12,7 @@ use crate::model::outcome::{Decision, Outcome, OutcomeKind, TransactionState};
 use crate::model::record::Durability;
 use crate::model::time::Timestamp;
 use crate::participants::Attachment;
+use crate::participants::last_resource::Enlisted;
 use crate::protocol::key_order::TurnKey;
 use crate::protocol::{Coordination, Effect};
 
@@ -70,6 +71,8 @@ pub(super) struct Entry {
     /// Those who are told how it stands once nothing is held back.
     pub(super) settled_waiters: Vec<Waiter>,
     pub(super) attachment: Option<Attachment>,
+    /// A transaction that is open outside, until it is asked to decide.
+    pub(super) enlisted: Option<Arc<dyn Enlisted>>,
     /// The global position of the last event that it appended, once the journal has said it.
     pub(super) events_through: Option<u64>,
     pub(super) locks: HeldLocks,
@@ -93,6 +96,7 @@ impl Entry {
             finish_waiters: Vec::new(),
             settled_waiters: Vec::new(),
             attachment,
+            enlisted: None,
             events_through: None,
             locks: HeldLocks::default(),
             turns: None,
@@ -147,6 +151,11 @@ impl Table {
     pub(super) fn get(&mut self, key: SlotKey) -> Option<&mut Entry> {
         let slot = self.slots.get_mut(key.index as usize)?;
         if slot.generation == key.generation { slot.entry.as_deref_mut() } else { None }
+    }
+
+    pub(super) fn look_at(&self, key: SlotKey) -> Option<&Entry> {
+        let slot = self.slots.get(key.index as usize)?;
+        if slot.generation == key.generation { slot.entry.as_deref() } else { None }
     }
 
     pub(super) fn find(&self, id: &CoordinationId) -> Option<SlotKey> {

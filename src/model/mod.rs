@@ -5,6 +5,7 @@
 
 pub mod event;
 pub mod ids;
+pub mod last_resource;
 pub mod lock;
 pub mod operation;
 pub mod outcome;

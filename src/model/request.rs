@@ -9,9 +9,10 @@ use std::time::Duration;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::ids::{CoordinationId, IdError, StoreName};
+use super::last_resource::LAST_RESOURCE_KEY;
 use super::operation::{Operation, OperationError, StoredOperation};
 use super::stream::EventDraft;
-use super::trace::is_same_without_trace;
+use super::trace::{is_same_but_for, is_trace_key};
 use super::value::Value;
 
 /// How the stores are to be brought to agree.
@@ -204,8 +205,11 @@ pub enum RequestError {
         id: String,
     },
     /// The metadata have a key that is the engine's.
-    #[error("metadata has '{STOP_KEY}', which unanimity keeps for itself; use another key")]
-    ReservedKey,
+    #[error("metadata has '{key}', which unanimity keeps for itself; use another key")]
+    ReservedKey {
+        /// The key.
+        key: &'static str,
+    },
     /// The metadata are no map.
     #[error("metadata is a {kind}; give a dict")]
     Metadata {
@@ -234,8 +238,10 @@ impl CoordinationRequest {
         if !matches!(parts.metadata, Value::Map(_)) {
             return Err(RequestError::Metadata { kind: parts.metadata.kind() });
         }
-        if parts.metadata.get(STOP_KEY).is_some() {
-            return Err(RequestError::ReservedKey);
+        for key in [STOP_KEY, LAST_RESOURCE_KEY] {
+            if parts.metadata.get(key).is_some() {
+                return Err(RequestError::ReservedKey { key });
+            }
         }
         let (metadata, root) = (parts.metadata, None);
         Ok(Self { id, kind, stores, operations, timeout, consistency, metadata, root })
@@ -266,8 +272,13 @@ impl CoordinationRequest {
             && self.stores == other.stores
             && self.operations == other.operations
             && self.consistency == other.consistency
-            && is_same_without_trace(&self.metadata, &other.metadata)
+            && is_same_but_for(&self.metadata, &other.metadata, is_added_key)
     }
+}
+
+/// Notes that are no part of the work: the trace, and what the engine added.
+fn is_added_key(key: &str) -> bool {
+    is_trace_key(key) || key == LAST_RESOURCE_KEY
 }
 
 fn check_timeout(seconds: f64) -> Result<Duration, RequestError> {

@@ -31,8 +31,10 @@
 //!    global positions, one at a time. An event may come twice, after a crash or when an answer was
 //!    lost, and all of them come again when the projection is rebuilt: the store remembers the
 //!    position with its own change, or makes changes that bear repetition.
-//! 9. **Never block**: every method returns at once and answers through its [`Reply`], from any
-//!    thread, also before it returns. A reply that is dropped says that the answer is unknown.
+//! 9. **Last resource** (`last_resource`): a store that can commit by itself, with a row that is
+//!    the decision, has duties of its own for that.
+//! 10. **Never block**: every method returns at once and answers through its [`Reply`], from any
+//!     thread, also before it returns. A reply that is dropped says that the answer is unknown.
 //!
 //! Invariant: one reply, one answer.
 
@@ -45,6 +47,7 @@ mod files_plan;
 mod files_stage;
 mod files_step;
 mod key_value;
+pub mod last_resource;
 pub mod memory;
 mod memory_step;
 pub mod outbox;
@@ -52,6 +55,7 @@ pub mod postgres;
 pub mod redis;
 mod result_reference;
 pub mod sqlite;
+mod sqlite_decide;
 mod sqlite_ending;
 mod sqlite_fence;
 mod sqlite_guard;
@@ -293,6 +297,11 @@ pub trait Participant: Send + Sync {
 
     /// Tells it to undo the change.
     fn abort(&self, ask: DeliveryAsk, reply: Reply<Acknowledgement>);
+
+    /// Itself as a last resource, if it can be one.
+    fn last_resource(&self) -> Option<&dyn last_resource::LastResource> {
+        None
+    }
 
     /// Asks for one operation, or for its undoing.
     fn execute(&self, ask: ExecuteAsk, reply: Reply<StepAnswer>) {

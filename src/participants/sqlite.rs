@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use rusqlite::{Connection, OpenFlags};
 
 use super::barrier;
+use super::last_resource::{DecideAsk, Deciding, LastResource, LastResourceUse, RowAsk};
 use super::sqlite_guard::Guard;
 use super::sqlite_lock::PlaceLock;
 use super::sqlite_queue::{Ask, Running};
@@ -30,6 +31,7 @@ use crate::model::outcome::{Acknowledgement, Vote};
 use crate::model::request::CoordinationType;
 use crate::model::step::StepAnswer;
 use crate::model::value::Value;
+use crate::protocol::Standing;
 use crate::reply::Reply;
 
 /// How long opening and reading wait for another writer.
@@ -58,6 +60,7 @@ pub struct SqliteStore {
     attached: Mutex<Option<Attached>>,
     reader: Arc<Mutex<Option<Connection>>>,
     readers: Workers,
+    usage: LastResourceUse,
 }
 
 impl SqliteStore {
@@ -65,7 +68,15 @@ impl SqliteStore {
     pub fn new(path: impl Into<PathBuf>, name: impl Into<String>) -> Self {
         let (path, name) = (path.into(), name.into());
         let readers = Workers::new(format!("unanimity-sqlite-{name}-read"), 1);
-        Self { path, name, attached: Mutex::default(), reader: Arc::default(), readers }
+        let (attached, usage) = (Mutex::default(), LastResourceUse::Never);
+        Self { path, name, attached, reader: Arc::default(), readers, usage }
+    }
+
+    /// The same, as the last resource of coordinations where `usage` says so.
+    #[must_use]
+    pub fn with_last_resource(mut self, usage: LastResourceUse) -> Self {
+        self.usage = usage;
+        self
     }
 
     /// Its own name.
@@ -98,6 +109,14 @@ impl SqliteStore {
         match &*attached {
             Some(attached) => attached.asks.send(ask).map_err(|returned| returned.0),
             None => Err(ask),
+        }
+    }
+
+    /// Cuts the statements of this one short, if they run.
+    fn interrupt(&self, id: &CoordinationId) {
+        let attached = self.attached.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(attached) = &*attached {
+            attached.running.interrupt(id);
         }
     }
 
@@ -214,15 +233,15 @@ impl Participant for SqliteStore {
 
     fn abort(&self, ask: DeliveryAsk, reply: Reply<Acknowledgement>) {
         let deadline = Instant::now() + ask.timeout;
-        let attached = self.attached.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(attached) = &*attached {
-            attached.running.interrupt(&ask.id);
-        }
-        drop(attached);
+        self.interrupt(&ask.id);
         if let Err(Ask::Abort { reply, .. }) = self.tell(Ask::Abort { id: ask.id, deadline, reply })
         {
             reply.send(Acknowledgement::Unknown { message: DETACHED.to_owned() });
         }
+    }
+
+    fn last_resource(&self) -> Option<&dyn LastResource> {
+        Some(self)
     }
 
     fn execute(&self, ask: ExecuteAsk, reply: Reply<StepAnswer>) {
@@ -247,6 +266,35 @@ impl Participant for SqliteStore {
         self.detach();
         self.readers.close();
         drop(self.reader.lock().unwrap_or_else(PoisonError::into_inner).take());
+    }
+}
+
+impl LastResource for SqliteStore {
+    fn usage(&self) -> LastResourceUse {
+        self.usage
+    }
+
+    fn only_reads(&self, operation: &Operation) -> bool {
+        sqlite_statement::is_read(operation)
+    }
+
+    fn decide(&self, ask: DecideAsk, reply: Reply<Deciding>) {
+        let deadline = Instant::now() + ask.work.timeout;
+        let ask = Box::new(ask);
+        if let Err(Ask::Decide { reply, .. }) = self.tell(Ask::Decide { ask, deadline, reply }) {
+            reply.send(Deciding::Refused { reason: DETACHED.to_owned() });
+        }
+    }
+
+    fn forbid(&self, ask: RowAsk, reply: Reply<Standing>) {
+        let deadline = Instant::now() + ask.timeout;
+        self.interrupt(&ask.id);
+        // Without a thread it is dropped, which says unknown.
+        drop(self.tell(Ask::Forbid { id: ask.id, deadline, reply }));
+    }
+
+    fn read(&self, ask: RowAsk, reply: Reply<Standing>) {
+        drop(self.tell(Ask::ReadRow { id: ask.id, reply }));
     }
 }
 

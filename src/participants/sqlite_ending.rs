@@ -14,7 +14,7 @@ use crate::model::ids::CoordinationId;
 use crate::model::outcome::Acknowledgement;
 
 /// How many markers go with one commit.
-const FORGET_MAX: usize = 256;
+pub(super) const FORGET_MAX: usize = 256;
 
 impl Writer {
     /// Opens the staged transaction again, as prepare left it. The place lock is held.

@@ -42,7 +42,8 @@ pub(super) fn guarded(
     done
 }
 
-fn check_and_remember(connection: &Connection, shown: &[Fence]) -> Result<(), Trouble> {
+/// Checks and remembers inside whatever transaction is open.
+pub(super) fn check_and_remember(connection: &Connection, shown: &[Fence]) -> Result<(), Trouble> {
     let mut remembered = BTreeMap::new();
     for resource in fence::highest(shown).into_keys() {
         let memory = read(connection, &resource)?;

@@ -9,11 +9,13 @@ use std::time::Instant;
 use rusqlite::InterruptHandle;
 
 use super::barrier;
+use super::last_resource::{DecideAsk, Deciding};
 use super::sqlite_statement::Statement;
 use super::{ExecuteAsk, ParticipantError, PrepareAsk};
 use crate::model::ids::CoordinationId;
 use crate::model::outcome::{Acknowledgement, Vote};
 use crate::model::step::StepAnswer;
+use crate::protocol::Standing;
 use crate::reply::Reply;
 
 type ListReply = Reply<Result<Vec<CoordinationId>, ParticipantError>>;
@@ -24,6 +26,9 @@ pub(super) enum Ask {
     Execute { ask: ExecuteAsk, deadline: Instant, reply: Reply<StepAnswer> },
     Commit { id: CoordinationId, deadline: Instant, reply: Reply<Acknowledgement> },
     Abort { id: CoordinationId, deadline: Instant, reply: Reply<Acknowledgement> },
+    Decide { ask: Box<DecideAsk>, deadline: Instant, reply: Reply<Deciding> },
+    Forbid { id: CoordinationId, deadline: Instant, reply: Reply<Standing> },
+    ReadRow { id: CoordinationId, reply: Reply<Standing> },
     List(ListReply),
     Forget(Vec<CoordinationId>),
     Stop,
@@ -33,6 +38,8 @@ pub(super) enum Ask {
 pub(super) enum Question {
     Prepare { ask: PrepareAsk, statements: Vec<Statement>, reply: Reply<Vote> },
     Execute { ask: ExecuteAsk, reply: Reply<StepAnswer> },
+    Decide { ask: Box<DecideAsk>, statements: Vec<Statement>, reply: Reply<Deciding> },
+    Forbid { id: CoordinationId, reply: Reply<Standing> },
     Commit { id: CoordinationId, reply: Reply<Acknowledgement> },
     Abort { id: CoordinationId, reply: Reply<Acknowledgement> },
 }
@@ -51,9 +58,13 @@ pub(super) struct Waiting {
 }
 
 impl Waiting {
-    /// Whether it is the prepare of this id.
+    /// Whether it is the prepare of this id, or its decide.
     pub(super) fn prepares(&self, id: &CoordinationId) -> bool {
-        matches!(&self.question, Question::Prepare { ask, .. } if ask.id() == id)
+        match &self.question {
+            Question::Prepare { ask, .. } => ask.id() == id,
+            Question::Decide { ask, .. } => ask.work.id() == id,
+            _ => false,
+        }
     }
 
     /// Answers without having done anything.
@@ -61,6 +72,8 @@ impl Waiting {
         let why = why.to_owned();
         match self.question {
             Question::Prepare { reply, .. } => reply.send(Vote::Abort { reason: why }),
+            Question::Decide { reply, .. } => reply.send(Deciding::Refused { reason: why }),
+            Question::Forbid { reply, .. } => reply.send(Standing::Unknown),
             Question::Execute { reply, .. } => reply.send(barrier::try_again(why)),
             Question::Commit { reply, .. } | Question::Abort { reply, .. } => {
                 reply.send(Acknowledgement::Unknown { message: why });

@@ -1,5 +1,6 @@
-//! Our tables in the user's SQLite file: what is staged, what was applied, fencing tokens, and
-//! the rows of the barrier, whose reading and writing is in `sqlite_step.rs`.
+//! Our tables in the user's SQLite file: what is staged, what was applied, fencing tokens, the
+//! rows of the barrier and those that decide; these two are read and written in `sqlite_step.rs`
+//! and `sqlite_decide.rs`.
 //!
 //! Not the rules of when. Invariants: a row of `unanimity_staged` is committed before any of its
 //! statements, and goes in the same commit in which its `unanimity_applied` row comes, or by an
@@ -7,10 +8,10 @@
 
 use rusqlite::{Connection, OptionalExtension, params};
 
+use super::sqlite_decide;
 use crate::model::ids::{ClusterId, CoordinationId, StoreName};
 
 const CREATE: &str = "
-    BEGIN IMMEDIATE;
     CREATE TABLE IF NOT EXISTS unanimity_staged (
         transaction_id TEXT NOT NULL,
         cluster_id TEXT NOT NULL,
@@ -42,8 +43,7 @@ const CREATE: &str = "
         result TEXT,
         recorded_at TEXT NOT NULL,
         PRIMARY KEY (cluster_id, store_name, coordination_id, operation_id, work)
-    );
-    COMMIT;";
+    );";
 
 /// Whose rows: two journals, or two stores of one service, may meet in one file.
 #[derive(Clone, Debug)]
@@ -79,11 +79,15 @@ pub(super) fn create(connection: &Connection) -> rusqlite::Result<()> {
         "SELECT count(*) FROM sqlite_schema
          WHERE type = 'table' AND name IN
              ('unanimity_staged', 'unanimity_applied', 'unanimity_fencing_tokens',
-              'unanimity_barrier')",
+              'unanimity_barrier', 'unanimity_decisions')",
         [],
         |row| row.get(0),
     )?;
-    if tables == 4 { Ok(()) } else { connection.execute_batch(CREATE) }
+    if tables == 5 {
+        return Ok(());
+    }
+    let decisions = sqlite_decide::CREATE;
+    connection.execute_batch(&format!("BEGIN IMMEDIATE;{CREATE}{decisions}COMMIT;"))
 }
 
 /// The row that is staged in this file, whoever's it is.
@@ -188,7 +192,7 @@ pub(super) fn forget(
     for id in ids {
         statement.execute(key(owner, id))?;
     }
-    Ok(())
+    sqlite_decide::forget(connection, owner, ids)
 }
 
 /// The ids that this owner has staged.

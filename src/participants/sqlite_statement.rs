@@ -72,11 +72,19 @@ pub(super) fn read_statement(operation: &Operation) -> Result<Statement, String>
     Ok(Statement { operation: operation.id.clone(), text, parameters, expect_rows })
 }
 
+/// Whether this operation reads, as far as its text tells.
+pub(super) fn is_read(operation: &Operation) -> bool {
+    let text = operation.body.get("statement").and_then(Value::as_text).unwrap_or_default();
+    ["SELECT", "VALUES", "EXPLAIN"].iter().any(|word| first_word(text).eq_ignore_ascii_case(word))
+}
+
 /// Refuses what must not run inside a transaction that others count on.
 fn check_text(text: &str) -> Result<(), String> {
     check_first_word(text)?;
     let lower = text.to_ascii_lowercase();
-    for table in ["unanimity_staged", "unanimity_applied", "unanimity_barrier"] {
+    let tables =
+        ["unanimity_staged", "unanimity_applied", "unanimity_barrier", "unanimity_decisions"];
+    for table in tables {
         if lower.contains(table) {
             return Err(format!("names the table {table}, which belongs to the coordination"));
         }

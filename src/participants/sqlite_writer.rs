@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, ErrorCode};
 
+use super::last_resource::{DecideAsk, Deciding};
 use super::sqlite_ending::{Trouble, committed_before};
 use super::sqlite_fence::{self, Trouble as FenceTrouble};
 use super::sqlite_lock::PlaceLock;
@@ -96,6 +97,7 @@ impl Writer {
         }
         if self.held.is_none() {
             self.purge_at_start();
+            self.purge_aborts();
         }
         self.release_if_free();
         Ok(())
@@ -144,6 +146,13 @@ impl Writer {
             Ask::Prepare { ask, deadline, reply } => self.queue_prepare(ask, deadline, reply),
             Ask::Commit { id, deadline, reply } => self.take_commit(id, deadline, reply),
             Ask::Abort { id, deadline, reply } => self.take_abort(id, deadline, reply),
+            Ask::Decide { ask, deadline, reply } => self.queue_decide(ask, deadline, reply),
+            Ask::Forbid { id, deadline, reply } => {
+                self.drop_queued(&id);
+                let question = Question::Forbid { id, reply };
+                self.waiting.push_front(Waiting { question, deadline });
+            }
+            Ask::ReadRow { id, reply } => reply.send(self.row(&id)),
             Ask::List(reply) => reply.send(self.list()),
             Ask::Execute { ask, deadline, reply } => {
                 let question = Question::Execute { ask, reply };
@@ -168,6 +177,16 @@ impl Writer {
         }
         let question = Question::Prepare { ask, statements, reply };
         self.waiting.push_back(Waiting { question, deadline });
+    }
+
+    fn queue_decide(&mut self, ask: Box<DecideAsk>, deadline: Instant, reply: Reply<Deciding>) {
+        match statement::read_statements(&ask.work) {
+            Ok(statements) => {
+                let question = Question::Decide { ask, statements, reply };
+                self.waiting.push_back(Waiting { question, deadline });
+            }
+            Err(reason) => reply.send(Deciding::Refused { reason }),
+        }
     }
 
     fn take_commit(
@@ -209,11 +228,9 @@ impl Writer {
     /// An abort that overtook its prepare: the prepare is not begun.
     fn drop_queued(&mut self, id: &CoordinationId) {
         let place = self.waiting.iter().position(|waiting| waiting.prepares(id));
-        if let Some(Waiting { question: Question::Prepare { reply, .. }, .. }) =
-            place.and_then(|place| self.waiting.remove(place))
-        {
+        if let Some(waiting) = place.and_then(|place| self.waiting.remove(place)) {
             let reason = format!("the transaction '{id}' was aborted while it waited its turn");
-            reply.send(Vote::Abort { reason });
+            waiting.refuse(&reason);
         }
     }
 
@@ -279,6 +296,20 @@ impl Writer {
                     return None;
                 }
                 None => Question::Execute { ask, reply },
+            },
+            Question::Decide { ask, statements, reply } => match self.decide(&ask, &statements) {
+                Some(answer) => {
+                    reply.send(answer);
+                    return None;
+                }
+                None => Question::Decide { ask, statements, reply },
+            },
+            Question::Forbid { id, reply } => match self.forbid(&id) {
+                Some(standing) => {
+                    reply.send(standing);
+                    return None;
+                }
+                None => Question::Forbid { id, reply },
             },
             Question::Commit { id, reply } => match self.commit_staged(&id) {
                 Some(acknowledgement) => {

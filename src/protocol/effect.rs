@@ -33,12 +33,14 @@ pub enum Effect {
     },
     /// Let go of the locks, and give up the wait for them.
     Release,
-    /// Ask the consensus service to make this the decision.
+    /// Ask the consensus service to make this the decision; or, where
+    /// [`super::Machine::last_resource`] names one, that store: to commit its operations with the
+    /// row that decides, or to see to it that this row never comes.
     Propose {
         /// Commit or abort.
         decision: Decision,
     },
-    /// Ask the consensus service which decision stands.
+    /// Ask the consensus service, or the last resource, which decision stands.
     ReadDecision,
     /// Ask a store.
     Ask {

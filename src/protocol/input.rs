@@ -79,12 +79,18 @@ pub enum Input {
     },
     /// A choreographed saga came to its end.
     RouteEnded(RouteEnd),
-    /// The consensus service answered a proposal: taken, or not (or the answer was lost).
+    /// The consensus service, or the last resource, answered a proposal: taken, or not (or the
+    /// answer was lost).
     Proposed {
         /// Whether the proposed decision is the decision, for certain.
         taken: bool,
     },
-    /// The consensus service answered a read.
+    /// The last resource cannot commit: it rolled back, for certain, and has no row.
+    ProposalRefused {
+        /// Why.
+        reason: String,
+    },
+    /// The consensus service, or the last resource, answered a read.
     DecisionRead(Standing),
     /// The journal holds a decision already.
     Overruled(Decision),
@@ -123,6 +129,7 @@ impl Input {
             Self::Projected { .. } => "Projected",
             Self::RouteEnded(_) => "RouteEnded",
             Self::Proposed { .. } => "Proposed",
+            Self::ProposalRefused { .. } => "ProposalRefused",
             Self::DecisionRead(_) => "DecisionRead",
             Self::Overruled(_) => "Overruled",
             Self::AbortRequested { .. } => "AbortRequested",
@@ -142,7 +149,7 @@ pub struct RouteEnd {
     pub steps: Vec<StepSummary>,
 }
 
-/// What a consensus service says of a coordination.
+/// What a consensus service, or a last resource, says of a coordination.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Standing {
     /// This decision stands.

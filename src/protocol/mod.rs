@@ -124,6 +124,17 @@ pub trait Machine: fmt::Debug + Send {
         None
     }
 
+    /// The store that decides by a row of its own, and until when it may begin to: it is asked what
+    /// else a consensus service is asked.
+    fn last_resource(&self) -> Option<(usize, Timestamp)> {
+        None
+    }
+
+    /// The stores that have nothing to commit, as far as their votes are known.
+    fn read_only_stores(&self) -> Vec<StoreName> {
+        Vec::new()
+    }
+
     /// After a commit by votes: the stores that keep a marker of it.
     fn stores_with_markers(&self) -> Option<Vec<StoreName>> {
         None

@@ -295,10 +295,10 @@ NOT_ASYNC = {
 
 STORE_SIGNATURES = {
     "MemoryStore": "(name='memory')",
-    "SqliteStore": "(path, name='sqlite')",
+    "SqliteStore": "(path, name='sqlite', *, last_resource=False)",
     "FileStore": "(root, name='files')",
     "PostgresStore": "(dsn, name='postgres', min_connections=1, max_connections=20, *, "
-    "serves_outbox=False)",
+    "serves_outbox=False, last_resource=False)",
     "RedisStore": "(url, name='redis', *, prefix='', waits_for_disk=True)",
 }
 

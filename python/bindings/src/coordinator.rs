@@ -15,7 +15,7 @@ use unanimity::engine::dead_letters::DeadLetter;
 use unanimity::engine::open_work::OpenWork;
 use unanimity::engine::{self, EngineError, Found, RecoveryReport, Waiter};
 use unanimity::journal::StoredCoordination;
-use unanimity::model::ids::CoordinationId;
+use unanimity::model::ids::{CoordinationId, StoreName};
 use unanimity::model::outcome::{CoordinationResult, Decision, Outcome, OutcomeKind};
 use unanimity::observe::{Observer, Pulse, Tally};
 use unanimity::participants::Attachment;
@@ -24,6 +24,7 @@ use unanimity::reply::{Lost, Reply};
 use crate::bridge::{Bridge, Shared};
 use crate::call::Caller;
 use crate::convert::to_value;
+use crate::enlisted::EnlistedTransaction;
 use crate::events::EventBus;
 use crate::numbers::{self, Sources};
 use crate::ports::{PythonAlerting, PythonListeners};
@@ -32,7 +33,10 @@ use crate::runtime::Engine;
 use crate::start::{self, Parts};
 use crate::streams::Streams;
 use crate::traces::Tracer;
-use crate::{consensus, errors, locks, records, runtime, traces, watch};
+use crate::{consensus, errors, explain, locks, records, runtime, traces, watch};
+
+/// A store's name, and the method that decides in its place.
+type Decider = (String, Py<PyAny>);
 
 /// A coordinator that belongs to one event loop.
 #[pyclass(frozen)]
@@ -169,8 +173,10 @@ impl Coordinator {
     }
 
     /// Coordinates a request; `context` is the one in which store coroutines run, `trace` what its
-    /// metadata tell of its trace, unless they do already.
-    #[pyo3(signature = (request, context, future, trace=None))]
+    /// metadata tell of its trace, unless they do already, and `enlisted` a store's name with the
+    /// method that decides in its place.
+    #[pyo3(signature = (request, context, future, trace = None, enlisted = None))]
+    #[expect(clippy::too_many_arguments, reason = "positions, as the stub has them")]
     fn coordinate(
         &self,
         py: Python<'_>,
@@ -178,11 +184,17 @@ impl Coordinator {
         context: Py<PyAny>,
         future: Py<PyAny>,
         trace: Option<&Bound<'_, PyDict>>,
+        enlisted: Option<Decider>,
     ) -> PyResult<()> {
         errors::guarded(py, || {
             let notes = trace.map(traces::notes_of).transpose()?.unwrap_or_default();
-            self.submit(py, request, context, (future, notes))
+            self.submit(py, request, (context, enlisted), (future, notes))
         })
+    }
+
+    /// What would be done with a request; see `explain.rs`.
+    fn explain(&self, py: Python<'_>, request: &Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
+        explain::explain(py, self.engine(py)?, request)
     }
 
     fn status(&self, py: Python<'_>, id: &str, future: Py<PyAny>) -> PyResult<()> {
@@ -356,7 +368,7 @@ impl Coordinator {
         &self,
         py: Python<'_>,
         request: &Bound<'_, PyAny>,
-        context: Py<PyAny>,
+        (context, enlisted): (Py<PyAny>, Option<Decider>),
         (future, trace): (Py<PyAny>, Vec<(String, String)>),
     ) -> PyResult<()> {
         let engine = self.engine(py)?;
@@ -368,7 +380,16 @@ impl Coordinator {
                 let caller = Caller { context, operations, cause: Mutex::new(None) };
                 let attachment: Attachment = Arc::new(caller);
                 let waiter = self.counted(future, Some(Arc::clone(&attachment)));
-                engine.coordinate(parts, Some(attachment), waiter);
+                let Some((store, callable)) = enlisted else {
+                    engine.coordinate(parts, Some(attachment), waiter);
+                    return Ok(());
+                };
+                let store = StoreName::new(&store).map_err(|error| {
+                    errors::exception(py, "InvalidRequest", &error.to_string(), &[])
+                })?;
+                let enlisted = EnlistedTransaction::new(&self.bridge, callable, &store);
+                let deciding = (&store, Arc::new(enlisted) as _);
+                engine.coordinate_enlisted(parts, deciding, Some(attachment), waiter);
             }
             Err(Unreadable::Raised(error)) => return Err(error),
             Err(Unreadable::Refused(id, message)) => {

@@ -13,6 +13,7 @@ use unanimity::model::lock::{Fence, LockMode, ResourceId};
 use unanimity::model::outcome::{Acknowledgement, Vote};
 use unanimity::model::request::{CoordinationRequest, RequestParts};
 use unanimity::model::value::Value;
+use unanimity::participants::last_resource::LastResourceUse;
 use unanimity::participants::redis::Durability;
 use unanimity::participants::{self, DeliveryAsk, Participant, ParticipantError, PrepareAsk, Rows};
 use unanimity::reply::Reply;
@@ -221,6 +222,13 @@ fn invalid(py: Python<'_>, message: &str) -> PyErr {
     errors::exception(py, "InvalidRequest", message, &[])
 }
 
+fn usage(py: Python<'_>, word: &str) -> PyResult<LastResourceUse> {
+    LastResourceUse::parse(word).ok_or_else(|| {
+        let message = format!("last_resource is {word:?}; give True, False or \"auto\"");
+        errors::exception(py, "ConfigError", &message, &[])
+    })
+}
+
 fn complete_pair(
     bridge: &Arc<Shared>,
     future: Py<PyAny>,
@@ -379,8 +387,10 @@ store_class!(FileStore, participants::FileStore, "Key-value over a folder of fil
 
 store_class!(SqliteStore, participants::SqliteStore, "SQL over one SQLite file.", {
     #[new]
-    fn new(path: String, name: String) -> Self {
-        Self(Handle::new(participants::SqliteStore::new(path, name.clone()), name))
+    #[pyo3(signature = (path, name, last_resource = "never"))]
+    fn new(py: Python<'_>, path: String, name: String, last_resource: &str) -> PyResult<Self> {
+        let store = participants::SqliteStore::new(path, name.clone());
+        Ok(Self(Handle::new(store.with_last_resource(usage(py, last_resource)?), name)))
     }
 
     fn fetch(
@@ -397,6 +407,9 @@ store_class!(SqliteStore, participants::SqliteStore, "SQL over one SQLite file."
 
 store_class!(PostgresStore, participants::PostgresStore, "SQL over one PostgreSQL database.", {
     #[new]
+    #[expect(clippy::too_many_arguments, reason = "the Python constructor's parameters")]
+    #[pyo3(signature = (dsn, name, min_connections, max_connections, outbox,
+        last_resource = "never"))]
     fn new(
         py: Python<'_>,
         dsn: &str,
@@ -404,12 +417,14 @@ store_class!(PostgresStore, participants::PostgresStore, "SQL over one PostgreSQ
         min_connections: usize,
         max_connections: usize,
         outbox: bool,
+        last_resource: &str,
     ) -> PyResult<Self> {
         let runtime = runtime::handle(None)?;
         let store =
             participants::PostgresStore::new(dsn, &name, min_connections, max_connections, runtime);
         let store =
             store.map_err(|error| errors::exception(py, "ConfigError", &error.message, &[]))?;
+        let store = store.with_last_resource(usage(py, last_resource)?);
         let store = if outbox { store.with_outbox() } else { store };
         let handle = Handle::new(store, name);
         // Its runtime is this process's from the beginning.

@@ -63,7 +63,7 @@ impl Core {
                 core.stop_answered(visit, id, result);
             }
         });
-        self.post(Fact::Submitted { request, attachment: None, waiter });
+        self.post(Fact::Submitted { request, attachment: None, enlisted: None, waiter });
     }
 
     /// The first answer, or the end that was waited for after it.

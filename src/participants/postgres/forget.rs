@@ -10,9 +10,10 @@ use std::time::Duration;
 use tokio::sync::Notify;
 
 use crate::crash;
-use crate::model::ids::StoreName;
+use crate::model::ids::CoordinationId;
 
-use super::gid::Gid;
+use super::decision_row;
+use super::gid::{Gid, Scope};
 use super::marker;
 use super::pool::{Pool, Purpose};
 
@@ -22,7 +23,7 @@ const WAITING_MAX: usize = 100_000;
 
 #[derive(Default)]
 struct State {
-    waiting: Vec<Gid>,
+    waiting: Vec<CoordinationId>,
     is_running: bool,
 }
 
@@ -35,24 +36,24 @@ pub(super) struct Forgetter {
 
 impl Forgetter {
     /// Adds markers; says whether a task must be started with [`Forgetter::run`].
-    pub(super) fn add(&self, gids: impl Iterator<Item = Gid>) -> bool {
+    pub(super) fn add(&self, ids: Vec<CoordinationId>) -> bool {
         let mut state = self.state();
         let room = WAITING_MAX.saturating_sub(state.waiting.len());
-        state.waiting.extend(gids.take(room));
+        state.waiting.extend(ids.into_iter().take(room));
         if state.waiting.len() >= BATCH {
             self.full.notify_one();
         }
         !std::mem::replace(&mut state.is_running, true)
     }
 
-    /// Deletes until nothing waits.
-    pub(super) async fn run(&self, pool: &Arc<Pool>, store: &StoreName) {
+    /// Deletes until nothing waits; `has_rows` where decisions may stand beside the markers.
+    pub(super) async fn run(&self, pool: &Arc<Pool>, scope: &Scope, has_rows: bool) {
         loop {
             // A permit that was left over makes one batch early, which is harmless.
             let _ = tokio::time::timeout(LINGER, self.full.notified()).await;
             loop {
                 let Some(batch) = self.take() else { return };
-                if let Err(error) = delete(pool, store, &batch).await {
+                if let Err(error) = delete(pool, scope, &batch, has_rows).await {
                     tracing::debug!(error, "markers could not be deleted, and will be later");
                     self.give_back(batch);
                     break;
@@ -68,7 +69,7 @@ impl Forgetter {
         }
     }
 
-    fn take(&self) -> Option<Vec<Gid>> {
+    fn take(&self) -> Option<Vec<CoordinationId>> {
         let mut state = self.state();
         if state.waiting.is_empty() {
             state.is_running = false;
@@ -78,7 +79,7 @@ impl Forgetter {
         Some(state.waiting.split_off(from))
     }
 
-    fn give_back(&self, batch: Vec<Gid>) {
+    fn give_back(&self, batch: Vec<CoordinationId>) {
         self.state().waiting.extend(batch);
     }
 
@@ -88,12 +89,19 @@ impl Forgetter {
     }
 }
 
-async fn delete(pool: &Arc<Pool>, store: &StoreName, batch: &[Gid]) -> Result<(), String> {
+async fn delete(
+    pool: &Arc<Pool>,
+    scope: &Scope,
+    batch: &[CoordinationId],
+    has_rows: bool,
+) -> Result<(), String> {
     let mut lease = pool.lease(Purpose::Work).await?;
-    crash::point("store_forget", store.as_str());
-    let answer = marker::delete(&lease.session().client, batch).await;
+    crash::point("store_forget", scope.store.as_str());
+    let gids: Vec<Gid> = batch.iter().map(|id| scope.gid(id)).collect();
+    let rows = if has_rows { decision_row::forget(scope, batch) } else { String::new() };
+    let answer = marker::delete(&lease.session().client, &gids, &rows).await;
     answer.map_err(|error| crate::db::postgres::describe(&error))?;
-    crash::point("store_forgotten", store.as_str());
+    crash::point("store_forgotten", scope.store.as_str());
     lease.clean();
     Ok(())
 }

@@ -45,7 +45,7 @@ CREATE TABLE IF NOT EXISTS unanimity_gids (
 
 /// Looks at what the server must be able to do, and makes the tables that are missing. Answers
 /// whether it can give receipts.
-pub(super) async fn set_up(client: &Client) -> Result<bool, String> {
+pub(super) async fn set_up(client: &Client, must_prepare: bool) -> Result<bool, String> {
     let facts = "SELECT current_setting('max_prepared_transactions'), pg_is_in_recovery(), \
                  to_regclass('unanimity_prepared') IS NOT NULL \
                  AND to_regclass('unanimity_gids') IS NOT NULL \
@@ -57,10 +57,11 @@ pub(super) async fn set_up(client: &Client) -> Result<bool, String> {
     let [prepared_max, is_standby, is_there, gives_receipts] = &facts[..] else {
         return Err("it did not say what it can do; is it PostgreSQL?".to_owned());
     };
-    if prepared_max.as_deref() == Some("0") {
+    if must_prepare && prepared_max.as_deref() == Some("0") {
         return Err("max_prepared_transactions is 0, so nothing can be prepared; set \
                     max_prepared_transactions = 64 in postgresql.conf, or run \
-                    ALTER SYSTEM SET max_prepared_transactions = 64, then restart the server"
+                    ALTER SYSTEM SET max_prepared_transactions = 64, then restart the server; or \
+                    give the store last_resource=True, which prepares nothing"
             .to_owned());
     }
     if is_standby.as_deref() == Some("t") {
@@ -128,8 +129,9 @@ pub(super) async fn fence(client: &Client, gid: &Gid, id: &str) -> Result<Mark, 
     Ok(mark(&last_row(client, &text).await?))
 }
 
-/// Deletes markers. A crash may bring some back, which is harmless, so nobody waits for the disk.
-pub(super) async fn delete(client: &Client, gids: &[Gid]) -> Result<(), Error> {
+/// Deletes markers, with what `also` says. A crash may bring some back, which is harmless, so
+/// nobody waits for the disk.
+pub(super) async fn delete(client: &Client, gids: &[Gid], also: &str) -> Result<(), Error> {
     let all = literal(&text_array(gids.iter().map(|gid| gid.text.as_str())));
     let mut text = format!(
         "BEGIN;SET LOCAL synchronous_commit = off;\
@@ -142,6 +144,7 @@ pub(super) async fn delete(client: &Client, gids: &[Gid]) -> Result<(), Error> {
         text.push_str(&hashed);
         text.push_str("::text[]);");
     }
+    text.push_str(also);
     text.push_str("COMMIT");
     client.batch_execute(&text).await
 }

@@ -1,12 +1,15 @@
 //! A PostgreSQL database as a participant, by PREPARE TRANSACTION.
 //!
 //! Read it from here down: `voting` answers prepares with `prepare` (one flight of requests) or
-//! `fetch` (reads); `delivery` commits and aborts; `step` does one operation at once; `receipt`,
+//! `fetch` (reads); `delivery` commits and aborts; `decide` commits with the row that decides
+//! (`decision_row`); `step` does one operation at once; `receipt`,
 //! `marker` and `gid` remember. Below them `pool`, `session` are the connections, `values` and
 //! `statement` what travels on them.
 //! Not a query builder and not a journal. Invariants: nothing blocks the asking thread; whatever
 //! this process does, PostgreSQL holds what was voted for until it is told the decision.
 
+mod decide;
+mod decision_row;
 mod delivery;
 mod fencing;
 mod fetch;
@@ -40,6 +43,7 @@ use crate::model::outcome::{Acknowledgement, Vote};
 use crate::model::request::CoordinationType;
 use crate::model::step::StepAnswer;
 use crate::model::value::Value;
+use crate::protocol::Standing;
 use crate::reply::Reply;
 
 use self::forget::Forgetter;
@@ -48,6 +52,7 @@ pub use self::outbox::Outbox;
 use self::pool::{Lease, Pool, Purpose};
 use self::running::Running;
 
+use super::last_resource::{DecideAsk, Deciding, LastResource, LastResourceUse, RowAsk};
 use super::outbox::OutboxSink;
 use super::{
     Abilities, DeliveryAsk, ExecuteAsk, Participant, ParticipantError, PrepareAsk, Rows, barrier,
@@ -73,6 +78,8 @@ struct Inner {
     forgetter: Forgetter,
     /// Whether its server can tell later what became of a transaction.
     gives_receipts: AtomicBool,
+    /// When it is the last resource of a coordination.
+    usage: LastResourceUse,
     /// Since the rows of the barrier were purged.
     steps: AtomicU32,
 }
@@ -103,6 +110,7 @@ impl PostgresStore {
             running: Arc::default(),
             forgetter: Forgetter::default(),
             gives_receipts: AtomicBool::new(false),
+            usage: LastResourceUse::Never,
             steps: AtomicU32::new(0),
         };
         let (inner, outbox) = (Arc::new(inner), Mutex::default());
@@ -113,6 +121,16 @@ impl PostgresStore {
     #[must_use]
     pub fn with_outbox(mut self) -> Self {
         self.has_outbox = true;
+        self
+    }
+
+    /// The same, as the last resource of coordinations where `usage` says so. One that always is
+    /// needs no prepared transactions. To be said before a service has the store.
+    #[must_use]
+    pub fn with_last_resource(mut self, usage: LastResourceUse) -> Self {
+        if let Some(inner) = Arc::get_mut(&mut self.inner) {
+            inner.usage = usage;
+        }
         self
     }
 
@@ -147,7 +165,11 @@ impl Inner {
     async fn attach(&self, has_outbox: bool) -> Result<(), String> {
         self.pool.warm().await?;
         let mut lease = self.pool.lease(Purpose::Delivery).await?;
-        let gives_receipts = marker::set_up(&lease.session().client).await?;
+        let must_prepare = self.usage != LastResourceUse::Always;
+        let gives_receipts = marker::set_up(&lease.session().client, must_prepare).await?;
+        if self.usage != LastResourceUse::Never {
+            decision_row::set_up(&lease.session().client).await?;
+        }
         self.gives_receipts.store(gives_receipts, Ordering::Relaxed);
         if has_outbox {
             let made = outbox::set_up(&lease.session().client).await;
@@ -301,15 +323,48 @@ impl Participant for PostgresStore {
     fn forget(&self, ids: Vec<CoordinationId>) {
         let inner = self.inner.clone();
         let Some(scope) = inner.scope() else { return };
-        if inner.forgetter.add(ids.iter().map(|id| scope.gid(id))) {
-            self.handle.spawn(async move { inner.forgetter.run(&inner.pool, &scope.store).await });
+        if inner.forgetter.add(ids) {
+            self.handle.spawn(async move {
+                let has_rows = inner.usage != LastResourceUse::Never;
+                inner.forgetter.run(&inner.pool, &scope, has_rows).await;
+            });
         }
+    }
+
+    fn last_resource(&self) -> Option<&dyn LastResource> {
+        Some(self)
     }
 
     fn close(&self) {
         // Its task ends by itself when the handle is gone.
         drop(self.outbox.lock().unwrap_or_else(PoisonError::into_inner).take());
         self.inner.pool.close();
+    }
+}
+
+impl LastResource for PostgresStore {
+    fn usage(&self) -> LastResourceUse {
+        self.inner.usage
+    }
+
+    fn only_reads(&self, operation: &Operation) -> bool {
+        let statement = operation.body.get("statement").and_then(Value::as_text);
+        statement.is_some_and(statement::is_read)
+    }
+
+    fn decide(&self, ask: DecideAsk, reply: Reply<Deciding>) {
+        let inner = self.inner.clone();
+        self.handle.spawn(async move { reply.send(decide::decide(&inner, &ask).await) });
+    }
+
+    fn forbid(&self, ask: RowAsk, reply: Reply<Standing>) {
+        let inner = self.inner.clone();
+        self.handle.spawn(async move { reply.send(decision_row::forbid(&inner, &ask).await) });
+    }
+
+    fn read(&self, ask: RowAsk, reply: Reply<Standing>) {
+        let inner = self.inner.clone();
+        self.handle.spawn(async move { reply.send(decision_row::read(&inner, &ask).await) });
     }
 }
 

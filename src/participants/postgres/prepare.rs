@@ -85,7 +85,8 @@ fn bind(steps: &[Step<'_>], statements: &[Statement]) -> Result<Vec<Vec<Paramete
     steps.iter().zip(statements).map(|(step, statement)| bind_one(step, statement)).collect()
 }
 
-fn bind_one(step: &Step<'_>, statement: &Statement) -> Result<Vec<Parameter>, String> {
+/// The parameters of one statement.
+pub(super) fn bind_one(step: &Step<'_>, statement: &Statement) -> Result<Vec<Parameter>, String> {
     parameters(step.parameters, statement).map_err(|reason| refused(step.operation, &reason))
 }
 
@@ -346,7 +347,7 @@ fn not_closed(task: &Task<'_>, error: &Error) -> Ending {
 }
 
 /// Whether the server ended the connection with this error.
-fn is_fatal(error: &Error) -> bool {
+pub(super) fn is_fatal(error: &Error) -> bool {
     error.as_db_error().is_some_and(|db| db.parsed_severity() != Some(Severity::Error))
 }
 
@@ -354,7 +355,8 @@ fn is_marker(error: &Error) -> bool {
     error.as_db_error().is_some_and(|db| db.table() == Some(marker::TABLE))
 }
 
-fn failed(step: &Step<'_>, error: &Error) -> String {
+/// What is said of a statement that failed.
+pub(super) fn failed(step: &Step<'_>, error: &Error) -> String {
     refused(step.operation, &format!("failed: {}", describe(error)))
 }
 

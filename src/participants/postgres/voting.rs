@@ -28,7 +28,7 @@ use super::statement;
 use super::work::Step;
 
 /// Keeps a sum of times inside what clocks can say.
-const FOR_EVER: Duration = Duration::from_secs(86_400 * 365);
+pub(super) const FOR_EVER: Duration = Duration::from_secs(86_400 * 365);
 /// How long a cancelled flight may take to end before its connection is given up.
 const GRACE: Duration = Duration::from_secs(5);
 /// A cancel that comes between two statements hits nothing, so it is repeated.
@@ -65,12 +65,12 @@ fn abort(reason: String) -> Vote {
 }
 
 /// One question while it is answered.
-struct Question<'a> {
-    inner: &'a Arc<Inner>,
-    scope: &'a Scope,
-    ask: &'a PrepareAsk,
-    steps: &'a [Step<'a>],
-    entered: &'a Entered,
+pub(super) struct Question<'a> {
+    pub(super) inner: &'a Arc<Inner>,
+    pub(super) scope: &'a Scope,
+    pub(super) ask: &'a PrepareAsk,
+    pub(super) steps: &'a [Step<'a>],
+    pub(super) entered: &'a Entered,
 }
 
 impl Question<'_> {
@@ -131,7 +131,7 @@ impl Question<'_> {
     }
 
     /// A connection; without one nothing was sent, so a failure is no unknown.
-    async fn lease(&self, deadline: Instant) -> Result<Lease, String> {
+    pub(super) async fn lease(&self, deadline: Instant) -> Result<Lease, String> {
         let lease = pin!(self.inner.pool.lease(Purpose::Work));
         tokio::select! {
             () = self.entered.stopped() => Err("it was aborted before it began".to_owned()),
@@ -144,7 +144,7 @@ impl Question<'_> {
 
     /// Runs `work` on the lease; at the deadline or when an abort is asked the server is told to
     /// cancel, and its own answer is waited for a while, because it is the certain one.
-    async fn guarded<T>(
+    pub(super) async fn guarded<T>(
         &self,
         lease: &mut Lease,
         deadline: Instant,

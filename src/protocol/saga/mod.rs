@@ -271,6 +271,7 @@ impl Machine for Saga {
             Input::Voted { .. }
             | Input::Acknowledged { .. }
             | Input::TurnCame { .. }
+            | Input::ProposalRefused { .. }
             | Input::VersionRefused { .. }
             | Input::Projected { .. }
             | Input::RouteEnded(_) => {

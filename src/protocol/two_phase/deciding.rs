@@ -1,15 +1,15 @@
-//! The decision: recorded by this machine, agreed with a consensus service, found in the journal,
-//! or made by an operator.
+//! The decision: recorded by this machine, agreed with a consensus service, committed by a last
+//! resource, found in the journal, or made by an operator.
 //!
 //! Invariants: a decision to commit is a forced record before anybody is told; an answer of the
-//! consensus service that is lost is read again, never taken for abort.
+//! consensus service, or of a last resource, that is lost is read again, never taken for abort.
 
 use crate::model::ids::StoreName;
-use crate::model::outcome::{Decision, Receipt};
+use crate::model::outcome::{Decision, Receipt, Vote};
 use crate::model::record::{Durability, Reason, Record};
 use crate::model::time::Timestamp;
 
-use super::outcome::{self, requested_reason};
+use super::outcome::{overruled_reason, requested_reason};
 use super::party::{Ballot, Delivery, Party};
 use super::{Effect, ProtocolError, Rule, Standing, State, TwoPhase};
 
@@ -19,7 +19,16 @@ impl TwoPhase {
         effects.push(Effect::Propose { decision });
     }
 
-    /// The decision is abort, by the first rule, or proposed to be, by the second.
+    /// Asks the last resource to commit, which is the decision.
+    pub(super) fn propose_commit(&mut self, now: Timestamp, effects: &mut Vec<Effect>) {
+        if let Some(last) = self.last {
+            self.parties[last].prepare_asked(now);
+        }
+        self.propose(Decision::Commit, effects);
+    }
+
+    /// The decision is abort, by the first rule, or proposed to be, by the second. A last resource
+    /// that was not asked yet has no part in it.
     pub(super) fn decide_abort(
         &mut self,
         now: Timestamp,
@@ -27,7 +36,7 @@ impl TwoPhase {
         (alone, with_consensus): (Rule, Rule),
     ) -> Vec<Effect> {
         let mut effects = Vec::new();
-        if self.plan.consensus {
+        if self.plan.consensus && self.last.is_none() {
             self.take(with_consensus);
             self.reason = Some(reason);
             self.propose(Decision::Abort, &mut effects);
@@ -46,8 +55,9 @@ impl TwoPhase {
         effects: &mut Vec<Effect>,
     ) {
         let durability = match decision {
-            Decision::Commit => Durability::Forced,
-            Decision::Abort => Durability::Accepted,
+            Decision::Commit if self.last.is_none() => Durability::Forced,
+            // The row of the last resource stands: after a crash it is read again.
+            Decision::Commit | Decision::Abort => Durability::Accepted,
         };
         self.record_decision_as(now, decision, reason, durability, effects);
     }
@@ -100,7 +110,31 @@ impl TwoPhase {
             return self.follow_consensus(now, self.proposal);
         }
         self.take(Rule::ProposalLost);
+        self.last_is_unheard(now);
         vec![Effect::ReadDecision]
+    }
+
+    /// The last resource rolled back, and nobody will ask it again.
+    pub(super) fn proposal_refused(&mut self, now: Timestamp, reason: String) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        let last = self.last.filter(|last| self.parties[*last].is_preparing());
+        let (State::Proposing, Some(last)) = (self.state, last) else {
+            self.take(Rule::Ignored);
+            return effects;
+        };
+        self.take(Rule::LastRefused);
+        let ballot = self.parties[last].voted(now, Vote::Abort { reason });
+        let reason = self.vote_reason(last, ballot);
+        self.record_decision(now, Decision::Abort, Some(reason), &mut effects);
+        effects
+    }
+
+    /// What the last resource did is not known: it counts as asked, without an answer.
+    fn last_is_unheard(&mut self, now: Timestamp) {
+        if let Some(last) = self.last.filter(|last| self.parties[*last].is_preparing()) {
+            let reason = "its answer was lost".to_owned();
+            self.parties[last].voted(now, Vote::Unknown { reason });
+        }
     }
 
     pub(super) fn decision_read(&mut self, now: Timestamp, standing: Standing) -> Vec<Effect> {
@@ -112,7 +146,8 @@ impl TwoPhase {
             }
             (State::Reading, Standing::Open) if self.proposal == Decision::Commit => {
                 self.take(Rule::NothingStands);
-                self.reason.get_or_insert_with(outcome::untaken_reason);
+                let reason = self.untaken_reason();
+                self.reason.get_or_insert(reason);
                 self.propose(Decision::Abort, &mut effects);
             }
             (State::Reading, _) => {
@@ -129,6 +164,9 @@ impl TwoPhase {
 
     pub(super) fn follow_consensus(&mut self, now: Timestamp, decision: Decision) -> Vec<Effect> {
         let mut effects = Vec::new();
+        if let Some(last) = self.last {
+            self.parties[last].decided(now, decision);
+        }
         let reason = match decision {
             Decision::Commit => {
                 self.take(Rule::CommitTaken);
@@ -136,7 +174,7 @@ impl TwoPhase {
             }
             Decision::Abort => {
                 self.take(Rule::AbortTaken);
-                Some(self.reason.take().unwrap_or_else(outcome::consensus_reason))
+                Some(self.reason.take().unwrap_or_else(|| self.elsewhere_reason()))
             }
         };
         self.record_decision(now, decision, reason, &mut effects);
@@ -162,8 +200,9 @@ impl TwoPhase {
             return Err(self.impossible("Overruled"));
         }
         self.take(rule);
-        self.reason = (standing == Decision::Abort).then(outcome::overruled_reason);
+        self.reason = (standing == Decision::Abort).then(overruled_reason);
         self.answer_at = self.answer_at.or(self.answer_at_if_overruled.take());
+        self.last_is_unheard(now);
         for party in &mut self.parties {
             party.delivery = Delivery::Undecided;
         }
@@ -194,6 +233,7 @@ impl TwoPhase {
             (State::Proposing | State::Reading | State::InDoubt, _) => {
                 let commit = decision == Decision::Commit;
                 self.take(if commit { Rule::ResolvedCommit } else { Rule::ResolvedAbort });
+                self.last_is_unheard(now);
                 let forced = Durability::Forced;
                 self.record_decision_as(now, decision, Some(words), forced, &mut effects);
             }

@@ -42,9 +42,17 @@ impl TwoPhase {
         decision: Decision,
         effects: &mut Vec<Effect>,
     ) {
+        let is_last = self.last == Some(party);
         let party_state = &mut self.parties[party];
         match party_state.prepare {
             Prepare::Voted(Ballot::ReadOnly) => party_state.acknowledged(now),
+            // What it has said itself needs not to be told.
+            Prepare::Voted(Ballot::Decided) if decision == Decision::Commit => {
+                party_state.acknowledged(now);
+            }
+            Prepare::Voted(Ballot::Abort) if is_last && decision == Decision::Abort => {
+                party_state.acknowledged(now);
+            }
             Prepare::NotAsked if decision == Decision::Abort => party_state.acknowledged(now),
             Prepare::Asked if decision == Decision::Commit || now < self.prepare_until => {
                 party_state.delivery = Delivery::AfterVote;

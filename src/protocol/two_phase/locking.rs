@@ -16,7 +16,7 @@ use super::{Effect, Rule, State, TwoPhase};
 impl TwoPhase {
     pub(super) fn start(&mut self, now: Timestamp) -> Vec<Effect> {
         if self.plan.locks.is_empty() {
-            self.take(Rule::Begin);
+            self.take(if self.is_one_phase() { Rule::BeginLast } else { Rule::Begin });
             return self.begin(now, Vec::new());
         }
         self.take(Rule::Lock);
@@ -44,7 +44,7 @@ impl TwoPhase {
         if self.locking.resumed {
             return self.go_on(now);
         }
-        self.take(Rule::Locked);
+        self.take(if self.is_one_phase() { Rule::LockedLast } else { Rule::Locked });
         // The wait for the locks is not the stores' fault, so their time begins now.
         let answer_at = self.began_at + self.plan.request.timeout;
         self.prepare_from = now;

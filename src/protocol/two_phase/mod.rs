@@ -11,6 +11,12 @@
 //! Read-only stores get no second phase (same source). With a consensus service the decision is
 //! proposed to it first; an answer that is lost leaves the coordination in doubt, never aborted.
 //!
+//! One store may be the *last resource*: it is not asked to prepare. When all others have, it is
+//! proposed to commit, which it does in one transaction with a row that is the decision. It is to
+//! this coordination what a consensus service is to all: it refuses, takes it, or its answer is
+//! lost and the row is read; before an abort that it has not said itself, a row is put in the place
+//! of the one that must not come any more. (docs/decisions/0009-last-resource.md)
+//!
 //! A coordination that is to hold locks takes them before anything of it is recorded or asked, all
 //! or none, and lets go of them when it has ended. Locks that are refused end it: there is nothing
 //! to undo, and no record forbids a later try under the same id. After a crash they are taken again
@@ -21,7 +27,9 @@
 //!
 //! # Invariants
 //!
-//! - Commit is asked only after `DECISION commit` was listed as a forced record, or stands.
+//! - Commit is asked only after `DECISION commit` was listed as a forced record, or stands; where a
+//!   last resource has committed its row stands, and the record need only be accepted.
+//! - A last resource is proposed COMMIT once, by the machine that began, and with all votes for it.
 //! - `decision` is set once by this machine; only the journal's standing decision replaces it, and
 //!   only while the own record is not yet answered.
 //! - Nothing is asked of a store before the locks are held, also after a crash; they are let go of
@@ -62,6 +70,8 @@ pub struct TwoPhase {
     plan: Plan,
     state: State,
     parties: Vec<Party>,
+    /// The party that decides by a row of its own.
+    last: Option<usize>,
     locking: Locking,
     began_at: Timestamp,
     /// Since and until when votes are waited for.
@@ -94,6 +104,7 @@ impl TwoPhase {
         Self {
             state: State::New,
             parties,
+            last: plan.request.last_resource(),
             locking: Locking::default(),
             began_at: now,
             prepare_from: now,
@@ -153,6 +164,11 @@ impl TwoPhase {
         effects
     }
 
+    /// Whether the decision is somebody else's: a consensus service's, or a last resource's.
+    fn is_decided_elsewhere(&self) -> bool {
+        self.plan.consensus || self.last.is_some()
+    }
+
     fn is_answerable(&self) -> bool {
         Rule::AnswerDue.row().from.contains(&self.state)
     }
@@ -188,6 +204,7 @@ impl Machine for TwoPhase {
             Input::Voted { party, vote } => self.vote(now, party, vote),
             Input::Acknowledged { party, answer } => self.acknowledge(now, party, answer),
             Input::Proposed { taken } => self.proposed(now, taken),
+            Input::ProposalRefused { reason } => self.proposal_refused(now, reason),
             Input::DecisionRead(standing) => self.decision_read(now, standing),
             Input::Overruled(standing) => self.overruled(now, standing)?,
             Input::AbortRequested { reason } => self.abort_requested(now, reason),
@@ -271,6 +288,14 @@ impl Machine for TwoPhase {
 
     fn receipt(&self, party: usize) -> Option<Receipt> {
         self.parties[party].receipt.clone()
+    }
+
+    fn last_resource(&self) -> Option<(usize, Timestamp)> {
+        self.last.map(|party| (party, self.prepare_until))
+    }
+
+    fn read_only_stores(&self) -> Vec<StoreName> {
+        self.read_only()
     }
 
     fn stores_with_markers(&self) -> Option<Vec<StoreName>> {

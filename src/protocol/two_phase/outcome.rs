@@ -14,16 +14,6 @@ use crate::model::time::Timestamp;
 use super::party::{Ballot, Delivery, Party};
 use super::{Effect, State, TwoPhase};
 
-pub(super) fn untaken_reason() -> Reason {
-    let message = "the consensus service did not take the decision to commit";
-    Reason::new("transaction.aborted.consensus", message)
-}
-
-pub(super) fn consensus_reason() -> Reason {
-    let message = "the consensus service holds the decision to abort";
-    Reason::new("transaction.aborted.consensus", message)
-}
-
 pub(super) fn overruled_reason() -> Reason {
     let message = "the journal holds a decision to abort that was made elsewhere, \
                    by an operator or by a process that took over";
@@ -40,6 +30,30 @@ fn names<'a>(parties: impl Iterator<Item = &'a Party>) -> String {
 }
 
 impl TwoPhase {
+    /// Who was to decide did not.
+    pub(super) fn untaken_reason(&self) -> Reason {
+        let Some(last) = self.last else {
+            let message = "the consensus service did not take the decision to commit";
+            return Reason::new("transaction.aborted.consensus", message);
+        };
+        let message = format!(
+            "the last resource '{}' has no row of the decision to commit, and will have none",
+            self.parties[last].store
+        );
+        Reason::new("transaction.aborted.last_resource", message)
+    }
+
+    /// Who decides says abort.
+    pub(super) fn elsewhere_reason(&self) -> Reason {
+        let Some(last) = self.last else {
+            let message = "the consensus service holds the decision to abort";
+            return Reason::new("transaction.aborted.consensus", message);
+        };
+        let store = &self.parties[last].store;
+        let message = format!("the last resource '{store}' holds the decision to abort");
+        Reason::new("transaction.aborted.last_resource", message)
+    }
+
     pub(super) fn vote_reason(&self, party: usize, ballot: Ballot) -> Reason {
         let party = &self.parties[party];
         let note = party.note.as_deref().filter(|note| !note.is_empty());
@@ -96,7 +110,7 @@ impl TwoPhase {
             TransactionState::Committing => self.committing_words(),
             TransactionState::Committed => (OutcomeKind::Committed, None, self.resolved_words()),
             TransactionState::Aborting | TransactionState::Aborted => self.abort_words(delivering),
-            TransactionState::Prepared => Self::doubt_words(),
+            TransactionState::Prepared => self.doubt_words(),
             _ => (OutcomeKind::Unknown, None, None),
         };
         let (operations_completed, operations_failed) = self.operation_counts(kind);
@@ -134,10 +148,14 @@ impl TwoPhase {
         (OutcomeKind::Aborted, Some(code.to_owned()), Some(message))
     }
 
-    fn doubt_words() -> (OutcomeKind, Option<String>, Option<String>) {
-        let message = "in doubt: the consensus service has not said yet whether the decision was \
-                       made; it is asked again, and wait_for() waits for the answer";
-        (OutcomeKind::Unknown, Some("transaction.in_doubt".to_owned()), Some(message.to_owned()))
+    fn doubt_words(&self) -> (OutcomeKind, Option<String>, Option<String>) {
+        let who = self.last.map(|last| format!("last resource '{}'", self.parties[last].store));
+        let who = who.as_deref().unwrap_or("consensus service");
+        let message = format!(
+            "in doubt: the {who} has not said yet whether the decision was made; it is asked \
+             again, and wait_for() waits for the answer"
+        );
+        (OutcomeKind::Unknown, Some("transaction.in_doubt".to_owned()), Some(message))
     }
 
     fn heuristic_outcome(&self) -> Outcome {

@@ -4,7 +4,7 @@
 //! prepare has not answered is never done, because a late yes must still be undone.
 
 use crate::model::ids::StoreName;
-use crate::model::outcome::{Receipt, StoreSummary, Vote};
+use crate::model::outcome::{Decision, Receipt, StoreSummary, Vote};
 use crate::model::time::Timestamp;
 
 /// What is known of a party's prepare.
@@ -25,12 +25,14 @@ pub(super) enum Ballot {
     ReadOnly,
     Abort,
     Unknown,
+    /// It has committed, and its row is the decision.
+    Decided,
 }
 
 impl Ballot {
     fn as_str(self) -> &'static str {
         match self {
-            Self::Commit => "COMMIT",
+            Self::Commit | Self::Decided => "COMMIT",
             Self::ReadOnly => "READ_ONLY",
             Self::Abort => "ABORT",
             Self::Unknown => "UNKNOWN",
@@ -113,6 +115,16 @@ impl Party {
         self.voted_at = Some(now);
         self.note = note;
         ballot
+    }
+
+    /// It is the last resource, and has said what its row is, or that none can come.
+    pub(super) fn decided(&mut self, now: Timestamp, decision: Decision) {
+        let ballot = match decision {
+            Decision::Commit => Ballot::Decided,
+            Decision::Abort => Ballot::Abort,
+        };
+        self.prepare = Prepare::Voted(ballot);
+        self.voted_at = Some(now);
     }
 
     pub(super) fn delivery_asked(&mut self, now: Timestamp) {

@@ -70,7 +70,7 @@ impl TwoPhase {
                 self.ask_unsettled(now, decision, &mut effects);
                 self.end_if_settled(now, &mut effects);
             }
-            None if self.plan.consensus => {
+            None if self.is_decided_elsewhere() => {
                 self.take(Rule::ResumedUnread);
                 self.presume_all_asked();
                 effects.push(Effect::ReadDecision);

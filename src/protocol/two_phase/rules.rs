@@ -15,9 +15,9 @@ states! {
         Locking,
         /// Votes are being gathered.
         Preparing,
-        /// A decision is proposed to the consensus service.
+        /// A decision is proposed to the consensus service, or to the last resource.
         Proposing,
-        /// The consensus service is asked what stands.
+        /// The consensus service, or the last resource, is asked what stands.
         Reading,
         /// Nobody knows whether it is decided; asked again later.
         InDoubt,
@@ -33,13 +33,18 @@ states! {
 }
 
 transitions! {
+    BeginLast: [New] "Started", "no locks are needed, and the last resource is the only store" => Proposing,
+        "record BEGIN (forced) with the last resource's name; publish the start; propose COMMIT to it";
     Lock: [New] "Started", "locks are needed" => Locking,
         "acquire them, all or none, within the prepare deadline";
     Begin: [New] "Started", "no locks are needed" => Preparing,
-        "record BEGIN (forced, or accepted when every store lists its prepared work); publish the \
-         start; ask prepare of all, single-writer stores one after the other";
+        "record BEGIN (forced, or accepted when every store lists its prepared work and none is the last \
+         resource); publish the start; ask prepare of all but that, single-writer stores one after \
+         the other";
     Locked: [Locking] "Locked", "a new coordination" => Preparing,
         "record BEGIN with the tokens, publish and ask as Begin does";
+    LockedLast: [Locking] "Locked", "a new coordination, and the last resource is the only store" => Proposing,
+        "record BEGIN with the tokens, publish and propose as without locks";
     LockRefused: [Locking] "LockRefused", "a new coordination" => Ended,
         "finish as aborted; nothing is recorded, because nothing was asked of any store";
     LockTimedOut: [Locking] "TimeReached", "a new coordination, the prepare deadline passed" => Ended,
@@ -52,11 +57,11 @@ transitions! {
         "propose ABORT";
     VoteCounted: [Preparing] "Voted", "yes or read-only, others are missing" => same,
         "ask prepare of the next single-writer store";
-    AllYes: [Preparing] "Voted", "the last vote, none against, no consensus service" => Committing,
+    AllYes: [Preparing] "Voted", "the last vote, none against, nobody else decides" => Committing,
         "record DECISION commit (forced); ask commit of all that voted COMMIT";
-    AllYesPropose: [Preparing] "Voted", "the last vote, none against, consensus service" => Proposing,
+    AllYesPropose: [Preparing] "Voted", "the last vote, none against, consensus service or last resource" => Proposing,
         "propose COMMIT";
-    AllReadOnly: [Preparing] "Voted", "the last vote, all are read-only" => Ended,
+    AllReadOnly: [Preparing] "Voted", "the last vote, all are read-only, no last resource" => Ended,
         "record END (lazy); finish as committed: no decision is needed";
     VoteAgainst: [Preparing] "Voted", "ABORT or unknown, no consensus service" => Aborting,
         "record DECISION abort (accepted); ask abort of all that answered";
@@ -72,8 +77,10 @@ transitions! {
         "propose ABORT";
     AbortTooLate: [New, Locking, Proposing, Reading, InDoubt, Committing, Aborting, Heuristic, Ended] "AbortRequested", "" => same,
         "nothing: the decision is on its way or made";
+    LastRefused: [Proposing] "ProposalRefused", "the last resource rolled back, for certain" => Aborting,
+        "record DECISION abort (accepted); ask abort of all others";
     CommitTaken: [Proposing, Reading] "Proposed or DecisionRead", "COMMIT stands" => Committing,
-        "record DECISION commit (forced); ask commit of all that voted COMMIT";
+        "record DECISION commit (forced; accepted where a last resource's row stands); ask commit of all others that voted COMMIT";
     AbortTaken: [Proposing, Reading] "Proposed or DecisionRead", "ABORT stands" => Aborting,
         "record DECISION abort (accepted); ask abort of all that answered";
     ProposalLost: [Proposing] "Proposed", "not taken, or no answer" => Reading,
@@ -124,9 +131,9 @@ transitions! {
         "acquire them again after a capped backoff, for ever";
     LockAgain: [Locking] "TimeReached", "a resumed coordination, the backoff passed" => same,
         "acquire them again";
-    ResumedUndecided: [New, Locking] "Resumed or Locked", "no decision in the journal, no consensus service" => Aborting,
+    ResumedUndecided: [New, Locking] "Resumed or Locked", "no decision in the journal, nobody else decides" => Aborting,
         "record DECISION abort (accepted); ask abort of all: presumed abort";
-    ResumedUnread: [New, Locking] "Resumed or Locked", "no decision in the journal, consensus service" => Reading,
+    ResumedUnread: [New, Locking] "Resumed or Locked", "no decision in the journal, consensus service or last resource" => Reading,
         "read what stands";
     ResumedCommit: [New, Locking] "Resumed or Locked", "DECISION commit" => Committing,
         "ask commit of all but the read-only ones";

@@ -17,6 +17,8 @@ impl TwoPhase {
     /// Records the begin and asks whoever can be asked.
     pub(super) fn begin(&mut self, now: Timestamp, locks: Vec<u64>) -> Vec<Effect> {
         let all_list = self.plan.parties.iter().all(|party| party.lists_prepared);
+        // Where the decision lives must be known before there can be one.
+        let is_swept = all_list && self.last.is_none();
         let request = Arc::clone(&self.plan.request);
         let mut effects = vec![
             Effect::Record {
@@ -26,7 +28,7 @@ impl TwoPhase {
                     epoch: self.plan.epoch,
                     locks,
                 },
-                durability: if all_list { Durability::Accepted } else { Durability::Forced },
+                durability: if is_swept { Durability::Accepted } else { Durability::Forced },
             },
             Effect::Publish(CoordinationEvent::Started {
                 id: request.id.clone(),
@@ -36,12 +38,20 @@ impl TwoPhase {
             }),
         ];
         for party in 0..self.parties.len() {
-            if !self.parties[party].single_writer {
+            if !self.parties[party].single_writer && self.last != Some(party) {
                 self.ask_prepare(now, party, &mut effects);
             }
         }
         self.ask_next_single_writer(now, &mut effects);
+        if self.is_one_phase() {
+            self.propose_commit(now, &mut effects);
+        }
         effects
+    }
+
+    /// Whether there is nobody but the last resource: nobody prepares.
+    pub(super) fn is_one_phase(&self) -> bool {
+        self.last.is_some() && self.parties.len() == 1
     }
 
     pub(super) fn ask_prepare(&mut self, now: Timestamp, party: usize, effects: &mut Vec<Effect>) {
@@ -61,6 +71,7 @@ impl TwoPhase {
                 let party = &self.parties[*party];
                 party.single_writer && party.prepare == Prepare::NotAsked
             })
+            .filter(|party| self.last != Some(*party))
             .min_by(|a, b| self.parties[*a].store.cmp(&self.parties[*b].store));
         if let Some(party) = next {
             self.ask_prepare(now, party, effects);
@@ -68,7 +79,7 @@ impl TwoPhase {
     }
 
     pub(super) fn vote(&mut self, now: Timestamp, party: usize, vote: Vote) -> Vec<Effect> {
-        if !self.parties[party].is_preparing() {
+        if !self.parties[party].is_preparing() || self.last == Some(party) {
             self.take(Rule::Ignored);
             return Vec::new();
         }
@@ -82,16 +93,20 @@ impl TwoPhase {
                 let rules = (Rule::VoteAgainst, Rule::VoteAgainstPropose);
                 self.decide_abort(now, reason, rules)
             }
-            Ballot::Commit | Ballot::ReadOnly => self.vote_for(now),
+            Ballot::Commit | Ballot::ReadOnly | Ballot::Decided => self.vote_for(now),
         }
     }
 
     pub(super) fn vote_for(&mut self, now: Timestamp) -> Vec<Effect> {
         let mut effects = Vec::new();
         let voted = |party: &Party| matches!(party.prepare, Prepare::Voted(_));
-        if !self.parties.iter().all(voted) {
+        let mut parties = self.parties.iter().enumerate();
+        if !parties.all(|(index, party)| voted(party) || self.last == Some(index)) {
             self.take(Rule::VoteCounted);
             self.ask_next_single_writer(now, &mut effects);
+        } else if self.last.is_some() {
+            self.take(Rule::AllYesPropose);
+            self.propose_commit(now, &mut effects);
         } else if self.parties.iter().all(|party| party.has_voted(Ballot::ReadOnly)) {
             self.take(Rule::AllReadOnly);
             self.decision = Some(Decision::Commit);

@@ -6,8 +6,9 @@
 //! `begin` (or `build` alone) `vote a commit|read_only|abort|unknown "why"`
 //! `ack a done|failed|unknown|never_prepared "why"` `advance 30s` `abort "why"`
 //! `locked` `refused "why"` `lost "why"` `resolve commit "why"` `proposed taken|lost`
-//! `read commit|abort|open|unknown [read_only a b]`; `recorded` and `overruled commit` answer the
-//! record that everything else waits behind; `crash` loses what was not on disk, `crash later` only
+//! `last a` makes a store the last resource (before `begin`), `refused_last "why"` is its word that
+//! it rolled back; `read commit|abort|open|unknown [read_only a b]`; `recorded` and `overruled
+//! commit` answer the record that everything else waits behind; `crash` loses what was not on disk, `crash later` only
 //! what the journal had not accepted; `resume` continues from the records that are left.
 //!
 //! Invariant: nothing that stands behind a record is shown before the record is answered.
@@ -42,6 +43,7 @@ pub(super) struct TwoPhaseStage {
     now: Timestamp,
     parties: Vec<PartyPlan>,
     consensus: bool,
+    last: Option<StoreName>,
     timeout_seconds: f64,
     consistency: &'static str,
     operations: Vec<Value>,
@@ -64,6 +66,7 @@ impl TwoPhaseStage {
             now: Timestamp(0),
             parties: Vec::new(),
             consensus: false,
+            last: None,
             timeout_seconds: 300.0,
             consistency: "session",
             operations: Vec::new(),
@@ -79,29 +82,39 @@ impl TwoPhaseStage {
         }
     }
 
-    fn perform(&mut self, words: &[&str]) {
+    /// What is said before the begin; false where it is no such command.
+    fn set_up(&mut self, words: &[&str]) -> bool {
         match words {
             ["stores", names @ ..] => {
                 self.parties = names.iter().map(|name| party_plan(name)).collect();
-                self.say("ready");
             }
             ["consensus"] => {
                 self.consensus = true;
-                self.say("ready");
+            }
+            ["last", store] => {
+                self.last = Some(StoreName::new(store).expect("a short name"));
             }
             ["eventual"] => {
                 self.consistency = "eventual";
-                self.say("ready");
             }
             ["strong", operations @ ..] => {
                 self.consistency = "strong";
                 self.operations = operations.iter().map(|words| operation(words)).collect();
-                self.say("ready");
             }
             ["timeout", time] => {
                 self.timeout_seconds = duration(time).as_secs_f64();
-                self.say("ready");
             }
+            _ => return false,
+        }
+        self.say("ready");
+        true
+    }
+
+    fn perform(&mut self, words: &[&str]) {
+        if self.set_up(words) {
+            return;
+        }
+        match words {
             ["build"] => self.build(),
             ["begin"] => {
                 if self.machine.is_none() {
@@ -132,6 +145,9 @@ impl TwoPhaseStage {
                 self.step(Input::Resolved { decision, reason });
             }
             ["proposed", answer] => self.step(Input::Proposed { taken: *answer == "taken" }),
+            ["refused_last", reason] => {
+                self.step(Input::ProposalRefused { reason: (*reason).to_owned() });
+            }
             ["read", answer, rest @ ..] => self.step(Input::DecisionRead(standing(answer, rest))),
             ["advance", time] => self.advance(duration(time)),
             ["recorded"] => self.recorded(),
@@ -156,7 +172,7 @@ impl TwoPhaseStage {
     }
 
     fn plan(&self) -> Plan {
-        let request = CoordinationRequest::check(RequestParts {
+        let mut request = CoordinationRequest::check(RequestParts {
             id: "c1".into(),
             kind: "two_phase_commit".into(),
             stores: self.parties.iter().map(|party| party.store.to_string()).collect(),
@@ -166,6 +182,9 @@ impl TwoPhaseStage {
             metadata: Value::Map(Vec::new()),
         })
         .expect("the scenario names its stores");
+        if let Some(last) = &self.last {
+            request.set_last_resource(last);
+        }
         Plan {
             locks: locks_of(&request).into(),
             request: Arc::new(request),
@@ -312,8 +331,10 @@ pub(super) fn shown_durability(durability: Durability) -> &'static str {
 
 pub(super) fn shown_record(record: &Record) -> String {
     match record {
-        Record::Begin { owner, epoch, locks, .. } if locks.is_empty() => {
-            format!("begin by {owner}, epoch {epoch}")
+        Record::Begin { request, owner, epoch, locks } if locks.is_empty() => {
+            let last = request.last_resource().map(|last| &request.stores[last]);
+            let last = last.map_or(String::new(), |last| format!(", {last} decides"));
+            format!("begin by {owner}, epoch {epoch}{last}")
         }
         Record::Begin { owner, epoch, locks, .. } => {
             format!("begin by {owner}, epoch {epoch}, holding tokens {locks:?}")

@@ -44,12 +44,18 @@ pub(super) enum Bug {
     AdmitsBeforeRecovery,
     /// The journal keeps the decision without the receipts.
     ReceiptsLost,
+    /// The last resource commits without the row of the decision.
+    RowNotWritten,
+    /// The last resource says that no commit will come, and writes no row that forbids it.
+    NoRowOfAbort,
+    /// The driver takes a lost answer of the last resource for its word that it rolled back.
+    LostDecideIsRefused,
     /// The driver never steps the machine because of time.
     TimeStandsStill,
 }
 
 impl Bug {
-    pub(super) const ALL: [Self; 20] = [
+    pub(super) const ALL: [Self; 23] = [
         Self::CutIgnored,
         Self::RecoveryForgetsAbort,
         Self::PresumedCommit,
@@ -69,6 +75,9 @@ impl Bug {
         Self::LostLockIgnored,
         Self::AdmitsBeforeRecovery,
         Self::ReceiptsLost,
+        Self::RowNotWritten,
+        Self::NoRowOfAbort,
+        Self::LostDecideIsRefused,
         Self::TimeStandsStill,
     ];
 }

@@ -203,6 +203,8 @@ impl World {
                 }
                 self.release_locks(of);
             }
+            effect @ (Effect::Propose { .. } | Effect::ReadDecision)
+                if self.ask_last_resource(of, &effect) => {}
             Effect::Propose { decision } => {
                 self.propose(of, decision);
             }

@@ -17,19 +17,22 @@ use super::world::{Address, World};
 impl World {
     /// Record before you tell, the stores.
     pub(super) fn check_asking(&mut self, of: &Address, ask: Ask) {
-        if ask == Ask::Commit && self.disk.decision(&of.id) != Some(Decision::Commit) {
+        let stands = self.disk.decision(&of.id).or(self.row_decision(&of.id));
+        if ask == Ask::Commit && stands != Some(Decision::Commit) {
             self.fail(format!("{} is told to commit without a durable decision", of.id));
         }
     }
 
     /// Record before you tell, the caller.
     pub(super) fn check_telling(&mut self, of: &Address, kind: OutcomeKind) {
-        let standing = self.disk.decision(&of.id);
+        let row = self.row_decision(&of.id);
+        let standing = self.disk.decision(&of.id).or(row);
+        let against_row = row == Some(Decision::Commit) && !self.resolved.contains(&of.id);
         let has_writer = self.stores.iter().any(|store| store.promised.contains(&of.id));
         if kind == OutcomeKind::Committed && standing != Some(Decision::Commit) && has_writer {
             self.fail(format!("{} is told as committed, the journal has {standing:?}", of.id));
         }
-        if kind == OutcomeKind::Aborted && standing == Some(Decision::Commit) {
+        if kind == OutcomeKind::Aborted && (standing == Some(Decision::Commit) || against_row) {
             self.fail(format!("{} is told as aborted, the journal has {standing:?}", of.id));
         }
     }
@@ -105,7 +108,9 @@ impl World {
     fn operator_writes_abort(&mut self, id: &CoordinationId) {
         let decision = Decision::Abort;
         let Some(row) = self.disk.rows.get(id) else { return };
-        if row.decision.is_some() || row.outcome.is_some() || self.is_on_its_way(id) {
+        let is_over = row.decision.is_some() || row.outcome.is_some();
+        // Where a last resource decides, the journal is not the place to do so first.
+        if is_over || self.is_on_its_way(id) || self.last_resource(id).is_some() {
             return;
         }
         let record = Record::Decision {
@@ -227,7 +232,9 @@ impl World {
         let standing = self.disk.decision(id);
         let has_writer = self.stores.iter().any(|store| store.promised.contains(id));
         let is_committed = standing == Some(Decision::Commit);
-        if self.is_told(id, OutcomeKind::Committed) && !is_committed && has_writer {
+        // An operator may decide against a row that somebody was told of before the crash.
+        let against_row = request.last_resource().is_some() && self.resolved.contains(id);
+        if self.is_told(id, OutcomeKind::Committed) && !is_committed && has_writer && !against_row {
             self.fail(format!("{id} was told as committed and is lost, {standing:?} stands"));
         }
         if self.is_told(id, OutcomeKind::Aborted) && is_committed {

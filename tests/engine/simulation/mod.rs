@@ -8,6 +8,7 @@ mod bugs;
 mod driver;
 mod invariants;
 mod journal;
+mod last_resource;
 mod locks;
 mod network;
 mod store;

@@ -73,6 +73,8 @@ impl World {
         }
         let is_over = self.disk.rows.get(&question.id).is_some_and(|row| row.outcome.is_some());
         let refuses = self.chance(1) && !is_over;
+        let is_last = self.is_last(&question.id, party);
+        let keeps_receipt = self.last_resource(&question.id).is_none();
         let (now, store) = (self.now, &mut self.stores[to]);
         let input = if store.life == question.life {
             match question.ask {
@@ -85,8 +87,13 @@ impl World {
                     Input::Voted { party, vote: Vote::Abort { reason: "it is busy".to_owned() } }
                 }
                 Ask::Prepare => {
-                    let vote = store.prepare(now, &question.id, calm, &mut self.random);
+                    let vote =
+                        store.prepare(now, &question.id, (calm, keeps_receipt), &mut self.random);
                     Input::Voted { party, vote }
+                }
+                ask if is_last => {
+                    let answer = store.told_as_last(&question.id, ask);
+                    Input::Acknowledged { party, answer }
                 }
                 Ask::Commit => {
                     let answer = store.commit(&question.id, question.receipt.as_ref(), refuses);
@@ -108,6 +115,15 @@ impl World {
             let delay = self.delay();
             self.schedule(delay, Happening::Answered { to: from, input });
         }
+    }
+
+    /// The last resource of a coordination: its index among the request's stores.
+    pub(super) fn last_resource(&self, id: &CoordinationId) -> Option<usize> {
+        self.requests.iter().find(|request| request.id == *id)?.last_resource()
+    }
+
+    fn is_last(&self, id: &CoordinationId, party: usize) -> bool {
+        self.last_resource(id) == Some(party)
     }
 
     /// Proposes with the votes as evidence, as they stand then.
@@ -260,6 +276,7 @@ impl World {
     pub(super) fn forget(&mut self, id: &CoordinationId) {
         for store in &mut self.stores {
             store.markers.remove(id);
+            store.rows.retain(|row, (decision, _)| row != id || *decision == Decision::Abort);
         }
     }
 

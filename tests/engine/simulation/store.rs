@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use unanimity::model::ids::{CoordinationId, StoreName};
-use unanimity::model::outcome::{Acknowledgement, Receipt, Vote};
+use unanimity::model::outcome::{Acknowledgement, Decision, Receipt, Vote};
 use unanimity::model::time::Timestamp;
 
 use crate::support::random::Random;
@@ -37,6 +37,10 @@ pub(super) struct Store {
     pub(super) gives_receipts: bool,
     /// The markers of what it has committed; gone once told to forget.
     pub(super) markers: BTreeSet<CoordinationId>,
+    /// What it prepared without giving a receipt, because nobody would have kept it.
+    unreceipted: BTreeSet<CoordinationId>,
+    /// The rows that decide, and which stores had nothing to commit.
+    pub(super) rows: BTreeMap<CoordinationId, (Decision, Vec<StoreName>)>,
     /// What it ever promised to commit.
     pub(super) promised: BTreeSet<CoordinationId>,
     /// What it decided alone, against its duties.
@@ -63,6 +67,8 @@ impl Store {
             gives_receipts: false,
             aborted: BTreeSet::new(),
             markers: BTreeSet::new(),
+            unreceipted: BTreeSet::new(),
+            rows: BTreeMap::new(),
             promised: BTreeSet::new(),
             heuristic: BTreeSet::new(),
         }
@@ -82,7 +88,7 @@ impl Store {
         &mut self,
         now: Timestamp,
         id: &CoordinationId,
-        calm: bool,
+        (calm, keeps_receipt): (bool, bool),
         random: &mut Random,
     ) -> Vote {
         let reason = || "it cannot".to_owned();
@@ -91,6 +97,9 @@ impl Store {
         }
         if self.aborted.contains(id) && self.remembers_aborts {
             return Vote::Abort { reason: reason() };
+        }
+        if !keeps_receipt {
+            self.unreceipted.insert(id.clone());
         }
         let drawn = if calm { 99 } else { random.below(100) };
         match drawn {
@@ -106,7 +115,8 @@ impl Store {
     }
 
     fn yes(&self, id: &CoordinationId) -> Vote {
-        if self.gives_receipts { Vote::Prepared { receipt: receipt(id) } } else { Vote::Commit }
+        let gives = self.gives_receipts && !self.unreceipted.contains(id);
+        if gives { Vote::Prepared { receipt: receipt(id) } } else { Vote::Commit }
     }
 
     pub(super) fn commit(
@@ -123,7 +133,7 @@ impl Store {
             }
             Some(Kept::Prepared(_)) => {
                 self.kept.insert(id.clone(), Kept::Committed);
-                if !self.gives_receipts {
+                if !self.gives_receipts || self.unreceipted.contains(id) {
                     self.markers.insert(id.clone());
                 }
                 Acknowledgement::Done

@@ -21,6 +21,7 @@ use unanimity::protocol::two_phase::Rule;
 use super::bugs::Bug;
 use super::driver::Node;
 use super::journal::Disk;
+use super::last_resource::LastQuestion;
 use super::locks::Locks;
 use super::store::Store;
 use crate::support::agenda::{Agenda, trace_line};
@@ -74,6 +75,7 @@ pub(super) enum Happening {
     LockSessionEnds { node: usize, life: u64 },
     Proposal { from: Address, decision: Decision, read_only: Vec<StoreName>, is_answered: bool },
     Read { from: Address },
+    LastAsked(LastQuestion),
     AbortWish { request: usize, node: usize },
     OperatorDecides { request: usize, decision: Decision, in_journal: bool },
     NodeDies { node: usize },
@@ -169,7 +171,11 @@ impl World {
 
     fn plan_requests(&mut self) {
         for request in 0..2 + self.random.below(4) {
-            let drawn = self.draw_request(request);
+            let mut drawn = self.draw_request(request);
+            if !self.climate.has_consensus && self.random.chance(40) {
+                let last = drawn.stores[self.random.below(drawn.stores.len())].clone();
+                drawn.set_last_resource(&last);
+            }
             self.requests.push(Arc::new(drawn));
             let node = self.random.below(self.nodes.len());
             let at = self.random.millis(10, 15_000);
@@ -308,6 +314,7 @@ impl World {
             Happening::Proposal { from, decision, read_only, is_answered } => {
                 self.proposal(from, decision, read_only, is_answered);
             }
+            Happening::LastAsked(question) => self.last_asked(question),
             Happening::Read { from } => self.read_decision(from),
             Happening::AbortWish { request, node } => self.wish_abort(request, node),
             Happening::OperatorDecides { request, decision, in_journal } => {
