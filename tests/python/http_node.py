@@ -6,10 +6,13 @@ behind a call of its store where the environment says so, as `before#commit_tran
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +23,24 @@ from unanimity.http_store import store_app
 
 DIES = "UNANIMITY_TEST_DIES"
 TOKEN = "a secret of this test"
+
+
+def free_port() -> int:
+    """A port of loopback that nobody has."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def wait_until_open(port: int) -> None:
+    """Wait until somebody takes connections; a server of somebody else's gives no other sign."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+            return
+        time.sleep(0.02)
+    raise TimeoutError(f"nobody takes connections on port {port}")
 
 
 class Armed(HonestStore):
