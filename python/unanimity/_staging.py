@@ -11,7 +11,7 @@ import json
 import os
 import sqlite3
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -68,13 +68,14 @@ class Staging:
         self._path = os.path.abspath(os.fspath(path))  # noqa: PTH100
         # Every use of the connection is under it; it is never held while the store works.
         self._lock = threading.Lock()
-        self._connection = sqlite3.connect(
-            self._path, timeout=_BUSY_SECONDS, check_same_thread=False, isolation_level=None
-        )
+        self._connection = _connect(self._path)
         self._connection.execute("PRAGMA journal_mode = WAL")
         self._connection.execute("PRAGMA synchronous = FULL")
         self._connection.executescript(_SCHEMA)
         self._ended = 0
+
+    def _saved(self) -> None:
+        """Called when a change is made and not committed yet; what is raised takes it back."""
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
@@ -82,6 +83,7 @@ class Staging:
             self._connection.execute("BEGIN IMMEDIATE")
             try:
                 yield self._connection
+                self._saved()
             except BaseException:
                 self._connection.execute("ROLLBACK")
                 raise
@@ -274,6 +276,31 @@ class Staging:
         """Close the file."""
         with self._lock:
             self._connection.close()
+
+
+class CarriedStaging(Staging):
+    """The staging area as one text, which the store itself keeps: for one process at a time.
+
+    What is saved may be ahead of what is committed here, when `save` raises though it saved; the
+    next change overwrites it, as after a crash.
+    """
+
+    def __init__(self, load: Callable[[], str | None], save: Callable[[str], None]) -> None:
+        """Read what was saved."""
+        self._lock = threading.Lock()
+        self._save = save
+        self._connection = _connect(":memory:")
+        self._connection.executescript(load() or _SCHEMA)
+        self._ended = 0
+
+    def _saved(self) -> None:
+        self._save("\n".join(self._connection.iterdump()))
+
+
+def _connect(path: str) -> sqlite3.Connection:
+    return sqlite3.connect(
+        path, timeout=_BUSY_SECONDS, check_same_thread=False, isolation_level=None
+    )
 
 
 def _state(connection: sqlite3.Connection, transaction_id: str) -> str | None:

@@ -23,7 +23,8 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from . import _bridge
-from ._staging import Change, Held, Refused, Staging
+from ._exceptions import ConfigError
+from ._staging import CarriedStaging, Change, Held, Refused, Staging
 from ._stores import (
     AbortResult,
     CommitResult,
@@ -46,14 +47,22 @@ class StagedStore(IStorageStore):
     Everybody who writes into the store has to go through it; what is written past it is neither
     checked nor waited for. The three methods are plain functions; they run in threads, for
     different keys at once. A change is visible from the moment `write` returns, key by key, so a
-    reader may see half of a commit that is under way. `staging` is the path of the staging area,
-    one for each store; it must lie on a disk that lasts as long as the store.
+    reader may see half of a commit that is under way.
+
+    `staging` is the path of the staging area, one for each store; it must lie on a disk that lasts
+    as long as the store. Where there is no such disk give None, and write `load_staging` and
+    `save_staging`: the whole area is then one text that the store keeps, saved anew with each
+    change, for one process at a time and a few thousand transactions a day.
     """
 
-    def __init__(self, staging: str | os.PathLike[str], name: str = "staged") -> None:
+    def __init__(self, staging: str | os.PathLike[str] | None, name: str = "staged") -> None:
         """Open the staging area, or make it."""
         self.store_name = name
-        self._staging = Staging(staging)
+        self._staging = (
+            CarriedStaging(self.load_staging, self.save_staging)
+            if staging is None
+            else Staging(staging)
+        )
         # One at a time for each transaction: a commit that is asked twice at once is done once.
         self._stripes = [threading.Lock() for _ in range(_STRIPES)]
 
@@ -70,6 +79,17 @@ class StagedStore(IStorageStore):
     @abstractmethod
     def delete(self, key: str) -> None:
         """Remove a key, durably; one that has no value is fine."""
+
+    def load_staging(self) -> str | None:
+        """Give the text that was saved last, None at first; only asked where there is no file."""
+        raise ConfigError(
+            f"the store '{self.store_name}' has neither a path for its staging area nor "
+            "load_staging() and save_staging(); give one or write the other"
+        )
+
+    def save_staging(self, text: str) -> None:
+        """Keep the text durably, in place of the last one, whole or not at all."""
+        self.load_staging()
 
     # ---- the duties ---------------------------------------------------------------------------
 

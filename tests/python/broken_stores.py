@@ -360,3 +360,188 @@ class Silent(HonestStore):
         if transaction_id not in self.staged and transaction_id not in self.ended:
             await asyncio.get_running_loop().create_future()
         return super().abort_transaction(transaction_id)
+
+
+class Impatient(HonestStore):
+    """Says FAILED when it is told to abort what it aborted before."""
+
+    def abort_transaction(self, transaction_id: str) -> AbortResult:
+        if self.ended.get(transaction_id) == "aborted":
+            return AbortResult(self.store_name, "FAILED", "I said so already")
+        return super().abort_transaction(transaction_id)
+
+
+class Puzzled(HonestStore):
+    """Raises when it is told to commit what it does not know."""
+
+    def commit_transaction(self, transaction_id: str) -> CommitResult:
+        if transaction_id not in self.staged and transaction_id not in self.ended:
+            raise KeyError(transaction_id)
+        return super().commit_transaction(transaction_id)
+
+
+class Stacking(HonestStore):
+    """Keeps what is prepared twice twice, and ends one of the two."""
+
+    def prepare_transaction(self, request: PrepareRequest) -> PrepareResult:
+        again = self.staged.get(request.transaction_id, []) and request.operations
+        answer = super().prepare_transaction(request)
+        self.staged[request.transaction_id] = self.staged.get(request.transaction_id, []) + again
+        return answer
+
+    def commit_transaction(self, transaction_id: str) -> CommitResult:
+        rest = self.staged.get(transaction_id, [])[1:]
+        answer = super().commit_transaction(transaction_id)
+        if len(rest) == 1 and rest[0]["value"] == "one":
+            self.staged[transaction_id] = rest
+        return answer
+
+
+class Reviving(HonestStore):
+    """Prepares what was aborted, and takes the next abort for a repeated one."""
+
+    def _trouble(self, transaction_id: str, operations: Operations) -> str:
+        return super()._trouble("", operations)
+
+    def abort_transaction(self, transaction_id: str) -> AbortResult:
+        if self.ended.get(transaction_id) == "aborted":
+            return AbortResult(self.store_name, "SUCCESS")
+        return super().abort_transaction(transaction_id)
+
+
+class Racing(HonestStore):
+    """Sees an abort that came while it prepared, votes ABORT, and leaves what it staged."""
+
+    async def prepare_transaction(  # type: ignore[override]
+        self, request: PrepareRequest
+    ) -> PrepareResult:
+        answer = super().prepare_transaction(request)
+        while answer.vote == "COMMIT" and request.transaction_id in self.staged:
+            await asyncio.sleep(0)
+            if not self.is_aborting(request.transaction_id):
+                break
+            self.staged[request.transaction_id] = request.operations
+            return PrepareResult(self.store_name, "ABORT", "it was aborted meanwhile")
+        return answer
+
+    def is_aborting(self, transaction_id: str) -> bool:
+        return transaction_id in self.steps.get("aborting", [])
+
+    async def abort_transaction(  # type: ignore[override]
+        self, transaction_id: str
+    ) -> AbortResult:
+        if transaction_id in self.staged:
+            self.steps.setdefault("aborting", []).append(transaction_id)
+        return super().abort_transaction(transaction_id)
+
+
+class Smearing(HonestStore):
+    """Has one slot for each key, which a refused transaction fills too."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path)
+        self.slots: dict[str, str] = {}
+
+    async def prepare_transaction(  # type: ignore[override]
+        self, request: PrepareRequest
+    ) -> PrepareResult:
+        for operation in request.operations:
+            self.slots[operation["key"]] = operation.get("value", "")
+        return super().prepare_transaction(request)
+
+    async def commit_transaction(  # type: ignore[override]
+        self, transaction_id: str
+    ) -> CommitResult:
+        keys = [operation["key"] for operation in self.staged.get(transaction_id, [])]
+        answer = super().commit_transaction(transaction_id)
+        self.values.update({key: self.slots[key] for key in keys if key in self.slots})
+        return answer
+
+
+class Jealous(HonestStore):
+    """Says FAILED to whoever asks for a commit that is under way."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path)
+        self.under_way: set[str] = set()
+
+    async def commit_transaction(  # type: ignore[override]
+        self, transaction_id: str
+    ) -> CommitResult:
+        if transaction_id in self.under_way:
+            return CommitResult(self.store_name, "FAILED", "somebody else does it")
+        self.under_way.add(transaction_id)
+        await asyncio.sleep(0)
+        self.under_way.discard(transaction_id)
+        return super().commit_transaction(transaction_id)
+
+
+class Idle(HonestStore):
+    """Says that an operation is done, and does nothing."""
+
+    def execute_operation(self, request: OperationRequest) -> OperationResult:
+        return OperationResult(self.store_name, "SUCCESS")
+
+
+class NotUndoing(HonestStore):
+    """Remembers that an operation was undone, and does not undo it."""
+
+    def compensate_operation(self, request: OperationRequest) -> OperationResult:
+        self.steps[request.operation_id] = "undone"
+        return OperationResult(self.store_name, "SUCCESS")
+
+
+class UndoingAgain(HonestStore):
+    """Undoes as often as it is asked."""
+
+    def compensate_operation(self, request: OperationRequest) -> OperationResult:
+        if request.operation_id in self.steps:
+            self._apply([request.operation["compensation"]])
+        return super().compensate_operation(request)
+
+
+class LosingSteps(HonestStore):
+    """Reads the whole state, lets others run, and writes it back when it executes."""
+
+    async def execute_operation(  # type: ignore[override]
+        self, request: OperationRequest
+    ) -> OperationResult:
+        values = dict(self.values)
+        await asyncio.sleep(0)
+        is_new = request.operation_id not in self.steps
+        answer = super().execute_operation(request)
+        if is_new and answer.status == "SUCCESS":
+            self.values = values
+            self._apply([request.operation])
+        return answer
+
+    async def compensate_operation(  # type: ignore[override]
+        self, request: OperationRequest
+    ) -> OperationResult:
+        return super().compensate_operation(request)
+
+
+class Leaking(HonestStore):
+    """Frees the keys of what this process prepared, and of nothing that another one did."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path)
+        self.own: set[str] = set()
+
+    def prepare_transaction(self, request: PrepareRequest) -> PrepareResult:
+        self.own.add(request.transaction_id)
+        return super().prepare_transaction(request)
+
+    def abort_transaction(self, transaction_id: str) -> AbortResult:
+        staged = self.staged.get(transaction_id)
+        answer = super().abort_transaction(transaction_id)
+        if staged and transaction_id not in self.own:
+            self.staged[f"ghost of {transaction_id}"] = staged
+        return answer
+
+
+class StepsInMemory(HonestStore):
+    """Does an operation durably, and remembers only in memory that it did."""
+
+    def _state(self) -> dict[str, Any]:
+        return {**super()._state(), "steps": {}}

@@ -20,11 +20,11 @@ DIES = "UNANIMITY_TEST_DIES"
 class Folder(StagedStore):
     """One file for each key."""
 
-    def __init__(self, folder: str) -> None:
-        super().__init__(f"{folder}/staging.db", "folder")
+    def __init__(self, folder: str, staging: str | None = "staging.db") -> None:
         self._folder = Path(folder) / "values"
         self._folder.mkdir(parents=True, exist_ok=True)
         self._written = 0
+        super().__init__(None if staging is None else f"{folder}/{staging}", "folder")
 
     def read(self, key: str) -> Any:
         path = self._folder / key
@@ -44,3 +44,19 @@ class Folder(StagedStore):
     def _die(self, when: str) -> None:
         if os.environ.get(DIES) == f"{when}#{self._written}":
             os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Carrying(Folder):
+    """One that keeps its staging area itself, beside its values."""
+
+    def __init__(self, folder: str) -> None:
+        super().__init__(folder, None)
+
+    def load_staging(self) -> str | None:
+        path = self._folder / ".staging"
+        return path.read_text() if path.exists() else None
+
+    def save_staging(self, text: str) -> None:
+        draft = self._folder / ".staging-draft"
+        draft.write_text(text)
+        draft.replace(self._folder / ".staging")

@@ -16,8 +16,9 @@ from typing import Any
 
 import pytest
 
-from staged_folder import DIES, Folder
+from staged_folder import DIES, Carrying, Folder
 from unanimity import (
+    ConfigError,
     CoordinationService,
     CoordinationType,
     OperationRequest,
@@ -49,9 +50,33 @@ async def vote(store: Folder, name: str, *operations: dict[str, Any], **more: An
     return answer.reason or answer.vote
 
 
-def test_it_keeps_every_duty(tmp_path: Path) -> None:
-    report = check_store(Folder, tmp_path)
+@pytest.mark.parametrize("kind", [Folder, Carrying])
+def test_it_keeps_every_duty(tmp_path: Path, kind: type[Folder]) -> None:
+    report = check_store(kind, tmp_path)
     assert {result.state for result in report.duties} == {"kept"}
+
+
+def test_without_a_place_for_its_staging_area_it_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"give one or write the other"):
+        Folder(str(tmp_path), None)
+
+
+def test_what_could_not_be_saved_is_not_staged(tmp_path: Path) -> None:
+    async def work() -> None:
+        store = Carrying(str(tmp_path))
+        kept, failing = store.save_staging, OSError("the disk is full")
+
+        def fail(text: str) -> None:
+            raise failing
+
+        store._staging._save = fail  # type: ignore[attr-defined]
+        with pytest.raises(OSError, match="the disk is full"):
+            await vote(store, "t", put("a", 1))
+        store._staging._save = kept  # type: ignore[attr-defined]
+        assert await store.list_prepared_transactions() == []
+        assert await vote(store, "u", put("a", 1)) == "COMMIT"
+
+    asyncio.run(work())
 
 
 # --- killed between two writes -----------------------------------------------------------------

@@ -100,6 +100,7 @@ class Subject:
     words: StoreWords = KEY_VALUE
     is_volatile: bool = False
     has_steps: bool = False
+    has_fences: bool = True
     server: str = ""
     """The fixture of the server that it needs."""
 
@@ -110,7 +111,7 @@ SUBJECTS = (
     Subject("files", make_files),
     Subject("sqlite", make_sqlite, sql_words(("?", "?"))),
     Subject("postgres", make_postgres, sql_words(("$1", "$2")), server="postgres"),
-    Subject("index", make_index, StoreWords(put=_index_put, read=_index_read)),
+    Subject("index", make_index, StoreWords(put=_index_put, read=_index_read), has_fences=False),
 )
 
 
@@ -135,7 +136,8 @@ def test_every_store_of_ours_keeps_its_duties(
     for duty, state in states.items():
         is_step = "step" in duty or duty.startswith("undo")
         is_durable = duty.startswith(("kill", "close"))
-        if is_step and not subject.has_steps:
+        is_left_out = duty == "fences" and not subject.has_fences
+        if is_left_out or (is_step and not subject.has_steps):
             assert state == "not there", report
         elif is_durable and subject.is_volatile:
             assert state == "volatile", report
@@ -164,6 +166,19 @@ BROKEN = {
     "UndoingBlindly": ("undo-first", "the undoing of what was never done changed something"),
     "TakingLate": ("undo-first", "after its own undoing is answered SUCCESS"),
     "Trying": ("step-bad", "answered FAILED, to be tried again"),
+    "Impatient": ("abort-again", "abort is answered FAILED"),
+    "Puzzled": ("commit-unknown", "a transaction that it never saw is to be answered"),
+    "Stacking": ("prepare-twice", "it has ended, and list_prepared_transactions still names it"),
+    "Reviving": ("prepare-after-abort", "list_prepared_transactions still names it"),
+    "Racing": ("abort-while-preparing", "list_prepared_transactions still names it"),
+    "Smearing": ("same-key-at-once", "were committed under .* is there"),
+    "Jealous": ("commit-at-once", "the same commit four times at once is answered .*FAILED"),
+    "Idle": ("step", "it was executed: .* should be 'one', and is None"),
+    "NotUndoing": ("undo", "it was undone: .* should be None, and is 'one'"),
+    "UndoingAgain": ("undo-again", "an undoing that was asked again was done twice"),
+    "LosingSteps": ("steps-at-once", "steps ran at once: .* and is None"),
+    "Leaking": ("kill-then-abort", "the vote for one good operation is ABORT"),
+    "StepsInMemory": ("kill-after-step", "asked again after the kill it was done twice"),
     "Truthy": ("commit", "the vote for one good operation is no vote"),
 }
 
@@ -175,8 +190,11 @@ def make_broken(name: str, path: str) -> HonestStore:
 
 def test_the_store_that_they_are_made_of_keeps_every_duty(tmp_path: Path) -> None:
     report = check_store(HonestStore, tmp_path / "store.json")
-    assert {result.state for result in report.duties} == {"kept"}
-    assert report.is_kept and len(report.duties) == len(duty_names())
+    states = {result.duty: result.state for result in report.duties}
+    assert list(states) == duty_names()
+    # Nobody has to look at fencing tokens.
+    assert states.pop("fences") == "not there"
+    assert set(states.values()) == {"kept"} and report.is_kept
 
 
 def test_every_broken_store_is_tried() -> None:
@@ -185,7 +203,9 @@ def test_every_broken_store_is_tried() -> None:
         for name, kind in vars(broken_stores).items()
         if isinstance(kind, type) and issubclass(kind, HonestStore) and kind is not HonestStore
     }
-    assert kinds == set(BROKEN) and len(kinds) >= 10
+    assert kinds == set(BROKEN)
+    # A duty that no store breaks would not be known to catch anything.
+    assert {duty for duty, _ in BROKEN.values()} == set(duty_names()) - {"fences"}
 
 
 @pytest.mark.parametrize("name", BROKEN)
@@ -299,8 +319,9 @@ def test_the_plugin_makes_a_test_of_each_duty(
 ) -> None:
     code, said = run_session("HonestStore")
     assert code == 0, said
-    assert f"{len(duty_names()) + 1} passed" in said
-    assert all(f"test_it[{name}]" in said for name in duty_names())
+    assert f"{len(duty_names())} passed, 1 skipped" in said
+    # What is skipped is told without its name.
+    assert all(f"test_it[{name}]" in said for name in duty_names() if name != "fences")
 
 
 def test_the_plugin_fails_the_duty_that_is_broken(

@@ -56,10 +56,17 @@ class Asked:
         """Whether the store has this method of its own."""
         return own_method(self.store, method) is not None
 
-    async def prepare(self, transaction_id: str, *operations: dict[str, Any]) -> str:
-        """Ask for the vote."""
-        request = PrepareRequest(transaction_id, [*operations], self.seconds)
+    async def prepare(
+        self,
+        transaction_id: str,
+        *operations: dict[str, Any],
+        tokens: dict[str, int] | None = None,
+    ) -> str:
+        """Ask for the vote; `tokens` are those of its locks."""
+        request = PrepareRequest(transaction_id, [*operations], self.seconds, tokens or {})
         question = f"prepare {transaction_id} {[plain(operation) for operation in operations]}"
+        if tokens:
+            question += f" under {tokens}"
         found = await self._ask("prepare_transaction", question, transaction_id, request)
         return self._word(question, transaction_id, found, "vote", VOTES)
 

@@ -15,7 +15,7 @@ from random import Random
 from typing import Any
 
 from .._stores import OperationRequest
-from ._asked import Asked, Call
+from ._asked import Asked
 from ._words import Operation, StoreWords
 
 
@@ -68,8 +68,8 @@ class Bench:
     asked: Asked = field(init=False)
     _names: int = 0
     _open: set[str] = field(default_factory=set)
-    earlier: list[Call] = field(default_factory=list)
-    """What was asked of this duty before the store was opened again."""
+    note: str = ""
+    """What a duty that is kept wants to be told beside it."""
 
     async def open(self) -> None:
         """Open the store, as a new process would."""

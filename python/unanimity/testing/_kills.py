@@ -16,7 +16,7 @@ from typing import Any
 
 from .._stores import OperationRequest
 from ._asked import Call
-from ._duties import Bench, Broken, Duty, expect
+from ._duties import Bench, Broken, Duty, NotShown, expect
 from ._steps import compensated, executed
 
 ROUNDS = 4
@@ -47,7 +47,6 @@ async def killed(bench: Bench, script: Script, lines: int | None = None) -> Told
 
     The store is closed here meanwhile, and open again behind it.
     """
-    await bench.close()
     order = {
         "path": sys.path,
         "make": bench.maker_name,
@@ -55,6 +54,20 @@ async def killed(bench: Bench, script: Script, lines: int | None = None) -> Told
         "seconds": bench.seconds,
         "script": script,
     }
+    try:
+        text = json.dumps(order).encode() + b"\n"
+    except (TypeError, ValueError) as error:
+        raise NotShown(f"the operations cannot be sent to a child as JSON: {error}") from None
+    await bench.close()
+    try:
+        told = await _run(text, lines)
+    finally:
+        await bench.open()
+    _remember(bench, script, told)
+    return Told(told)
+
+
+async def _run(order: bytes, lines: int | None) -> list[dict[str, Any]]:
     with tempfile.TemporaryFile() as said:
         child = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "unanimity.testing._child"),
@@ -66,6 +79,8 @@ async def killed(bench: Bench, script: Script, lines: int | None = None) -> Told
         told = None
         try:
             told = await asyncio.wait_for(_listen(child, order, lines), _CHILD_SECONDS)
+        except asyncio.TimeoutError:
+            raise Broken(f"the child process was not done in {_CHILD_SECONDS:g} s") from None
         finally:
             if told is None:
                 child.kill()
@@ -74,16 +89,14 @@ async def killed(bench: Bench, script: Script, lines: int | None = None) -> Told
             said.seek(0)
             words = said.read().decode(errors="replace")[-1000:]
             raise Broken(f"the child process could not make the store: {words}")
-    _remember(bench, script, told)
-    await bench.open()
-    return Told(told)
+    return told
 
 
 async def _listen(
-    child: asyncio.subprocess.Process, order: dict[str, Any], lines: int | None
+    child: asyncio.subprocess.Process, order: bytes, lines: int | None
 ) -> list[dict[str, Any]]:
     assert child.stdin is not None and child.stdout is not None
-    child.stdin.write(json.dumps(order).encode() + b"\n")
+    child.stdin.write(order)
     told: list[dict[str, Any]] = []
     while line := await child.stdout.readline():
         told.append(json.loads(line))

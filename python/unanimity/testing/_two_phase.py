@@ -107,11 +107,12 @@ async def prepare_after_abort(bench: Bench) -> None:
     await bench.ended("abort", transaction)
     vote = await bench.asked.prepare(transaction, bench.put(key, "one"))
     await bench.shows(key, None, "it was aborted before it was prepared", transaction)
-    if vote != "COMMIT":
-        return
-    await bench.ended("abort", transaction)
-    await bench.shows(key, None, "it was aborted", transaction)
-    await bench.unlisted(transaction, "it was aborted again when its vote came")
+    bench.note = f"it votes {vote}"
+    if vote == "COMMIT":
+        bench.note = "it votes COMMIT, and an abort that follows undoes it"
+        await bench.ended("abort", transaction)
+        await bench.shows(key, None, "it was aborted", transaction)
+    await bench.unlisted(transaction, "it was aborted, before its prepare or after its vote")
 
 
 async def abort_while_preparing(bench: Bench) -> None:
@@ -139,6 +140,21 @@ async def bad_operations(bench: Bench) -> None:
     await bench.unlisted(transaction, "its vote was ABORT, which means that nothing is kept")
     after = await bench.committed(key, "two")
     await bench.shows(key, "two", "the key is free after the vote ABORT", transaction, after)
+
+
+async def late_holder(bench: Bench) -> None:
+    """A store may leave fencing to others; one that looks refuses who comes late."""
+    resource, key = f"{bench.asked.name}/{bench.key()}", bench.key()
+    transactions = [bench.transaction(), bench.transaction()]
+    votes = []
+    for transaction, token in zip(transactions, (7, 6), strict=True):
+        put = bench.put(key, "one")
+        votes.append(await bench.asked.prepare(transaction, put, tokens={resource: token}))
+        await bench.ended("abort", transaction)
+    words = f"the vote for one good operation under a lock is {votes[0]}, not COMMIT"
+    expect(votes[0] == "COMMIT", words, *transactions)
+    if votes[1] == "COMMIT":
+        raise NotShown("it does not look at fencing tokens")
 
 
 async def lists_prepared(bench: Bench) -> None:
@@ -254,6 +270,11 @@ DUTIES = (
         "bad-operation",
         "an operation that cannot be done is refused by the vote ABORT, and nothing is kept",
         bad_operations,
+    ),
+    Duty(
+        "fences",
+        "who comes with the fencing token of a lock that was lost is refused",
+        late_holder,
     ),
     Duty("many-at-once", "transactions at once do not disturb each other", many_at_once),
     Duty("same-key-at-once", "of transactions that want one key none is lost", same_key_at_once),
