@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,10 +17,18 @@ import pytest
 import broken_stores
 from broken_stores import HonestStore
 from postgres_cluster import PostgresCluster
-from unanimity import ConfigError
+from unanimity import ConfigError, OperationRequest, Participant
+from unanimity.barrier import Work, barrier
 from unanimity.cli.search_index import SearchIndex
 from unanimity.stores import FileStore, MemoryStore, PostgresStore, SqliteStore
-from unanimity.testing import DutyBroken, StoreWords, acheck_store, check_store, duty_names
+from unanimity.testing import (
+    DutyBroken,
+    StoreReport,
+    StoreWords,
+    acheck_store,
+    check_store,
+    duty_names,
+)
 
 HERE = Path(__file__).parent
 KEY_VALUE = StoreWords()
@@ -65,8 +75,6 @@ def make_files(place: str) -> FileStore:
 
 
 def make_sqlite(place: str) -> SqliteStore:
-    import sqlite3
-
     path = f"{place}/facts.db"
     connection = sqlite3.connect(path, timeout=30)
     connection.execute(CREATE)
@@ -236,6 +244,63 @@ def test_the_history_is_the_shortest_one_and_says_what_was_answered(tmp_path: Pa
         "commit t2 -> SUCCESS",
         "read k1 -> 'one'",
     ]
+
+
+# --- a participant made of functions -----------------------------------------------------------
+
+
+def make_bank(path: str, has_barrier: bool) -> Participant:
+    """Functions over a SQLite file, behind the barrier or not."""
+    bank = Participant("bank")
+
+    def change(request: OperationRequest, work: Work, statement: str) -> None:
+        key, value = request.operation["key"], request.operation["value"]
+        connection = sqlite3.connect(path, timeout=30)
+        with closing(connection), connection:
+            connection.execute("BEGIN IMMEDIATE")
+            done = barrier(connection, request, work) if has_barrier else nullcontext(True)
+            with done as first:
+                if first:
+                    connection.execute(statement, {"key": key, "value": value})
+
+    @bank.operation("put")
+    def put(request: OperationRequest) -> None:
+        change(request, "execute", "INSERT OR REPLACE INTO facts VALUES (:key, :value)")
+
+    @put.compensation
+    def undo(request: OperationRequest) -> None:
+        change(request, "compensate", "DELETE FROM facts WHERE name = :key")
+
+    return bank
+
+
+def check_bank(path: Path, has_barrier: bool) -> StoreReport:
+    connection = sqlite3.connect(path)
+    connection.execute(CREATE)
+    connection.close()
+
+    def read(_: Participant, key: str) -> str | None:
+        connection = sqlite3.connect(path, timeout=30)
+        with closing(connection):
+            select = "SELECT value FROM facts WHERE name = ?"
+            row = connection.execute(select, (key,)).fetchone()
+        return None if row is None else str(row[0])
+
+    return check_store(make_bank, path, has_barrier, words=StoreWords(undo=None, read=read))
+
+
+def test_functions_behind_the_barrier_keep_the_duties_of_steps(tmp_path: Path) -> None:
+    report = check_bank(tmp_path / "bank.db", has_barrier=True)
+    kept = [result.duty for result in report.duties if result.state == "kept"]
+    assert kept == [name for name in duty_names() if "step" in name or "undo" in name]
+    assert {result.state for result in report.duties} == {"kept", "not there"}
+
+
+def test_functions_without_the_barrier_do_not(tmp_path: Path) -> None:
+    with pytest.raises(DutyBroken) as caught:
+        check_bank(tmp_path / "bank.db", has_barrier=False)
+    broken = {result.duty for result in caught.value.report.broken}
+    assert {"step-again", "undo-again", "undo-first", "kill-after-step"} <= broken
 
 
 # --- how it is called --------------------------------------------------------------------------

@@ -108,11 +108,9 @@ class Bench:
         """Give the question for one operation of a saga, with its undoing."""
         transaction_id = self.transaction() if transaction is None else transaction
         operation_id = f"{transaction_id}:{key}"
-        operation = {
-            **self.put(key, value),
-            "operation_id": operation_id,
-            "compensation": self.words.undo(key),
-        }
+        operation = {**self.put(key, value), "operation_id": operation_id}
+        if self.words.undo is not None:
+            operation["compensation"] = self.words.undo(key)
         return OperationRequest(transaction_id, operation_id, operation, 1, {}, self.seconds)
 
     async def read(self, key: str) -> str | None:

@@ -41,10 +41,10 @@ class StoreWords:
     `put(key, value)` and `undo(key)` give operations, as dicts that JSON can hold. `read(store,
     key)` gives the committed value as text, None where there is none; it may be async. `bad(key)`
     gives an operation that the store must refuse. `undo` is the compensation of a put whose key
-    had no value before.
+    had no value before; None where the store knows by itself how to undo a put.
     """
 
     put: Callable[[str, str], Operation] = put_value
-    undo: Callable[[str], Operation] = delete_value
+    undo: Callable[[str], Operation] | None = delete_value
     read: Callable[[Any, str], Any] = read_value
     bad: Callable[[str], Operation] = lambda key: {"type": "no-such-operation", "key": key}
