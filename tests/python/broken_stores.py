@@ -288,17 +288,23 @@ class LateToDisk(HonestStore):
 
 
 class Torn(HonestStore):
-    """A commit writes its first change and its marker; what is left follows some calls later."""
+    """A commit has its marker and first change on disk; the rest gets there some calls later."""
 
     def __init__(self, path: str) -> None:
         super().__init__(path)
-        self.late: list[dict[str, Any]] = []
+        self.late: list[str] = []
 
     def _apply(self, operations: Operations) -> None:
-        super()._apply(operations[:1])
-        self.late += operations[1:]
-        if len(self.late) > 2:
-            super()._apply([self.late.pop(0)])
+        super()._apply(operations)
+        self.late = [*self.late, *(operation["key"] for operation in operations[1:])][-3:]
+
+    def _state(self) -> dict[str, Any]:
+        on_disk = {key: value for key, value in self.values.items() if key not in self.late}
+        return {**super()._state(), "values": on_disk}
+
+    def close(self) -> None:
+        self.late = []
+        self._save()
 
 
 class ClosingAborts(HonestStore):
@@ -545,3 +551,18 @@ class StepsInMemory(HonestStore):
 
     def _state(self) -> dict[str, Any]:
         return {**super()._state(), "steps": {}}
+
+
+class HalfHearted(HonestStore):
+    """Commits the first operation of a transaction, and no other."""
+
+    def _apply(self, operations: Operations) -> None:
+        super()._apply(operations[:1])
+
+
+class Filing(HonestStore):
+    """Has a file for each transaction, which bears its id."""
+
+    def prepare_transaction(self, request: PrepareRequest) -> PrepareResult:
+        Path(f"{self._path}.{request.transaction_id}").touch()
+        return super().prepare_transaction(request)

@@ -174,6 +174,8 @@ BROKEN = {
     "UndoingBlindly": ("undo-first", "the undoing of what was never done changed something"),
     "TakingLate": ("undo-first", "after its own undoing is answered SUCCESS"),
     "Trying": ("step-bad", "answered FAILED, to be tried again"),
+    "HalfHearted": ("whole", "the end was commit: .* should be 'two', and is None"),
+    "Filing": ("any-id", "the vote for one good operation is UNKNOWN"),
     "Impatient": ("abort-again", "abort is answered FAILED"),
     "Puzzled": ("commit-unknown", "a transaction that it never saw is to be answered"),
     "Stacking": ("prepare-twice", "it has ended, and list_prepared_transactions still names it"),

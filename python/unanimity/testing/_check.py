@@ -207,7 +207,7 @@ async def _try(bench: Bench, duty: Duty) -> DutyResult:
     if duty.is_killing and bench.maker_name is None:
         note = "a child process cannot find make_store; give a function of a module, or its name"
         return DutyResult(duty.name, duty.promise, NOT_RUN, note)
-    bench.asked.history, bench.note = [], ""
+    bench.begin()
     try:
         await duty.run(bench)
     except NotShown as shown:

@@ -66,6 +66,7 @@ class Bench:
     random: Random
     prefix: str = field(default_factory=lambda: f"kit-{secrets.token_hex(4)}")
     asked: Asked = field(init=False)
+    _begun: int = 0
     _names: int = 0
     _open: set[str] = field(default_factory=set)
     note: str = ""
@@ -80,21 +81,27 @@ class Bench:
         self.asked = Asked(store, self.seconds)
         self.asked.history = history
 
+    def begin(self) -> None:
+        """Forget the duty before: history, note, and the numbers of names."""
+        self._begun += 1
+        self._names = 0
+        self.asked.history, self.note = [], ""
+
     async def close(self) -> None:
         """Close it; what is prepared stays prepared."""
         await self.asked.close()
 
-    def transaction(self) -> str:
+    def transaction(self, tail: str = "") -> str:
         """Give an id that nobody had before."""
         self._names += 1
-        name = f"{self.prefix}-t{self._names}"
+        name = f"{self.prefix}{self._begun:02}-t{self._names}{tail}"
         self._open.add(name)
         return name
 
     def key(self) -> str:
         """Give a key that has no value."""
         self._names += 1
-        return f"{self.prefix}-k{self._names}"
+        return f"{self.prefix}{self._begun:02}-k{self._names}"
 
     def put(self, key: str, value: str) -> Operation:
         """Give the store's own operation."""

@@ -11,6 +11,9 @@ import asyncio
 from ._duties import Bench, Duty, NotShown, expect
 
 AT_ONCE = 12
+# What an id may have in it: all that ends a name in files, statements, addresses and formats.
+_ODD = " /../a\\b'\"%s;--?#:&=\u00e9\u4e2d\U0001f600"
+_ID_CHARACTERS_MAX = 128
 
 
 async def commit_shows(bench: Bench) -> None:
@@ -18,6 +21,33 @@ async def commit_shows(bench: Bench) -> None:
     key = bench.key()
     transaction = await bench.committed(key, "one")
     await bench.shows(key, "one", "it was committed", transaction)
+
+
+async def whole(bench: Bench) -> None:
+    """Several operations in one transaction: all, or none."""
+    for end, values in (("commit", ("one", "two")), ("abort", (None, None))):
+        transaction, keys = bench.transaction(), (bench.key(), bench.key())
+        operations = [bench.put(keys[0], "one"), bench.put(keys[1], "two")]
+        vote = await bench.asked.prepare(transaction, *operations)
+        words = f"the vote for two good operations is {vote}, not COMMIT"
+        expect(vote == "COMMIT", words, transaction)
+        await bench.ended(end, transaction)
+        for key, value in zip(keys, values, strict=True):
+            await bench.shows(key, value, f"the end was {end}", transaction, *keys)
+
+
+async def any_id(bench: Bench) -> None:
+    """An id is 1 to 128 characters of any kind; the longest, with odd ones in it."""
+    for end in ("commit", "abort"):
+        # The number in it may have one digit more than the last one had.
+        length = _ID_CHARACTERS_MAX - 1 - len(bench.transaction())
+        transaction, key = bench.transaction(_ODD.ljust(length, "x")), bench.key()
+        await bench.prepared(transaction, key, "one")
+        await bench.ended(end, transaction)
+        await bench.ended(end, transaction)
+        value = "one" if end == "commit" else None
+        await bench.shows(key, value, f"the end was {end}", transaction)
+        await bench.unlisted(transaction, "it has ended")
 
 
 async def prepared_is_hidden(bench: Bench) -> None:
@@ -243,6 +273,11 @@ FIRST = Duty(
 DUTIES = (
     FIRST,
     Duty("hidden", "what is prepared cannot be read before its commit", prepared_is_hidden),
+    Duty(
+        "whole",
+        "the operations of one transaction are committed together, or aborted together",
+        whole,
+    ),
     Duty("abort", "an abort leaves nothing, and holds nothing", abort_leaves_nothing),
     Duty("list", "exactly what is prepared and undecided is named", lists_prepared, _LIST),
     Duty("commit-again", "a repeated commit is acknowledged and does nothing more", commit_again),
@@ -275,6 +310,11 @@ DUTIES = (
         "fences",
         "who comes with the fencing token of a lock that was lost is refused",
         late_holder,
+    ),
+    Duty(
+        "any-id",
+        "a transaction's id may be any text of up to 128 characters",
+        any_id,
     ),
     Duty("many-at-once", "transactions at once do not disturb each other", many_at_once),
     Duty("same-key-at-once", "of transactions that want one key none is lost", same_key_at_once),
