@@ -150,6 +150,13 @@ class IStorageStore(ABC):
     is rolled back at once. Declared wrongly, another service's prepared work is rolled back.
     """
 
+    is_volatile: bool = False
+    """Whether nothing of the store survives the process, so that no vote of it is a promise.
+
+    For stores in memory, in tests: `unanimity.testing.check_store` reports this and asks such a
+    store for nothing that outlives a process.
+    """
+
     compensable_operations: Collection[str] = ()
     """Types of operations that `compensate_operation` undoes without being told how.
 

@@ -124,6 +124,7 @@ class NativeStore(IStorageStore):
 class MemoryStore(NativeStore):
     """Key-value in memory: put, delete, check. Nothing survives the process."""
 
+    is_volatile = True
     _native: _engine.MemoryStore
 
     def __init__(self, name: str = "memory") -> None:
