@@ -27,6 +27,7 @@ __all__ = [
     "PostgresStore",
     "RaftClient",
     "RaftNode",
+    "RedisStore",
     "SqliteStore",
     "Streams",
     "after_fork_in_child",
