@@ -26,6 +26,8 @@ use unanimity::reply::asked;
 const CALLERS: [usize; 3] = [1, 16, 64];
 const STORE: &str = "redis";
 const TIMEOUT: Duration = Duration::from_secs(30);
+/// As the engine does it.
+const FORGOTTEN_AT_ONCE: usize = 64;
 /// What every put puts.
 const CONTENT: &str = "0123456789abcdef0123456789abcdef";
 
@@ -98,10 +100,14 @@ async fn ours(store: Arc<RedisStore>, callers: usize, run: Duration) -> f64 {
     rate(callers, run, |caller, until| {
         let store = Arc::clone(&store);
         async move {
-            let mut done = 0;
+            let (mut done, mut ended) = (0, Vec::new());
             while Instant::now() < until {
-                transaction(&store, &format!("{callers}-{caller}-{done}"), caller).await;
+                let id = format!("{callers}-{caller}-{done}");
+                ended.push(transaction(&store, &id, caller).await);
                 done += 1;
+                if ended.len() == FORGOTTEN_AT_ONCE {
+                    store.forget(std::mem::take(&mut ended));
+                }
             }
             done
         }
@@ -109,7 +115,7 @@ async fn ours(store: Arc<RedisStore>, callers: usize, run: Duration) -> f64 {
     .await
 }
 
-async fn transaction(store: &RedisStore, id: &str, caller: usize) {
+async fn transaction(store: &RedisStore, id: &str, caller: usize) -> CoordinationId {
     let ask = PrepareAsk {
         request: request(id, caller),
         store: name(),
@@ -122,7 +128,7 @@ async fn transaction(store: &RedisStore, id: &str, caller: usize) {
     assert_eq!(asked(|reply| store.prepare(ask, reply)).await, Vote::Commit);
     let ask = delivery(id.clone());
     assert_eq!(asked(|reply| store.commit(ask, reply)).await, Acknowledgement::Done);
-    store.forget(vec![id]);
+    id
 }
 
 fn delivery(id: CoordinationId) -> DeliveryAsk {

@@ -27,6 +27,7 @@ __all__ = [
     "PostgresStore",
     "RaftClient",
     "RaftNode",
+    "RedisStore",
     "SqliteStore",
     "Streams",
     "Tracer",
