@@ -95,7 +95,11 @@ impl Journal for AtOnce {
         reply.send(Ok(JournalStatus::default()));
     }
 
-    fn retain(&self, _: Duration, reply: Reply<Result<u64, JournalError>>) {
+    fn retain_some(&self, _: Duration, _: u64, reply: Reply<Result<u64, JournalError>>) {
+        reply.send(Ok(0));
+    }
+
+    fn count_ended(&self, _: Duration, reply: Reply<Result<u64, JournalError>>) {
         reply.send(Ok(0));
     }
 

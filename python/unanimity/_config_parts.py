@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from ._native_locks import NativeLockManager
     from ._raft import RaftConsensusService
     from ._tracing import Tracing
+    from ._webhook import WebhookAlerting
 
 _TLS = ("certificate", "key", "authority")
 
@@ -211,6 +212,16 @@ def tracing_of(
             logging.getLogger("unanimity.tracing").warning(_ABSENT)
         return None
     return Tracing(bridge, config.monitoring.trace_sampling_rate, stores)
+
+
+def alerting_of(config: CoordinationConfig) -> WebhookAlerting | None:
+    """Make the webhook of alerts; None where none is configured."""
+    alerts = config.monitoring.alerts
+    if alerts.webhook_url is None:
+        return None
+    from ._webhook import WebhookAlerting
+
+    return WebhookAlerting(alerts.webhook_url, secret=alerts.webhook_secret)
 
 
 async def close_all(parts: list[Any]) -> None:

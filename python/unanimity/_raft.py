@@ -21,6 +21,7 @@ from ._bridge import bridge_for_running_loop
 from ._consensus import IConsensusService
 from ._exceptions import ConfigError, ServiceClosed
 from ._prometheus import NumbersOf
+from ._raft_views import ClusterStatus
 
 __all__ = ["LogEntry", "RaftConsensusService"]
 
@@ -215,9 +216,12 @@ class RaftConsensusService(IConsensusService):
 
     # ---- looking ----------------------------------------------------------------------------
 
-    async def status(self) -> dict[str, Any]:
+    async def status(self) -> ClusterStatus:
         """Tell how this node sees the cluster: its own state, the leader, the members."""
-        return await self._ask(lambda bridge, future: self._native.status(bridge, future))
+        found: dict[str, Any] = await self._ask(
+            lambda bridge, future: self._native.status(bridge, future)
+        )
+        return ClusterStatus(found)
 
     @property
     def current_term(self) -> int:

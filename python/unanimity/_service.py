@@ -16,6 +16,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from . import _engine
+from ._alert_watch import watch_of
+from ._alerting import LogAlerting
 from ._arguments import (
     checked_journal,
     checked_stores,
@@ -30,6 +32,7 @@ from ._arguments import (
 from ._bridge import bridge_for_running_loop
 from ._config import CoordinationConfig, as_config, config_of, settings_of
 from ._config_parts import (
+    alerting_of,
     close_all,
     consensus_of,
     event_bus_of,
@@ -42,6 +45,7 @@ from ._events import IEventBus
 from ._exceptions import InvalidRequest, ServiceClosed, ServiceElsewhere
 from ._ids import mint
 from ._locks import IDistributedLockManager
+from ._looks import ServiceLooks
 from ._metrics import IAlertingService, IMetricsCollector
 from ._prometheus import NumbersOf, is_ours, metrics_for_service
 from ._records import CoordinationRecord, History, RecoveryReport, history_filter
@@ -100,7 +104,7 @@ class ICoordinationService(ABC):
         """List the ids of coordinations that are under way."""
 
 
-class CoordinationService(EventStreams, ICoordinationService):
+class CoordinationService(EventStreams, ServiceLooks, ICoordinationService):
     """Changes several stores as one. First use starts it; `async with` also closes it.
 
     `stores` maps the names that requests use to stores: those of `unanimity.stores`, or any
@@ -138,6 +142,7 @@ class CoordinationService(EventStreams, ICoordinationService):
         self.metrics: Any = metrics_for_service(metrics_collector, is_measured, self._numbers)
         self._settings = settings_of(self.config, only_given=self.config is not config)
         self._own: list[Any] = []
+        self._own_locks: IDistributedLockManager | None = None
         self._take_from_config(node_id)
         self._default_timeout = self._settings.pop("default_transaction_timeout_seconds", 300)
         if node_id is not None:
@@ -148,6 +153,7 @@ class CoordinationService(EventStreams, ICoordinationService):
         self._loop: asyncio.AbstractEventLoop | None = None
         self._pid = os.getpid()
         self._closed = False
+        self._watch = watch_of(self, self.config, self._settings)
         self._under_way: dict[str, tuple[CoordinationRequest, datetime]] = {}
 
     @classmethod
@@ -186,6 +192,10 @@ class CoordinationService(EventStreams, ICoordinationService):
         if self.event_bus is None:
             self.event_bus = event_bus_of(config, self._journal)
             self._own.append(self.event_bus)
+        if self.alerting is None:
+            webhook = alerting_of(config)
+            self.alerting = LogAlerting() if webhook is None else webhook
+            self._own.append(webhook)
 
     # ---- life -------------------------------------------------------------------------------
 
@@ -208,14 +218,16 @@ class CoordinationService(EventStreams, ICoordinationService):
             return
         self._check_home()
         self._closed = True
+        if self._watch is not None:
+            self._watch.stop()
         await asyncio.wait([started])
         if started.exception() is None:
             future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             coordinator.close(future, timeout)
             await future
-        self._numbers.close()
         if self._tracing is not None:
             self._tracing.close()
+        self._numbers.close()
         await close_all(self._own)
 
     async def __aenter__(self) -> CoordinationService:
@@ -261,27 +273,44 @@ class CoordinationService(EventStreams, ICoordinationService):
         native = {name: for_engine(name, store) for name, store in self.stores.items()}
         consensus = consensus_for_engine(self.consensus)
         is_kept_by_cluster = isinstance(consensus, _engine.RaftNode) and not self._is_journal_given
-        is_measured = self.config.monitoring.metrics_enabled
         bridge = bridge_for_running_loop(self._settings.get("coordination_worker_threads"))
         self._tracing = tracing_of(self.config, bridge, self.stores)
+        is_measured = self.config.monitoring.metrics_enabled
         self._coordinator = _engine.Coordinator(
             bridge,
             journal=None if is_kept_by_cluster else self._journal,
             stores=native,
             config=self._settings,
             consensus=consensus,
-            lock_manager=lock_manager_for_engine(self.lock_manager),
+            lock_manager=lock_manager_for_engine(self._manager()),
             event_bus=self.event_bus,
             carrier=event_bus_for_engine(self.event_bus),
             metrics=self.metrics if is_measured and not is_ours(self.metrics) else None,
             alerting=self.alerting,
-            is_measured=is_measured,
             tracer=None if self._tracing is None else self._tracing.native,
+            is_measured=is_measured,
         )
         self._numbers.source = self._coordinator
         started: asyncio.Future[None] = loop.create_future()
         self._started = started
         self._coordinator.start(started)
+        if self._watch is not None:
+            self._watch.start()
+
+    def _manager(self) -> IDistributedLockManager:
+        """The lock manager: the given one, or one of this process, which can be looked at too."""
+        if self.lock_manager is not None:
+            return self.lock_manager
+        if self._own_locks is None:
+            from ._lock_managers import LocalLockManager
+
+            self._own_locks = LocalLockManager()
+            self._own.append(self._own_locks)
+        return self._own_locks
+
+    async def _locks(self) -> IDistributedLockManager:
+        await self._ready()
+        return self._manager()
 
     def _check_home(self) -> None:
         pid = os.getpid()

@@ -18,7 +18,8 @@ import logging
 import time
 import weakref
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from opentelemetry import trace as otel
@@ -56,6 +57,15 @@ _SYSTEMS = {
 }
 
 
+@contextmanager
+def _logged(message: str, what: object) -> Iterator[None]:
+    """Log what a span processor of the user's raises, most likely: it changes nothing else."""
+    try:
+        yield
+    except Exception:
+        _LOGGER.exception(message, what)
+
+
 class Tracing:
     """The spans of one service."""
 
@@ -82,12 +92,9 @@ class Tracing:
         future: asyncio.Future[CoordinationResult],
     ) -> None:
         """Have a request coordinated in a span, which ends when `future` is done."""
-        try:
+        headers: dict[str, str] = {}
+        with _logged("no span can be begun of %r", request.coordination_id):
             headers = self._begin(request, context, future)
-        except Exception:
-            # A span processor of the user's, most likely.
-            _LOGGER.exception("no span can be begun of %r", request.coordination_id)
-            headers = {}
         try:
             coordinator.coordinate(request, context, future, headers)
         except BaseException:
@@ -138,6 +145,13 @@ class Tracing:
         future: asyncio.Future[CoordinationResult],
     ) -> None:
         trace.is_awaited = False
+        with _logged("no span can be ended of %r", coordination_id):
+            self._end_by_answer(trace, future)
+        if not trace.has_begun and self._traces.get(coordination_id) is trace:
+            # Refused, or known from before: nothing more will be told of it.
+            self._give_up(coordination_id)
+
+    def _end_by_answer(self, trace: Trace, future: asyncio.Future[CoordinationResult]) -> None:
         if future.cancelled():
             # Only the wait was: the coordination goes on, and its end is told.
             if trace.end is not None:
@@ -152,19 +166,14 @@ class Tracing:
                 code = getattr(error, "code", None) or type(error).__qualname__
                 fail(trace.span, code, str(error))
                 trace.span.end()
-        if not trace.has_begun and self._traces.get(coordination_id) is trace:
-            # Refused, or known from before: nothing more will be told of it.
-            self._give_up(coordination_id)
 
     # ---- what the engine tells --------------------------------------------------------------
 
     def take(self, batch: Iterable[Told]) -> None:
         """Make spans of what has ended."""
         for told in batch:
-            try:
+            with _logged("no span can be made of %r", told):
                 self._take(told)
-            except Exception:
-                _LOGGER.exception("no span can be made of %r", told)
 
     def _take(self, told: Told) -> None:
         act, coordination_id, began_ns, ended_ns, *_ = told
@@ -300,11 +309,13 @@ class Tracing:
         self.native.forget(coordination_id)
         trace = self._traces.pop(coordination_id)
         now = time.time_ns()
-        close(trace, now)
-        if not trace.is_over:
-            trace.is_over = True
-            trace.span.set_attribute("unanimity.left_open", True)
-            trace.span.end(end_time=now)
+        with _logged("the spans of %r cannot be ended", coordination_id):
+            if not trace.is_over:
+                trace.is_over = True
+                trace.span.set_attribute("unanimity.left_open", True)
+                trace.span.end(end_time=now)
+        with _logged("the spans of %r cannot be ended", coordination_id):
+            close(trace, now)
 
     def close(self) -> None:
         """End what is open: it is left to the next service."""

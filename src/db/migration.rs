@@ -9,11 +9,12 @@ use super::DbError;
 use super::sqlite::{APPLICATION_ID, open_error};
 
 /// The steps, in order; the n-th brings version n.
-const STEPS: [&str; 4] = [
+const STEPS: [&str; 5] = [
     include_str!("migrations/sqlite/0001_journal.sql"),
     include_str!("migrations/sqlite/0002_log_in_segments.sql"),
     include_str!("migrations/sqlite/0003_steps.sql"),
     include_str!("migrations/sqlite/0004_events.sql"),
+    include_str!("migrations/sqlite/0005_lists.sql"),
 ];
 
 /// The highest version that this engine knows.

@@ -12,6 +12,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError, Weak};
+use std::time::Duration;
 
 use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::sync::Notify;
@@ -33,6 +34,7 @@ use crate::reply::Reply;
 use super::clock::Clock;
 use super::drive::State;
 use super::error::EngineError;
+use super::open_work::OpenWork;
 use super::projections::{News, Signals};
 use super::table::SlotKey;
 use super::{Found, Ports, Waiter};
@@ -137,6 +139,10 @@ pub(super) enum Fact {
         waiter: Waiter,
     },
     ActiveAsked(Reply<Result<Vec<CoordinationId>, EngineError>>),
+    OpenWorkAsked {
+        age: Duration,
+        reply: Reply<Result<OpenWork, EngineError>>,
+    },
     GaugesAsked(Reply<Result<Vec<Sample>, EngineError>>),
     Patrol,
     Closing(Reply<Result<(), EngineError>>),
@@ -156,6 +162,7 @@ impl Fact {
             }
             Self::LookedAt { reply, .. } => reply.send(Err(error.clone())),
             Self::ActiveAsked(reply) => reply.send(Err(error.clone())),
+            Self::OpenWorkAsked { reply, .. } => reply.send(Err(error.clone())),
             Self::GaugesAsked(reply) => reply.send(Err(error.clone())),
             // Nothing runs any more.
             Self::Closing(reply) => reply.send(Ok(())),

@@ -83,6 +83,7 @@ pub fn dead_letters(journal: &dyn Journal, reply: Reply<Result<Vec<DeadLetter>, 
     let reply = with_projections(journal, reply);
     let filter = HistoryFilter {
         states: vec![TransactionState::Failed],
+        open: true,
         limit: LETTERS_MAX,
         ..HistoryFilter::default()
     };

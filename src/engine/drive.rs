@@ -141,6 +141,7 @@ impl State {
                 self.followers.entry(id).or_default().push(waiter);
             }
             Fact::ActiveAsked(reply) => reply.send(Ok(self.table.ids())),
+            Fact::OpenWorkAsked { age, reply } => reply.send(Ok(self.open_work(core, age))),
             Fact::GaugesAsked(reply) => reply.send(Ok(self.gauges(core))),
             Fact::Patrol => self.patrol(core),
             Fact::Closing(reply) => self.close(core, reply),

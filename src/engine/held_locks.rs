@@ -8,7 +8,6 @@ use std::sync::Arc;
 
 use crate::journal::{HistoryFilter, Journal, StoredCoordination};
 use crate::model::lock::{LockId, LockInfo, RequesterId};
-use crate::model::outcome::TransactionState;
 use crate::protocol::lock_plan::locks_of;
 
 use super::error::EngineError;
@@ -19,15 +18,10 @@ const OPEN_MAX: usize = 100_000;
 
 /// All of them, by resource and mode. Blocks.
 pub fn held_locks(journal: &Arc<dyn Journal>) -> Result<Vec<LockInfo>, EngineError> {
-    use TransactionState::{Aborting, Committing, Failed, Initiated, Prepared, Preparing};
-    let filter = HistoryFilter {
-        states: vec![Initiated, Preparing, Prepared, Committing, Aborting, Failed],
-        limit: OPEN_MAX,
-        ..HistoryFilter::default()
-    };
+    let filter = HistoryFilter { open: true, limit: OPEN_MAX, ..HistoryFilter::default() };
     let known: Vec<StoredCoordination> = ask(|reply| journal.history(filter, reply))?;
     let mut infos = Vec::new();
-    for open in known.iter().filter(|known| known.completed_at.is_none()) {
+    for open in &known {
         // The list is made of tables, which have no tokens; one by one they come from the log.
         infos.extend(locks_held_by(&find(journal, &open.request.id)?));
     }

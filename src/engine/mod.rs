@@ -5,8 +5,8 @@
 //! carries out effects; `locking` takes locks and gives them back; `admission` lets requests in;
 //! `recovery` resumes and sweeps; `dead_letters` has what is parked; `projections` hand
 //! events to stores; `outbox` lets in what users wrote into stores; `partition` tells of a cluster;
-//! `observing` tells those who measure; `queries` and `gauges` answer; `forget` drops markers;
-//! `background` has the two tasks.
+//! `observing` tells those who measure; `queries`, `gauges` and `open_work` answer; `forget` drops
+//! markers; `background` has the two tasks.
 //!
 //! Invariant: every waiter is told exactly once.
 
@@ -25,6 +25,7 @@ mod gauges;
 pub mod held_locks;
 mod locking;
 mod observing;
+pub mod open_work;
 pub mod operator;
 mod options;
 mod outbox;

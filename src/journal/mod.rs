@@ -171,6 +171,10 @@ pub struct HistoryFilter {
     pub store: Option<String>,
     /// Only those that began at or after this time.
     pub since: Option<Timestamp>,
+    /// Only those that began at or before this time.
+    pub until: Option<Timestamp>,
+    /// Only those that have not ended.
+    pub open: bool,
     /// At most this many, the latest first.
     pub limit: usize,
 }
@@ -180,12 +184,25 @@ pub struct HistoryFilter {
 pub struct JournalStatus {
     /// Where it is, for people.
     pub location: String,
+    /// What keeps it, with its version, for people.
+    pub engine: String,
     /// The version of its tables.
     pub schema: u32,
     /// How many coordinations stand in each state.
     pub states: HashMap<TransactionState, u64>,
     /// The processes that have it open, this one included.
     pub instances_alive: Vec<InstanceId>,
+    /// How large it is, where that is known.
+    pub space: Option<Space>,
+}
+
+/// Room in a journal's file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Space {
+    /// Bytes that the tables' file has.
+    pub bytes: u64,
+    /// Those of them that hold nothing now, and are used before the file grows.
+    pub free: u64,
 }
 
 /// Trouble with the journal: what, where, and what to do.
@@ -332,11 +349,31 @@ pub trait Journal: Send + Sync {
         None
     }
 
+    /// Settings and facts of the server that keeps it, by name, as far as they say whether it can be
+    /// relied upon; none where there is no server.
+    fn server_facts(&self, reply: Reply<Result<Vec<(String, String)>, JournalError>>) {
+        reply.send(Ok(Vec::new()));
+    }
+
     /// Counts and facts for operators.
     fn status(&self, reply: Reply<Result<JournalStatus, JournalError>>);
 
     /// Removes coordinations that ended longer ago than `age`, in small portions. Answers how many.
-    fn retain(&self, age: Duration, reply: Reply<Result<u64, JournalError>>);
+    fn retain(&self, age: Duration, reply: Reply<Result<u64, JournalError>>) {
+        self.retain_some(age, u64::MAX, reply);
+    }
+
+    /// The same, at most so many, those that began first before others.
+    fn retain_some(&self, age: Duration, at_most: u64, reply: Reply<Result<u64, JournalError>>);
+
+    /// How many [`Journal::retain`] would remove. Changes nothing.
+    fn count_ended(&self, age: Duration, reply: Reply<Result<u64, JournalError>>);
+
+    /// Gives room that is free inside of the journal's file back to the disk. Answers how many
+    /// bytes; 0 where the journal is no file. Takes long, and as much room again meanwhile.
+    fn shrink(&self, reply: Reply<Result<u64, JournalError>>) {
+        reply.send(Ok(0));
+    }
 
     /// Writes everything that waits, then closes. Blocks. Later appends are answered
     /// [`Answer::Failed`].

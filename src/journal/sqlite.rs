@@ -295,8 +295,16 @@ impl Journal for SqliteJournal {
         self.queue.ask(Ask::Status(reply));
     }
 
-    fn retain(&self, age: Duration, reply: Reply<Result<u64, JournalError>>) {
-        self.queue.ask(Ask::Retain(age, reply));
+    fn retain_some(&self, age: Duration, at_most: u64, reply: Reply<Result<u64, JournalError>>) {
+        self.queue.ask(Ask::Retain(age, at_most, reply));
+    }
+
+    fn count_ended(&self, age: Duration, reply: Reply<Result<u64, JournalError>>) {
+        self.queue.ask(Ask::CountEnded(age, reply));
+    }
+
+    fn shrink(&self, reply: Reply<Result<u64, JournalError>>) {
+        self.queue.ask(Ask::Shrink(reply));
     }
 
     fn close(&self) {

@@ -83,6 +83,7 @@ DATACLASSES: dict[str, list[tuple[str, Any]]] = {
         ("operations", MISSING),
         ("timeout_seconds", MISSING),
         ("fencing_tokens", {}),
+        ("metadata", {}),
     ],
     "PrepareResult": [("store_name", MISSING), ("vote", MISSING), ("reason", None)],
     "CommitResult": [("store_name", MISSING), ("status", MISSING), ("error_message", None)],
@@ -94,6 +95,7 @@ DATACLASSES: dict[str, list[tuple[str, Any]]] = {
         ("attempt", MISSING),
         ("context", MISSING),
         ("timeout_seconds", MISSING),
+        ("metadata", {}),
     ],
     "OperationResult": [
         ("store_name", MISSING),

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from unanimity.cli import _parser
+from unanimity.cli.parser import build_parser
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "README.md").read_text()
@@ -43,7 +43,7 @@ def test_there_is_something_to_check() -> None:
 
 
 def verbs() -> dict[str, argparse.ArgumentParser]:
-    for action in _parser()._actions:
+    for action in build_parser()._actions:
         if isinstance(action, argparse._SubParsersAction):
             return dict(action.choices)
     raise AssertionError("the parser has no verbs")

@@ -6,6 +6,7 @@ import asyncio
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,10 @@ from opentelemetry.trace import SpanKind, StatusCode
 
 from ledger import Ledger, request
 from unanimity import (
+    CoordinationRequest,
     CoordinationService,
     CoordinationType,
+    JournalEventBus,
     OperationRequest,
     OperationResult,
     PrepareResult,
@@ -283,6 +286,8 @@ def test_the_share_of_traces_is_kept_by_their_ids(make_service: Make, spans: Spa
             for number in range(200):
                 asked = request(f"order-{number}", "left", consistency_level="session")
                 assert (await service.coordinate_transaction(asked)).success
+            # Nothing is kept of what has ended.
+            assert service._tracing is not None and service._tracing._traces == {}
         whole = [s for s in spans.all() if s.name == "coordinate two_phase_commit"]
         return {attributes(span)["unanimity.coordination.id"] for span in whole}
 
@@ -356,19 +361,90 @@ def test_a_request_that_is_repeated_in_another_trace_is_the_same(
     assert outcomes == ["committed", "committed", "refused"]
 
 
-class Raises(SpanProcessor):
-    def on_start(self, span: Span, parent_context: Any = None) -> None:
-        raise LookupError("a processor of the user's")
-
-
-def test_spans_that_cannot_be_made_change_no_outcome(
-    make_service: Make, spans: Spans, caplog: pytest.LogCaptureFixture
+def test_the_stops_of_a_choreographed_saga_are_in_its_callers_trace(
+    spans: Spans, tmp_path: Path
 ) -> None:
-    spans.provider.add_span_processor(Raises())
+    operations = [
+        {"store": "a", "type": "do", "operation_id": "first", "emits": "A", "compensation": None},
+        {"store": "b", "type": "do", "operation_id": "second", "on": "A", "compensation": None},
+    ]
+    kind = CoordinationType.SAGA_CHOREOGRAPHY
+    saga = CoordinationRequest("c1", kind, ["a", "b"], operations, 30)
+    stops = {"a": Steps(), "b": Steps()}
+
+    async def scenario() -> None:
+        async with AsyncExitStack() as stack:
+            bus = await stack.enter_async_context(JournalEventBus(tmp_path / "shared.db"))
+            for name, steps in stops.items():
+                host = CoordinationService(
+                    {name: steps}, event_bus=bus, journal=tmp_path / f"{name}.db", config=NEVER
+                )
+                await stack.enter_async_context(host)
+            caller = CoordinationService(
+                {}, event_bus=bus, journal=tmp_path / "caller.db", config=ALWAYS
+            )
+            await stack.enter_async_context(caller)
+            result = await caller.coordinate_transaction(saga)
+            assert result.success, result.error_message
+
+    asyncio.run(scenario())
+    whole = spans.one("coordinate saga_choreography")
+    hosted = [s for s in spans.all() if s.name == "coordinate saga_orchestration"]
+    parents = [span.parent.span_id for span in hosted if span.parent]
+    assert parents == [whole.context.span_id] * 2
+    assert {span.context.trace_id for span in spans.all()} == {whole.context.trace_id}
+    for name, steps in stops.items():
+        carried = {"traceparent": traceparent(spans.one(f"execute {name}"))}
+        assert [asked.metadata for asked in steps.requests] == [carried]
+
+
+def test_who_gives_up_waiting_leaves_a_span_that_ends_with_the_coordination(
+    make_service: Make, spans: Spans
+) -> None:
+    left = Ledger("left")
+
+    async def scenario() -> None:
+        left.gate = asyncio.Event()
+        async with make_service({"left": left}, config=ALWAYS) as service:
+            asked = asyncio.create_task(service.coordinate_transaction(request("t1", "left")))
+            while not left.calls:
+                await asyncio.sleep(0)
+            asked.cancel()
+            await asyncio.wait([asked])
+            assert "coordinate two_phase_commit" not in [span.name for span in spans.all()]
+            left.gate.set()
+            assert (await service.wait_for("t1", 30)).success
+
+    asyncio.run(scenario())
+    whole = spans.one("coordinate two_phase_commit")
+    assert attributes(whole)["unanimity.outcome"] == "committed"
+    assert "unanimity.left_open" not in attributes(whole)
+
+
+class Raises(SpanProcessor):
+    def __init__(self, when: str) -> None:
+        self.when = when
+
+    def on_start(self, span: Span, parent_context: Any = None) -> None:
+        if self.when == "begins":
+            raise LookupError("a processor of the user's")
+
+    def on_end(self, span: ReadableSpan) -> None:
+        if self.when == "ends":
+            raise LookupError("a processor of the user's")
+
+
+@pytest.mark.parametrize("when", ["begins", "ends"])
+def test_a_processor_that_raises_changes_no_outcome(
+    when: str, make_service: Make, spans: Spans, caplog: pytest.LogCaptureFixture
+) -> None:
+    spans.provider.add_span_processor(Raises(when))
 
     async def scenario() -> None:
         async with make_service({"left": Ledger("left")}, config=ALWAYS) as service:
             assert (await service.coordinate_transaction(request("t1", "left"))).success
+            refused = await service.coordinate_transaction(request("t2", "nowhere"))
+            assert refused.code == "request.unknown_store"
 
     asyncio.run(scenario())
     assert any(record.name == "unanimity.tracing" for record in caplog.records)

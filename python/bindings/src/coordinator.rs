@@ -8,19 +8,22 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError, mpsc};
 use std::thread;
 use std::time::Duration;
 
+use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList};
 use unanimity::engine::dead_letters::DeadLetter;
+use unanimity::engine::open_work::OpenWork;
 use unanimity::engine::{self, EngineError, Found, RecoveryReport, Waiter};
 use unanimity::journal::StoredCoordination;
 use unanimity::model::ids::CoordinationId;
 use unanimity::model::outcome::{CoordinationResult, Decision, Outcome, OutcomeKind};
-use unanimity::observe::{Observer, Tally};
+use unanimity::observe::{Observer, Pulse, Tally};
 use unanimity::participants::Attachment;
 use unanimity::reply::{Lost, Reply};
 
 use crate::bridge::{Bridge, Shared};
 use crate::call::Caller;
+use crate::convert::to_value;
 use crate::events::EventBus;
 use crate::numbers::{self, Sources};
 use crate::ports::{PythonAlerting, PythonListeners};
@@ -29,7 +32,7 @@ use crate::runtime::Engine;
 use crate::start::{self, Parts};
 use crate::streams::Streams;
 use crate::traces::Tracer;
-use crate::{consensus, errors, locks, records, runtime, traces};
+use crate::{consensus, errors, locks, records, runtime, traces, watch};
 
 /// A coordinator that belongs to one event loop.
 #[pyclass(frozen)]
@@ -38,6 +41,8 @@ pub(crate) struct Coordinator {
     parts: Mutex<Option<Parts>>,
     engine: Arc<OnceLock<Arc<Engine>>>,
     workers: Option<usize>,
+    alerting: Option<Arc<PythonAlerting>>,
+    pulse: Option<Arc<Pulse>>,
     numbers: Sources,
 }
 
@@ -115,7 +120,13 @@ impl Coordinator {
         let (bus, collector) = (event_bus.as_ref(), metrics.as_ref());
         let listeners = PythonListeners::adapt(&shared, &tally, bus, collector, alerting.as_ref())?;
         let (told, node) = (listeners.told(), consensus::status_of(consensus.as_ref()));
-        let counts = is_measured.then(|| Arc::clone(&tally) as Arc<dyn Observer>).into_iter();
+        let mut observers: Vec<Arc<dyn Observer>> =
+            traces.into_iter().map(|traces| traces as Arc<dyn Observer>).collect();
+        if is_measured {
+            observers.push(Arc::clone(&tally) as _);
+        }
+        let alerting = alerting.map(|a| PythonAlerting::adapt(&shared, &a).map(Arc::new));
+        let (alerting, pulse) = (alerting.transpose()?, start::pulse(config)?);
         let parts = Parts {
             journal: journal.unwrap_or_default(),
             journal_options: start::journal_options(config)?,
@@ -125,14 +136,17 @@ impl Coordinator {
             locks: locks::port_of(&shared, lock_manager.as_ref())?,
             event_bus: carrier.map(|bus| bus.port()),
             listeners: Some(listeners),
-            alerting: alerting.map(|a| PythonAlerting::adapt(&shared, &a)).transpose()?,
-            observers: counts.chain(traces.map(|traces| traces as _)).collect(),
+            observers,
+            alerting: alerting.clone(),
+            pulse: pulse.clone(),
         };
         Ok(Self {
             bridge: shared,
             parts: Mutex::new(Some(parts)),
             engine: Arc::new(OnceLock::new()),
             workers: workers.map(|workers| workers.min(2)),
+            alerting,
+            pulse,
             numbers: Sources { tally, told, node },
         })
     }
@@ -289,6 +303,27 @@ impl Coordinator {
         });
         self.engine(py)?.look_at(id, reply);
         Ok(())
+    }
+
+    /// What happened since the last look, and what is parked, or not delivered after `age` seconds.
+    fn look(&self, py: Python<'_>, age: f64, future: Py<PyAny>) -> PyResult<()> {
+        // First of all: a reply that is dropped would complete the future as well.
+        let engine = self.engine(py)?;
+        let pulse = self.pulse.clone();
+        let reply = answer_to(&self.bridge, future, move |py, open: OpenWork| {
+            let beat = pulse.map(|pulse| pulse.look()).unwrap_or_default();
+            watch::look(py, &beat, &open)
+        });
+        let age = Duration::try_from_secs_f64(age).unwrap_or_default();
+        engine.open_work(age, reply);
+        Ok(())
+    }
+
+    /// Hands an alert to the alerting service; whether there was a place for it.
+    fn alert(&self, alert: &Bound<'_, PyDict>) -> PyResult<bool> {
+        let Some(alerting) = &self.alerting else { return Ok(false) };
+        let alert = to_value(alert).map_err(|bad| PyValueError::new_err(bad.describe("alert")))?;
+        Ok(alerting.send(alert))
     }
 
     fn journal_status(&self, py: Python<'_>, future: Py<PyAny>) -> PyResult<()> {

@@ -29,6 +29,7 @@ mod stores;
 mod streams;
 mod traces;
 mod wake;
+mod watch;
 
 use mimalloc::MiMalloc;
 use pyo3::prelude::*;

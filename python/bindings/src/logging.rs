@@ -20,16 +20,15 @@ use crate::bridge::Shared;
 
 const RECORDS_MAX: usize = 4_096;
 
+/// Fields that every record has in `extra`, and how they are called there.
+const COMMON: [(&str, &str); 3] =
+    [("coordination", "coordination_id"), ("store", "store"), ("code", "code")];
 /// How many were dropped since the process began.
 static DROPPED: AtomicU64 = AtomicU64::new(0);
 
 pub(crate) fn dropped() -> u64 {
     DROPPED.load(Ordering::Relaxed)
 }
-
-/// Fields that every record has in `extra`, and how they are called there.
-const COMMON: [(&str, &str); 3] =
-    [("coordination", "coordination_id"), ("store", "store"), ("code", "code")];
 
 struct LogRecord {
     level: u8,

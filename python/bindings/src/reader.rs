@@ -4,6 +4,7 @@
 //! writes is only an operator's word, by the journal's own rules.
 
 use std::sync::{Arc, mpsc};
+use std::time::Duration;
 
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
@@ -40,6 +41,11 @@ where
         receiver.recv().unwrap_or(Err(JournalError::Closed))
     });
     answer.map_err(|error| errors::of_journal(py, &error))
+}
+
+/// A length of time that the command line has checked; what cannot be is none.
+fn seconds(age: f64) -> Duration {
+    Duration::try_from_secs_f64(age).unwrap_or_default()
 }
 
 /// Asks the journal's streams, where it keeps any.
@@ -174,6 +180,38 @@ impl JournalReader {
         ask(py, |reply| {
             streams_of(&self.journal, reply, |streams, reply| streams.last_position(reply));
         })
+    }
+
+    /// How many ended longer ago than so many seconds.
+    fn count_ended(&self, py: Python<'_>, age: f64) -> PyResult<u64> {
+        let age = seconds(age);
+        ask(py, |reply| self.journal.count_ended(age, reply))
+    }
+
+    /// Removes at most so many of them. Answers how many.
+    fn remove_ended(&self, py: Python<'_>, age: f64, at_most: u64) -> PyResult<u64> {
+        let age = seconds(age);
+        ask(py, |reply| self.journal.retain_some(age, at_most, reply))
+    }
+
+    /// Gives free room of the file back. Answers how many bytes.
+    fn shrink(&self, py: Python<'_>) -> PyResult<u64> {
+        ask(py, |reply| self.journal.shrink(reply))
+    }
+
+    /// Settings of the server that keeps it, where there is one.
+    fn server_facts(&self, py: Python<'_>) -> PyResult<Vec<(String, String)>> {
+        ask(py, |reply| self.journal.server_facts(reply))
+    }
+
+    /// The id that the journal was born with, by which stores know whose their prepared work is.
+    fn cluster(&self) -> String {
+        self.journal.cluster().to_string()
+    }
+
+    /// The id of this process's own hold on the journal.
+    fn instance(&self) -> String {
+        self.journal.instance().to_string()
     }
 
     /// Opening has brought the tables up to date already; says how they are.

@@ -196,6 +196,7 @@ pub(crate) fn list(py: Python<'_>, found: &[StoredCoordination]) -> PyResult<Py<
 pub(crate) fn status(py: Python<'_>, status: &JournalStatus) -> PyResult<Py<PyAny>> {
     let dict = PyDict::new(py);
     dict.set_item("location", &status.location)?;
+    dict.set_item("engine", &status.engine)?;
     dict.set_item("schema", status.schema)?;
     let states = PyDict::new(py);
     for state in TransactionState::ALL {
@@ -204,6 +205,8 @@ pub(crate) fn status(py: Python<'_>, status: &JournalStatus) -> PyResult<Py<PyAn
     dict.set_item("states", states)?;
     let alive: Vec<&str> = status.instances_alive.iter().map(InstanceId::as_str).collect();
     dict.set_item("instances_alive", alive)?;
+    dict.set_item("bytes", status.space.map(|space| space.bytes))?;
+    dict.set_item("bytes_free", status.space.map(|space| space.free))?;
     Ok(dict.into_any().unbind())
 }
 
@@ -213,11 +216,14 @@ pub(crate) fn filter(filter: &Bound<'_, PyDict>) -> PyResult<HistoryFilter> {
     let states: Vec<String> = item("states")?.map_or(Ok(Vec::new()), |s| s.extract())?;
     let kind: Option<String> = item("coordination_type")?.map(|kind| kind.extract()).transpose()?;
     let since: Option<i64> = item("since")?.map(|since| since.extract()).transpose()?;
+    let until: Option<i64> = item("until")?.map(|until| until.extract()).transpose()?;
     Ok(HistoryFilter {
         states: states.iter().filter_map(|name| TransactionState::parse(name)).collect(),
         kind: kind.and_then(|name| CoordinationType::parse(&name)),
         store: item("store")?.map(|store| store.extract()).transpose()?,
         since: since.map(Timestamp),
+        until: until.map(Timestamp),
+        open: item("open")?.map_or(Ok(false), |open| open.extract())?,
         limit: item("limit")?.map_or(Ok(100), |limit| limit.extract())?,
     })
 }

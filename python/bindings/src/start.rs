@@ -12,7 +12,7 @@ use unanimity::events::EventBus;
 use unanimity::journal::{self, Journal, JournalOptions, ReplicatedJournal};
 use unanimity::locks::LockManager;
 use unanimity::model::ids::StoreName;
-use unanimity::observe::Observer;
+use unanimity::observe::{Observer, Pulse};
 use unanimity::participants::Participant;
 use unanimity::reply::Reply;
 
@@ -22,7 +22,7 @@ use crate::ports::{PythonAlerting, PythonListeners};
 use crate::python_store::PythonStore;
 use crate::runtime::Engine;
 use crate::traces::Traces;
-use crate::{errors, stores};
+use crate::{errors, stores, watch};
 
 /// What a start needs, taken by it.
 pub(crate) struct Parts {
@@ -35,7 +35,9 @@ pub(crate) struct Parts {
     pub(crate) locks: Arc<dyn LockManager>,
     pub(crate) event_bus: Option<Arc<dyn EventBus>>,
     pub(crate) listeners: Option<PythonListeners>,
-    pub(crate) alerting: Option<PythonAlerting>,
+    pub(crate) alerting: Option<Arc<PythonAlerting>>,
+    /// Where events are counted for alert rules, if there are any.
+    pub(crate) pulse: Option<Arc<Pulse>>,
     /// Who measures and traces.
     pub(crate) observers: Vec<Arc<dyn Observer>>,
 }
@@ -62,9 +64,9 @@ pub(crate) fn start_engine(
         stores: parts.stores,
         consensus,
         locks: Some(parts.locks),
-        bus: parts.listeners.map(|listeners| Arc::new(listeners) as _),
+        bus: watch::sink_of(parts.pulse, parts.listeners),
         event_bus: parts.event_bus,
-        alerting: parts.alerting.map(|alerting| Arc::new(alerting) as _),
+        alerting: parts.alerting.map(|alerting| alerting as _),
         observers: parts.observers,
         options: parts.options,
         runtime,
@@ -148,6 +150,12 @@ pub(crate) fn options(config: &Bound<'_, PyDict>) -> PyResult<Options> {
         )?,
         ..default
     })
+}
+
+/// What counts events for alert rules: only where there are rules, which set the key.
+pub(crate) fn pulse(config: &Bound<'_, PyDict>) -> PyResult<Option<Arc<Pulse>>> {
+    let slow_ms: Option<f64> = number(config, "slow_after_ms")?;
+    Ok(slow_ms.map(|slow_ms| Arc::new(Pulse::new(slow_ms))))
 }
 
 /// The shorter of the two bounds on waits for locks.

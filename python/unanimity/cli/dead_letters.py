@@ -12,7 +12,7 @@ from .._display import moment, text_table
 from .._exceptions import InvalidRequest
 from .._steps import DeadLetter
 from .journal import reading
-from .output import print_json
+from .output import print_json, say
 
 _HEADERS = ("operation", "coordination", "store", "type", "work", "tries", "since", "message")
 
@@ -24,9 +24,9 @@ def dead_letters_verb(arguments: Namespace) -> int:
     if arguments.json:
         print_json(letters)
     elif letters:
-        print(text_table(_HEADERS, [_row(letter) for letter in letters]))
+        say(text_table(_HEADERS, [_row(letter) for letter in letters], None))
     else:
-        print("no step is parked")
+        say("no step is parked")
     return 1 if letters else 0
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from .._arguments import is_postgres_journal, shown_journal
 from .._exceptions import InvalidRequest, JournalError
 from .._records import CoordinationRecord, History, history_filter
-from .output import pairs, print_json
+from .output import pairs, print_json, say
 
 if TYPE_CHECKING:
     from .._engine import JournalReader
@@ -49,9 +49,21 @@ def existing_journal(path: str) -> str:
         )
     if path in ("memory:", ":memory:"):
         raise JournalError(f"the journal {path} has no file to look at; give --journal PATH")
-    if not Path(path).is_file():
+    try:
+        is_file = Path(path).is_file()
+        size = Path(path).stat().st_size if is_file else 0
+    except PermissionError as error:
+        raise JournalError(
+            f"the journal {path} may not be looked at: {error.strerror}; give this user the right "
+            "to enter its folder, and to read and write the file"
+        ) from error
+    if not is_file:
         raise JournalError(
             f"there is no journal at {path}; give the file's path with --journal PATH"
+        )
+    if size == 0:
+        raise JournalError(
+            f"the file {path} is empty: no service has used it yet; give another --journal PATH"
         )
     return path
 
@@ -61,49 +73,61 @@ def status_verb(arguments: Namespace) -> int:
     with reading(arguments.journal) as reader:
         status = reader.status()
         # Failed without an end is what waits for an operator; with one it is history.
-        failed = reader.history(history_filter("failed", None, None, None, 10_000))
-    waiting = [row["coordination_id"] for row in failed if row["completed_at"] is None]
+        failed = reader.history(history_filter("failed", None, None, None, 10_000, only_open=True))
+        # This process looks, and is none of those that coordinate.
+        others = len(set(status["instances_alive"]) - {reader.instance()})
+    waiting = [row["coordination_id"] for row in failed]
     status["needs_operator"] = waiting
     if arguments.json:
         print_json(status)
     else:
-        _print_status(status, waiting)
+        _print_status(status, waiting, others)
     return 1 if waiting else 0
 
 
-def _print_status(status: dict[str, Any], waiting: list[str]) -> None:
+def _print_status(status: dict[str, Any], waiting: list[str], processes: int) -> None:
     states = {str(name): int(count) for name, count in status["states"].items()}
-    print(
+    say(
         pairs(
             {
                 "journal": status["location"],
                 "schema": status["schema"],
-                "processes": len(status["instances_alive"]),
+                "processes": processes,
                 "coordinations": sum(states.values()),
                 **{f"  {name}": count for name, count in sorted(states.items()) if count},
             }
         )
     )
     if waiting:
-        print(f"{len(waiting)} wait for an operator, the first is {waiting[0]}: `unanimity show`")
+        say(f"{len(waiting)} wait for an operator, the first is {waiting[0]}: `unanimity stuck`")
 
 
 def list_verb(arguments: Namespace) -> int:
     """List coordinations, the latest first."""
-    chosen = history_filter(
-        arguments.state, arguments.type, arguments.store, _since(arguments.since), arguments.limit
-    )
+    chosen = filter_of(arguments, arguments.limit)
     with reading(arguments.journal) as reader:
         rows = reader.history(chosen)
     records = [CoordinationRecord.from_engine(row) for row in rows]
     if arguments.json:
         print_json(records)
     else:
-        print(History(records))
+        say(str(History(records)))
     return 0
 
 
-def _since(text: str | None) -> datetime | None:
+def filter_of(arguments: Namespace, limit: int) -> dict[str, Any]:
+    """What --state, --type, --store, --since and --until come to."""
+    return history_filter(
+        arguments.state,
+        arguments.type,
+        arguments.store,
+        _moment("--since", arguments.since),
+        limit,
+        until=_moment("--until", arguments.until),
+    )
+
+
+def _moment(option: str, text: str | None) -> datetime | None:
     if text is None:
         return None
     try:
@@ -111,7 +135,7 @@ def _since(text: str | None) -> datetime | None:
         moment = datetime.fromisoformat(text.removesuffix("Z") + "+00:00" * text.endswith("Z"))
     except ValueError:
         raise InvalidRequest(
-            f"--since is {text!r}; give a time such as 2030-01-31T12:00:00Z"
+            f"{option} is {text!r}; give a time such as 2030-01-31T12:00:00Z"
         ) from None
     return moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)
 
@@ -140,7 +164,7 @@ def _print_record(row: dict[str, Any], arguments: Namespace) -> int:
     if arguments.json:
         print_json(record)
     else:
-        print(record)
+        say(str(record))
     return 0
 
 
@@ -152,7 +176,7 @@ def migrate_verb(arguments: Namespace) -> int:
     if arguments.json:
         print_json(facts)
     else:
-        print(pairs(facts))
+        say(pairs(facts))
     return 0
 
 
@@ -168,5 +192,5 @@ def version_verb(arguments: Namespace) -> int:
     if arguments.json:
         print_json(facts)
     else:
-        print(pairs(facts))
+        say(pairs(facts))
     return 0

@@ -8,16 +8,15 @@ told by the exit code comes from the same answers.
 from __future__ import annotations
 
 import asyncio
-import sys
 from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .._config_parts import is_shared, lock_manager_of
-from .._display import moment, text_table
+from .._lock_views import LockTable, WaitGraph
 from .._locks import LockInfo
 from .journal import reading
-from .output import print_json
+from .output import UsageError, print_json
 
 if TYPE_CHECKING:
     from .._native_locks import NativeLockManager
@@ -35,7 +34,7 @@ def locks_verb(arguments: Namespace) -> int:
     if arguments.json:
         print_json(chosen)
     elif chosen:
-        print(_table(chosen))
+        print(LockTable(chosen))
     else:
         print("nobody holds a lock" if wanted is None else f"nobody holds {wanted}")
     return 0 if chosen or wanted is None else 1
@@ -43,52 +42,23 @@ def locks_verb(arguments: Namespace) -> int:
 
 def deadlocks_verb(arguments: Namespace) -> int:
     """Show who waits for whom; 1 when some wait for each other."""
-    from .._engine import draw_waits, wait_circles
-
     if not _has_server(arguments):
         # A coordination enters the journal when it has its locks, so no wait is in there.
-        words = "a journal does not keep who waits; name its lock manager with --postgres DSN"
-        print(f"unanimity: {words} or --zookeeper HOSTS", file=sys.stderr)
-        return 2
-    infos, waits = asyncio.run(_ask(arguments))
-    wants = _wants(infos)
-    circles = wait_circles(waits)
-    if arguments.svg is not None:
-        Path(arguments.svg).write_text(draw_waits(waits, wants, "svg"), encoding="utf-8")
-    if arguments.json:
-        print_json({"deadlocks": circles, "waits": waits, "wants": wants})
-    elif arguments.dot:
-        print(draw_waits(waits, wants, "dot"), end="")
-    else:
-        print(draw_waits(waits, wants, "text"))
-    return 1 if circles else 0
-
-
-def _wants(infos: list[LockInfo]) -> dict[str, list[str]]:
-    """What each of those that wait waits for, in words."""
-    wants: dict[str, list[str]] = {}
-    for info in infos:
-        if info.state == "waiting":
-            words = f"{info.lock_type.value} on {info.resource_id}"
-            wants.setdefault(info.requester_id, []).append(words)
-    return wants
-
-
-def _table(infos: list[LockInfo]) -> str:
-    headers = ["resource", "state", "lock", "requester", "since", "until", "token"]
-    rows = [
-        (
-            info.resource_id,
-            info.state,
-            info.lock_type.value,
-            info.requester_id,
-            moment(info.since),
-            moment(info.expires_at),
-            info.fencing_token,
+        raise UsageError(
+            "a journal does not keep who waits; name its lock manager with --postgres DSN or "
+            "--zookeeper HOSTS"
         )
-        for info in infos
-    ]
-    return text_table(headers, rows)
+    infos, waits = asyncio.run(_ask(arguments))
+    graph = WaitGraph(waits, LockTable(infos).wants())
+    if arguments.svg is not None:
+        Path(arguments.svg).write_text(graph.to_svg(), encoding="utf-8")
+    if arguments.json:
+        print_json(graph.to_dict())
+    elif arguments.dot:
+        print(graph.to_dot(), end="")
+    else:
+        print(graph)
+    return 1 if graph.circles() else 0
 
 
 def _has_server(arguments: Namespace) -> bool:

@@ -22,9 +22,9 @@ class Progress:
         self._shows = sys.stderr.isatty()
         self._draw()
 
-    def step(self) -> None:
-        """Count one more."""
-        self._done += 1
+    def step(self, count: int = 1) -> None:
+        """Count one more, or several."""
+        self._done += count
         if self._shows and time.monotonic() - self._drawn_at > 0.05:
             self._draw()
 

@@ -7,16 +7,15 @@ Invariant: a secret is read from a file, never from the command line, and printe
 from __future__ import annotations
 
 import asyncio
-import sys
 from argparse import Namespace
 from pathlib import Path
-from typing import Any
 
 from .._config import CoordinationConfig
-from .._display import plain, text_table
+from .._display import plain
 from .._exceptions import ConfigError
 from .._raft_client import RaftClient
-from .output import pairs, print_json
+from .._raft_views import ClusterStatus
+from .output import UsageError, print_json
 
 _TLS = ("certificate", "key", "authority")
 _DONE = {
@@ -31,12 +30,10 @@ def raft_verb(arguments: Namespace) -> int:
     what, subject = arguments.what, arguments.subject
     if (what == "status") != (subject is None):
         words = "status takes no NODE" if what == "status" else f"{what} needs a NODE"
-        print(f"unanimity: {words}", file=sys.stderr)
-        return 2
+        raise UsageError(words)
     if arguments.node is None and arguments.settings is None:
-        print("unanimity: name a node by --node HOST:PORT, or --config FILE", file=sys.stderr)
-        return 2
-    client = _client(arguments)
+        raise UsageError("name a node by --node HOST:PORT, or --config FILE")
+    client = client_of(arguments)
     if what == "status":
         return _status(asyncio.run(client.status()), arguments.json)
     asyncio.run(_change(client, what, subject))
@@ -57,7 +54,7 @@ async def _change(client: RaftClient, what: str, node: str) -> None:
     await changes[what](node)
 
 
-def _client(arguments: Namespace) -> RaftClient:
+def client_of(arguments: Namespace) -> RaftClient:
     """Take what is not given from the configuration."""
     config: CoordinationConfig | None = arguments.settings
     nodes = arguments.node or ([] if config is None else _own_first(config))
@@ -91,26 +88,9 @@ def _own_first(config: CoordinationConfig) -> list[str]:
     return sorted(nodes, key=lambda node: node != own and not node.startswith(f"{own}="))
 
 
-def _status(status: dict[str, Any], as_json: bool) -> int:
-    is_well = status["trouble"] is None and status["leader_id"] is not None
+def _status(status: ClusterStatus, as_json: bool) -> int:
     if as_json:
         print_json(status)
-        return 0 if is_well else 1
-    leader = status["leader_id"]
-    facts = {
-        "node": status["node_id"],
-        "state": status["state"],
-        "leader": "none that it knows" if leader is None else leader,
-        "term": status["term"],
-        "committed": status["commit_index"],
-        "applied": status["last_applied"],
-    }
-    if status["trouble"] is not None:
-        facts["trouble"] = status["trouble"]
-    print(pairs(facts))
-    rows = [
-        (one["id"], one["address"], one["role"], "-" if one["lag"] is None else one["lag"])
-        for one in status["members"]
-    ]
-    print(text_table(["member", "address", "role", "lag"], rows))
-    return 0 if is_well else 1
+    else:
+        print(status)
+    return 0 if status.is_well else 1

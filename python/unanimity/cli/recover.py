@@ -24,7 +24,7 @@ _KINDS = {"sqlite": "SqliteStore", "files": "FileStore", "postgres": "PostgresSt
 def recover_verb(arguments: Namespace) -> int:
     """Recover, and say what became of what."""
     journal = existing_journal(arguments.journal)
-    stores = {**_from_module(arguments.stores), **dict(map(_from_address, arguments.store))}
+    stores = {**stores_of_module(arguments.stores), **_from_addresses(arguments.store)}
     if not stores:
         raise ConfigError(
             "recover needs the stores; give --store NAME=KIND:WHERE for each, "
@@ -50,9 +50,22 @@ async def _recover(
         return report, await service.list_active_coordinations()
 
 
-def _from_address(text: str) -> tuple[str, Any]:
+def _from_addresses(texts: list[str]) -> dict[str, Any]:
     from .. import stores
 
+    found = addresses_of(texts)
+    return {
+        name: getattr(stores, _KINDS[kind])(where, name=name)
+        for name, (kind, where) in found.items()
+    }
+
+
+def addresses_of(texts: list[str]) -> dict[str, tuple[str, str]]:
+    """The kind and the place of each store, by its name."""
+    return dict(map(_address_of, texts))
+
+
+def _address_of(text: str) -> tuple[str, tuple[str, str]]:
     name, equals, address = text.partition("=")
     kind, colon, where = address.partition(":")
     if not (name and equals and colon and where) or kind not in _KINDS:
@@ -60,10 +73,11 @@ def _from_address(text: str) -> tuple[str, Any]:
             f"--store is {text!r}; give NAME=KIND:WHERE with a KIND of {', '.join(_KINDS)}, "
             "such as metadata=sqlite:metadata.db"
         )
-    return name, getattr(stores, _KINDS[kind])(where, name=name)
+    return name, (kind, where)
 
 
-def _from_module(text: str | None) -> dict[str, Any]:
+def stores_of_module(text: str | None) -> dict[str, Any]:
+    """The stores that a module has or makes; none where none is named."""
     if text is None:
         return {}
     module_name, colon, name = text.partition(":")

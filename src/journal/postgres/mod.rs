@@ -37,7 +37,7 @@ pub use self::options::{ConnectionPool, PostgresJournalOptions};
 
 use self::link::{Link, Outcome, Trouble};
 use self::links::Links;
-use self::queue::Ask;
+use self::queue::{Ask, Removed};
 use self::reader::Reader;
 use self::shared::Inner;
 use self::writer::Writer;
@@ -257,8 +257,16 @@ impl Journal for PostgresJournal {
         self.inner.queue.ask(Ask::Status(reply));
     }
 
-    fn retain(&self, age: Duration, reply: Reply<Result<u64, JournalError>>) {
-        self.inner.queue.ask(Ask::Retain(age, 0, reply));
+    fn server_facts(&self, reply: Reply<Result<Vec<(String, String)>, JournalError>>) {
+        self.inner.queue.ask(Ask::ServerFacts(reply));
+    }
+
+    fn retain_some(&self, age: Duration, at_most: u64, reply: Reply<Result<u64, JournalError>>) {
+        self.inner.queue.ask(Ask::Retain(age, Removed { before: 0, at_most }, reply));
+    }
+
+    fn count_ended(&self, age: Duration, reply: Reply<Result<u64, JournalError>>) {
+        self.inner.queue.ask(Ask::CountEnded(age, reply));
     }
 
     fn close(&self) {

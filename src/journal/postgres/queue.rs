@@ -26,8 +26,17 @@ pub(super) enum Ask {
     History(HistoryFilter, Reply<Result<Vec<StoredCoordination>, JournalError>>),
     Status(Reply<Result<JournalStatus, JournalError>>),
     Adopt(Vec<StoreName>, Reply<Result<Vec<OpenCoordination>, JournalError>>),
-    /// With how many went in the portions before.
-    Retain(Duration, u64, Reply<Result<u64, JournalError>>),
+    Retain(Duration, Removed, Reply<Result<u64, JournalError>>),
+    CountEnded(Duration, Reply<Result<u64, JournalError>>),
+    ServerFacts(Reply<Result<Vec<(String, String)>, JournalError>>),
+}
+
+/// How far a removal in portions is.
+pub(super) struct Removed {
+    /// How many went in the portions before.
+    pub(super) before: u64,
+    /// How many may go in all.
+    pub(super) at_most: u64,
 }
 
 impl Ask {
@@ -39,7 +48,8 @@ impl Ask {
             Self::History(_, reply) => reply.send(Err(error)),
             Self::Status(reply) => reply.send(Err(error)),
             Self::Adopt(_, reply) => reply.send(Err(error)),
-            Self::Retain(_, _, reply) => reply.send(Err(error)),
+            Self::ServerFacts(reply) => reply.send(Err(error)),
+            Self::Retain(_, _, reply) | Self::CountEnded(_, reply) => reply.send(Err(error)),
         }
     }
 }

@@ -16,7 +16,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 use super::alive;
 use super::link::{Link, Outcome, Trouble};
 use super::links::Links;
-use super::queue::Ask;
+use super::queue::{Ask, Removed};
 use super::shared::Inner;
 use super::table::{self, COLUMNS, Found, get};
 use super::values::At;
@@ -26,6 +26,7 @@ use crate::model::ids::CoordinationId;
 use crate::model::outcome::TransactionState;
 use crate::model::request::CoordinationType;
 use crate::model::time::Timestamp;
+use crate::reply::Reply;
 
 const RETRY_WAIT: Duration = Duration::from_millis(100);
 
@@ -37,6 +38,16 @@ const REMOVE: &str = "WITH old AS (SELECT coordination_id FROM coordination_tran
      removed AS (DELETE FROM coordination_transactions t USING old \
          WHERE t.coordination_id = old.coordination_id RETURNING 1) \
      SELECT count(*) FROM removed";
+
+const SERVER_FACTS: &str = "SELECT * FROM (VALUES \
+     ('version', current_setting('server_version_num')), \
+     ('fsync', current_setting('fsync')), \
+     ('full_page_writes', current_setting('full_page_writes')), \
+     ('is_standby', pg_is_in_recovery()::text), \
+     ('clock', extract(epoch FROM clock_timestamp())::text)) AS facts (name, value)";
+
+const COUNT_ENDED: &str = "SELECT count(*) FROM coordination_transactions \
+     WHERE created_at < $1 AND completed_at < $1";
 
 pub(super) fn now() -> Timestamp {
     let micros = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_micros();
@@ -91,22 +102,40 @@ impl Reader<'_> {
             Ask::Status(reply) => {
                 reply.send(self.patiently(async |link, inner| status(link, inner).await).await);
             }
-            Ask::Retain(age, before, reply) => {
-                let portion = i64::try_from(self.inner.options.portion).unwrap_or(i64::MAX);
+            Ask::Retain(age, progress, reply) => self.retain(age, progress, reply).await,
+            Ask::CountEnded(age, reply) => {
                 let cutoff = At(now() - age);
-                let removed = self.patiently(async |link, _| remove(link, cutoff, portion).await);
-                match removed.await {
-                    Ok(0) => reply.send(Ok(before)),
-                    Ok(_) if self.inner.queue.is_shut() => reply.send(Err(JournalError::Closed)),
-                    Ok(removed) => {
-                        // A reader that is gone drops the reply, which says so.
-                        let _ = self.again.send(Ask::Retain(age, before + removed, reply));
-                    }
-                    Err(error) => reply.send(Err(error)),
-                }
+                let count = self.patiently(async |link, _| count(link, COUNT_ENDED, cutoff).await);
+                reply.send(count.await);
+            }
+            Ask::ServerFacts(reply) => {
+                reply.send(self.patiently(async |link, _| server_facts(link).await).await);
             }
             // The writer keeps these.
             Ask::Adopt(_, reply) => reply.send(Err(JournalError::Closed)),
+        }
+    }
+
+    /// Removes one portion; the next one waits behind other questions.
+    async fn retain(
+        &self,
+        age: Duration,
+        Removed { before, at_most }: Removed,
+        reply: Reply<Result<u64, JournalError>>,
+    ) {
+        let portion = u64::try_from(self.inner.options.portion).unwrap_or(u64::MAX);
+        let portion = i64::try_from(portion.min(at_most - before)).unwrap_or(i64::MAX);
+        let cutoff = At(now() - age);
+        match self.patiently(async |link, _| remove(link, cutoff, portion).await).await {
+            Ok(0) => reply.send(Ok(before)),
+            Ok(removed) if before + removed >= at_most => reply.send(Ok(before + removed)),
+            Ok(_) if self.inner.queue.is_shut() => reply.send(Err(JournalError::Closed)),
+            Ok(removed) => {
+                let progress = Removed { before: before + removed, at_most };
+                // A reader that is gone drops the reply, which says so.
+                let _ = self.again.send(Ask::Retain(age, progress, reply));
+            }
+            Err(error) => reply.send(Err(error)),
         }
     }
 
@@ -156,7 +185,9 @@ async fn history(link: &Link, filter: &HistoryFilter) -> Outcome<Vec<StoredCoord
     let states: Vec<&str> = filter.states.iter().copied().map(TransactionState::as_str).collect();
     let kind = filter.kind.map(CoordinationType::as_str);
     let since = filter.since.map(At);
+    let until = filter.until.map(At);
     let limit = i64::try_from(filter.limit).unwrap_or(i64::MAX);
+    let is_open = if filter.open { "t.completed_at IS NULL" } else { "true" };
     let of_states =
         if states.is_empty() { "$1::text[] IS NOT NULL" } else { "t.state = ANY($1::text[])" };
     let sql = format!(
@@ -164,9 +195,10 @@ async fn history(link: &Link, filter: &HistoryFilter) -> Outcome<Vec<StoredCoord
          AND ($2::text IS NULL OR t.coordination_type = $2::text) \
          AND ($3::text IS NULL OR $3 = ANY(t.participating_stores)) \
          AND ($4::timestamptz IS NULL OR t.created_at >= $4) \
-         ORDER BY t.created_at DESC, t.position DESC LIMIT $5"
+         AND ($5::timestamptz IS NULL OR t.created_at <= $5) AND {is_open} \
+         ORDER BY t.created_at DESC, t.position DESC LIMIT $6"
     );
-    let rows = link.ask(&sql, &[&states, &kind, &filter.store, &since, &limit]).await?;
+    let rows = link.ask(&sql, &[&states, &kind, &filter.store, &since, &until, &limit]).await?;
     rows.iter().map(|row| Found::read(row).map(|found| found.stored)).collect()
 }
 
@@ -180,8 +212,27 @@ async fn status(link: &Link, inner: &Inner) -> Outcome<JournalStatus> {
         states.insert(state, u64::try_from(get::<i64>(&row, 1)?).unwrap_or(0));
     }
     let instances_alive = alive::census(link, inner).await?.alive;
-    let location = format!("PostgreSQL {}", inner.label());
-    Ok(JournalStatus { location, schema: JOURNAL_SCHEMA_KNOWN, states, instances_alive })
+    let version = link.ask("SELECT current_setting('server_version')", &[]).await?;
+    let version: &str = version.first().map_or(Ok("?"), |row| get(row, 0))?;
+    Ok(JournalStatus {
+        location: format!("PostgreSQL {}", inner.label()),
+        engine: format!("PostgreSQL {version}"),
+        schema: JOURNAL_SCHEMA_KNOWN,
+        states,
+        instances_alive,
+        space: None,
+    })
+}
+
+async fn server_facts(link: &Link) -> Outcome<Vec<(String, String)>> {
+    let rows = link.ask(SERVER_FACTS, &[]).await?;
+    rows.iter().map(|row| Ok((get(row, 0)?, get(row, 1)?))).collect()
+}
+
+async fn count(link: &Link, sql: &str, cutoff: At) -> Outcome<u64> {
+    let rows = link.ask(sql, &[&cutoff]).await?;
+    let count: i64 = rows.first().map_or(Ok(0), |row| get(row, 0))?;
+    Ok(u64::try_from(count).unwrap_or(0))
 }
 
 async fn remove(link: &Link, cutoff: At, portion: i64) -> Outcome<u64> {

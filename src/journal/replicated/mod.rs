@@ -95,6 +95,8 @@ fn is_asked_for(filter: &HistoryFilter, stored: &StoredCoordination) -> bool {
     (filter.states.is_empty() || filter.states.contains(&stored.state))
         && filter.kind.is_none_or(|kind| kind == request.kind)
         && filter.since.is_none_or(|since| stored.created_at >= since)
+        && filter.until.is_none_or(|until| stored.created_at <= until)
+        && !(filter.open && stored.completed_at.is_some())
         && filter
             .store
             .as_ref()
@@ -214,7 +216,9 @@ impl Journal for ReplicatedJournal {
     fn status(&self, reply: Reply<Result<JournalStatus, JournalError>>) {
         let location = self.inner.log.location();
         self.look(reply, move |replica| {
-            let mut status = JournalStatus { location, schema: SCHEMA, ..JournalStatus::default() };
+            let engine = "cluster".to_owned();
+            let mut status =
+                JournalStatus { location, engine, schema: SCHEMA, ..JournalStatus::default() };
             for stored in replica.coordinations().filter_map(|it| folded(it)) {
                 *status.states.entry(stored.state).or_default() += 1;
             }
@@ -223,10 +227,16 @@ impl Journal for ReplicatedJournal {
         });
     }
 
-    fn retain(&self, age: Duration, reply: Reply<Result<u64, JournalError>>) {
-        let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let before = (Timestamp(0) + since_epoch) - age;
-        forget(&self.inner, before, 0, reply);
+    fn retain_some(&self, age: Duration, at_most: u64, reply: Reply<Result<u64, JournalError>>) {
+        forget(&self.inner, ago(age), at_most, 0, reply);
+    }
+
+    fn count_ended(&self, age: Duration, reply: Reply<Result<u64, JournalError>>) {
+        let before = ago(age);
+        self.look(reply, move |replica| {
+            let ended = replica.coordinations().filter_map(|it| folded(it)?.completed_at);
+            ended.filter(|at| *at < before).count() as u64
+        });
     }
 
     fn close(&self) {
@@ -245,24 +255,31 @@ impl Drop for ReplicatedJournal {
     }
 }
 
-/// Forgets one portion, and the next, until one is not full.
+fn ago(age: Duration) -> Timestamp {
+    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    (Timestamp(0) + since_epoch) - age
+}
+
+/// Forgets one portion, and the next, until one is not full or `left` have gone.
 fn forget(
     inner: &Arc<Inner>,
     before: Timestamp,
+    left: u64,
     count: u64,
     reply: Reply<Result<u64, JournalError>>,
 ) {
     let again = Arc::clone(inner);
+    let portion = u32::try_from(left).unwrap_or(u32::MAX).min(FORGET_MAX);
     let answered = move |answers: Result<Vec<Answer>, ClusterError>| match answers {
         Err(error) => reply.send(Err(again.told(error))),
         Ok(answers) => match answers.first() {
-            Some(Answer::Count(more)) if *more == u64::from(FORGET_MAX) => {
-                forget(&again, before, count + more, reply);
+            Some(Answer::Count(more)) if *more == u64::from(portion) && left > *more => {
+                forget(&again, before, left - more, count + more, reply);
             }
             Some(Answer::Count(more)) => reply.send(Ok(count + more)),
             _ => reply.send(Ok(count)),
         },
     };
-    let commands = vec![Command::Forget { before, at_most: FORGET_MAX }];
+    let commands = vec![Command::Forget { before, at_most: portion }];
     inner.log.propose(commands, Reply::new(answered));
 }

@@ -109,6 +109,22 @@ impl Tables {
         wal.sync().map_err(|error| Trouble::Sync(error.to_string()))
     }
 
+    /// Writes the file anew without the room that is free in it. Answers how many bytes that was.
+    pub(super) fn shrink(&mut self) -> Outcome<u64> {
+        self.attempt(|tables| {
+            let before = query::space(&tables.connection)?;
+            // What is written anew stands in a temporary place first, which must not be memory.
+            tables.connection.execute_batch("PRAGMA temp_store=FILE")?;
+            let done = tables.connection.execute_batch("VACUUM");
+            tables.connection.execute_batch("PRAGMA temp_store=MEMORY")?;
+            done?;
+            // Others may still read the old pages; then the file becomes shorter a little later.
+            tables.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?;
+            let after = query::space(&tables.connection)?;
+            Ok(before.bytes.saturating_sub(after.bytes))
+        })
+    }
+
     pub(super) fn connection_mut(&mut self) -> &mut Connection {
         &mut self.connection
     }

@@ -10,22 +10,29 @@ use rusqlite::{Connection, params_from_iter};
 
 use super::table;
 use super::trouble::{Outcome, Trouble};
-use crate::journal::{HistoryFilter, StoredCoordination};
+use crate::journal::{HistoryFilter, Space, StoredCoordination};
 use crate::model::ids::CoordinationId;
 use crate::model::outcome::TransactionState;
 use crate::model::time::Timestamp;
+
+pub(super) const STATES: &str =
+    "SELECT state, count(*) FROM coordination_transactions GROUP BY state";
+
+// What ended before the cutoff began before it too, and the beginning has an index. A record
+// added to a finished coordination keeps it in the log, and then it stays here as well.
+pub(super) const ENDED: &str = "FROM coordination_transactions \
+    WHERE created_at < ?1 AND completed_at < ?1 \
+    AND NOT EXISTS (SELECT 1 FROM distributed_locks l \
+        WHERE l.coordination_id = coordination_transactions.coordination_id) \
+    AND NOT EXISTS (SELECT 1 FROM lock_wait_queue q \
+        WHERE q.coordination_id = coordination_transactions.coordination_id)";
 
 /// Lists coordinations, the latest first.
 pub(super) fn history(
     connection: &Connection,
     filter: &HistoryFilter,
 ) -> Outcome<Vec<StoredCoordination>> {
-    let (conditions, parameters) = conditions(filter);
-    let sql = format!(
-        "SELECT {} FROM coordination_transactions WHERE {conditions} \
-         ORDER BY created_at DESC, rowid DESC LIMIT ?",
-        table::COLUMNS
-    );
+    let (sql, parameters) = history_query(filter);
     let mut statement = connection.prepare_cached(&sql)?;
     let mut rows = statement.query(params_from_iter(parameters))?;
     let mut found = Vec::new();
@@ -35,14 +42,41 @@ pub(super) fn history(
     Ok(found)
 }
 
-fn conditions(filter: &HistoryFilter) -> (String, Vec<SqlValue>) {
+/// What is asked, and with which parameters. For each state there is a question of its own, which
+/// walks the index of states in the order of time; SQLite merges them, and stops at the limit.
+pub(super) fn history_query(filter: &HistoryFilter) -> (String, Vec<SqlValue>) {
+    let states: Vec<Option<TransactionState>> = if filter.states.is_empty() {
+        vec![None]
+    } else {
+        let known = TransactionState::ALL.into_iter();
+        known.filter(|state| filter.states.contains(state)).map(Some).collect()
+    };
+    let mut questions = Vec::new();
+    let mut parameters = Vec::new();
+    for state in states {
+        let (conditions, values) = conditions(filter, state);
+        questions.push(format!(
+            "SELECT {}, rowid AS row FROM coordination_transactions WHERE {conditions}",
+            table::COLUMNS
+        ));
+        parameters.extend(values);
+    }
+    parameters.push(SqlValue::Integer(i64::try_from(filter.limit).unwrap_or(i64::MAX)));
+    let questions = questions.join(" UNION ALL ");
+    (format!("{questions} ORDER BY created_at DESC, row DESC LIMIT ?"), parameters)
+}
+
+fn conditions(filter: &HistoryFilter, state: Option<TransactionState>) -> (String, Vec<SqlValue>) {
     let mut conditions = vec!["1".to_owned()];
     let mut parameters = Vec::new();
-    if !filter.states.is_empty() {
-        let marks = vec!["?"; filter.states.len()].join(",");
-        conditions.push(format!("state IN ({marks})"));
-        let names = filter.states.iter().map(|state| state.as_str().to_owned());
-        parameters.extend(names.map(SqlValue::Text));
+    if let Some(state) = state {
+        // The few that are open have an index of their own; the plus keeps the other one out.
+        let column = if filter.open { "+state" } else { "state" };
+        conditions.push(format!("{column} = ?"));
+        parameters.push(SqlValue::Text(state.as_str().to_owned()));
+    }
+    if filter.open {
+        conditions.push("completed_at IS NULL".to_owned());
     }
     if let Some(kind) = filter.kind {
         conditions.push("coordination_type = ?".to_owned());
@@ -58,14 +92,16 @@ fn conditions(filter: &HistoryFilter) -> (String, Vec<SqlValue>) {
         conditions.push("created_at >= ?".to_owned());
         parameters.push(SqlValue::Text(since.to_rfc3339()));
     }
-    parameters.push(SqlValue::Integer(i64::try_from(filter.limit).unwrap_or(i64::MAX)));
+    if let Some(until) = filter.until {
+        conditions.push("created_at <= ?".to_owned());
+        parameters.push(SqlValue::Text(until.to_rfc3339()));
+    }
     (conditions.join(" AND "), parameters)
 }
 
 /// How many coordinations stand in each state.
 pub(super) fn states(connection: &Connection) -> Outcome<HashMap<TransactionState, u64>> {
-    let mut statement = connection
-        .prepare_cached("SELECT state, count(*) FROM coordination_transactions GROUP BY state")?;
+    let mut statement = connection.prepare_cached(STATES)?;
     let mut rows = statement.query([])?;
     let mut states = HashMap::new();
     while let Some(row) = rows.next()? {
@@ -92,6 +128,27 @@ pub(super) fn without_row(
     Ok(unknown)
 }
 
+/// How many [`remove_ended`] would remove in all.
+pub(super) fn count_ended(connection: &Connection, cutoff: Timestamp) -> Outcome<u64> {
+    let sql = format!("SELECT count(*) {ENDED}");
+    let count: i64 =
+        connection.prepare_cached(&sql)?.query_row([cutoff.to_rfc3339()], |row| row.get(0))?;
+    Ok(u64::try_from(count).unwrap_or(0))
+}
+
+/// How large the file is, and what is free in it.
+pub(super) fn space(connection: &Connection) -> Outcome<Space> {
+    let number = |pragma: &str| -> Outcome<u64> {
+        let found: i64 = connection.query_row(pragma, [], |row| row.get(0))?;
+        Ok(u64::try_from(found).unwrap_or(0))
+    };
+    let page = number("PRAGMA page_size")?;
+    Ok(Space {
+        bytes: page * number("PRAGMA page_count")?,
+        free: page * number("PRAGMA freelist_count")?,
+    })
+}
+
 /// Removes a portion of what ended before `cutoff`, inside the caller's transaction. Answers how
 /// many coordinations went.
 pub(super) fn remove_ended(
@@ -99,18 +156,9 @@ pub(super) fn remove_ended(
     cutoff: Timestamp,
     portion: usize,
 ) -> Outcome<usize> {
-    // What ended before the cutoff began before it too, and the beginning has an index. A record
-    // added to a finished coordination keeps it in the log, and then it stays here as well.
     let ids: Vec<String> = {
-        let mut statement = connection.prepare_cached(
-            "SELECT coordination_id FROM coordination_transactions \
-             WHERE created_at < ?1 AND completed_at < ?1 \
-             AND NOT EXISTS (SELECT 1 FROM distributed_locks l \
-                 WHERE l.coordination_id = coordination_transactions.coordination_id) \
-             AND NOT EXISTS (SELECT 1 FROM lock_wait_queue q \
-                 WHERE q.coordination_id = coordination_transactions.coordination_id) \
-             ORDER BY created_at LIMIT ?2",
-        )?;
+        let sql = format!("SELECT coordination_id {ENDED} ORDER BY created_at LIMIT ?2");
+        let mut statement = connection.prepare_cached(&sql)?;
         let portion = i64::try_from(portion).unwrap_or(i64::MAX);
         let rows = statement.query_map((cutoff.to_rfc3339(), portion), |row| row.get(0))?;
         rows.collect::<Result<_, _>>()?

@@ -49,7 +49,10 @@ pub(super) enum Ask {
     History(HistoryFilter, Reply<Result<Vec<StoredCoordination>, JournalError>>),
     Status(Reply<Result<JournalStatus, JournalError>>),
     Adopt(Vec<StoreName>, Reply<Result<Vec<OpenCoordination>, JournalError>>),
-    Retain(Duration, Reply<Result<u64, JournalError>>),
+    /// With the most that may go.
+    Retain(Duration, u64, Reply<Result<u64, JournalError>>),
+    CountEnded(Duration, Reply<Result<u64, JournalError>>),
+    Shrink(Reply<Result<u64, JournalError>>),
     Streams(StreamAsk),
 }
 
@@ -62,7 +65,9 @@ impl Ask {
             Self::History(_, reply) => reply.send(Err(error)),
             Self::Status(reply) => reply.send(Err(error)),
             Self::Adopt(_, reply) => reply.send(Err(error)),
-            Self::Retain(_, reply) => reply.send(Err(error)),
+            Self::Retain(_, _, reply) | Self::CountEnded(_, reply) | Self::Shrink(reply) => {
+                reply.send(Err(error));
+            }
             Self::Streams(ask) => ask.fail(error),
         }
     }

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::projection::Portion;
-use super::projector::Task;
+use super::projector::{Tables, Task};
 use super::queue::{Ask, Job, Note};
 use super::trouble::Outcome;
 use super::writer::Writer;
@@ -51,6 +51,7 @@ impl Upkeep {
 pub(super) struct Sweep {
     cutoff: Timestamp,
     removed: u64,
+    at_most: u64,
     reply: Reply<Result<u64, JournalError>>,
 }
 
@@ -69,7 +70,11 @@ impl Writer {
                 reply.send(adopted);
             }
             Ask::Streams(ask) => self.serve_streams(ask),
-            Ask::History(..) | Ask::Status(_) | Ask::Retain(..) => match self.look() {
+            Ask::History(..)
+            | Ask::Status(_)
+            | Ask::Retain(..)
+            | Ask::CountEnded(..)
+            | Ask::Shrink(_) => match self.look() {
                 Ok(()) => self.reads.push_back((self.view.tail(), ask)),
                 Err(trouble) => ask.fail(trouble.at(&self.path)),
             },
@@ -132,7 +137,8 @@ impl Writer {
         if !self.upkeep.is_removing
             && let Some(sweep) = self.sweeps.front()
         {
-            let portion = self.options.retention_portion.max(1);
+            let left = usize::try_from(sweep.at_most - sweep.removed).unwrap_or(usize::MAX);
+            let portion = self.options.retention_portion.max(1).min(left);
             self.upkeep.is_removing = true;
             self.projector.give(Task::Remove { cutoff: sweep.cutoff, portion }, &self.queue);
         }
@@ -193,6 +199,9 @@ impl Writer {
             Ok(0) => sweep.reply.send(Ok(sweep.removed)),
             Ok(removed) => {
                 sweep.removed += removed as u64;
+                if sweep.removed >= sweep.at_most {
+                    return sweep.reply.send(Ok(sweep.removed));
+                }
                 self.sweeps.push_back(sweep);
             }
             Err(trouble) => sweep.reply.send(Err(trouble.at(&self.path))),
@@ -221,17 +230,32 @@ impl Writer {
             Ask::Status(reply) => {
                 let instances = self.instances.clone();
                 self.read(Box::new(move |connection| {
-                    let states = query::states(connection).map_err(|trouble| trouble.at(&path));
-                    reply.send(states.map(|states| JournalStatus {
-                        location: path,
-                        schema: SCHEMA_KNOWN,
-                        states,
-                        instances_alive: instances.alive(),
+                    let told = query::states(connection)
+                        .and_then(|states| Ok((states, query::space(connection)?)));
+                    reply.send(told.map_err(|trouble| trouble.at(&path)).map(|(states, space)| {
+                        JournalStatus {
+                            location: path,
+                            engine: format!("SQLite {}", rusqlite::version()),
+                            schema: SCHEMA_KNOWN,
+                            states,
+                            instances_alive: instances.alive(),
+                            space: Some(space),
+                        }
                     }));
                 }));
             }
-            Ask::Retain(age, reply) => {
-                self.sweeps.push_back(Sweep { cutoff: now() - age, removed: 0, reply });
+            Ask::Retain(age, at_most, reply) => {
+                self.sweeps.push_back(Sweep { cutoff: now() - age, removed: 0, at_most, reply });
+            }
+            Ask::CountEnded(age, reply) => self.read(Box::new(move |connection| {
+                let counted = query::count_ended(connection, now() - age);
+                reply.send(counted.map_err(|trouble| trouble.at(&path)));
+            })),
+            Ask::Shrink(reply) => {
+                let shrink = Box::new(move |tables: &mut Tables| {
+                    reply.send(tables.shrink().map_err(|trouble| trouble.at(&path)));
+                });
+                self.projector.give(Task::Change(shrink), &self.queue);
             }
             // These never wait for the tables.
             Ask::Find(..) | Ask::UnknownOf(..) | Ask::Adopt(..) | Ask::Streams(_) => {

@@ -17,6 +17,7 @@ use crate::model::value::Value;
 
 mod damage;
 mod kill;
+mod lists;
 mod random;
 mod rules;
 mod streams;

@@ -215,6 +215,12 @@ pub(super) fn history_filters_and_lists_the_latest_first(place: &Place) {
     assert_eq!(desk.history(filter), ["open", "committed"]);
     let filter = HistoryFilter { since: Some(Timestamp(2_000)), ..everything() };
     assert_eq!(desk.history(filter), ["open", "aborted"]);
+    let filter = HistoryFilter { until: Some(Timestamp(2_000)), ..everything() };
+    assert_eq!(desk.history(filter), ["aborted", "committed"]);
+    assert_eq!(desk.history(HistoryFilter { open: true, ..everything() }), ["open"]);
+    let states = vec![TransactionState::Committed, TransactionState::Preparing];
+    let filter = HistoryFilter { states, open: true, limit: 1, ..everything() };
+    assert_eq!(desk.history(filter), ["open"]);
     let filter = HistoryFilter { store: Some("right".to_owned()), ..everything() };
     assert_eq!(desk.history(filter).len(), 3);
     let filter = HistoryFilter { store: Some("%".to_owned()), ..everything() };
@@ -250,8 +256,14 @@ pub(super) fn retention_removes_what_ended_long_ago_and_never_what_is_open(place
     desk.put(forced("open", 1, begin(&*desk.journal, "open")));
     desk.whole("recent", recent, Decision::Commit);
     let day = Duration::from_secs(86_400);
+    assert_eq!(wait(|reply| desk.journal.count_ended(day, reply)), Ok(1_203));
+    for at_most in [1, 7, 600] {
+        let some = wait(|reply| desk.journal.retain_some(day, at_most, reply)).unwrap();
+        assert_eq!(some, at_most);
+    }
+    assert_eq!(wait(|reply| desk.journal.count_ended(day, reply)), Ok(595));
     let removed = wait(|reply| desk.journal.retain(day, reply)).unwrap();
-    assert_eq!(removed, 1_203);
+    assert_eq!(removed, 595);
     assert_eq!(desk.history(everything()), ["recent", "open"]);
     assert_eq!(desk.find("old7"), None);
     let again = wait(|reply| desk.journal.retain(day, reply)).unwrap();
