@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import urllib.request
 from collections.abc import Callable
 from typing import Any
@@ -430,6 +431,23 @@ def test_a_server_is_answered_by_a_loop_that_is_busy(make_service: Make, ledgers
                 assert reading.value("coordination_transactions_running") == 0
 
     asyncio.run(scenario())
+
+
+def test_a_forked_child_shows_what_was_counted_and_asks_nobody(
+    make_service: Make, ledgers: Ledgers
+) -> None:
+    async def scenario() -> int:
+        async with make_service(ledgers) as service:
+            await service.coordinate_transaction(request("t1"))
+            child = os.fork()
+            if child == 0:
+                # The engine's threads are not here: whoever asked it would wait for ever.
+                text = service.metrics.render()
+                counted = 'coordination_transactions_completed_total{success="True"} 1' in text
+                os._exit(0 if counted and "engine_running" not in text else 1)
+            return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+    assert asyncio.run(scenario()) == 0
 
 
 def test_every_metric_that_is_shown_is_in_the_table(make_service: Make, ledgers: Ledgers) -> None:
