@@ -61,6 +61,7 @@ addEventListener("load", async () => {
   const found = {
     ran: document.documentElement.dataset.ran || "", views, drawn,
     fetched: performance.getEntriesByType("resource").map(e => e.name.slice(0, 60)),
+    aligned: [...document.querySelectorAll("td")].map(e => getComputedStyle(e).textAlign),
     good: getComputedStyle(document.querySelector(".good") || document.body).color,
   };
   const told = document.createElement("pre");
@@ -147,6 +148,17 @@ def test_colours_follow_the_page_and_the_notebook(tmp_path: Path) -> None:
     assert look(tmp_path, {"one": themed}, *dark)["good"] == "rgb(26, 127, 55)"
     themed = f'<div data-jp-theme-light="false">{html}</div>'
     assert look(tmp_path, {"one": themed}, *light)["good"] == "rgb(95, 208, 122)"
+
+
+@needs_chromium
+def test_words_stand_to_the_left_and_numbers_to_the_right_in_a_notebook_too(tmp_path: Path) -> None:
+    theirs = (
+        "<style>.jp-RenderedHTMLCommon:not(.jp-RenderedMarkdown) td{text-align:right}"
+        ".jp-RenderedHTMLCommon td{white-space:pre}</style>"
+    )
+    html = shown_of("plain")["latency"].to_html()
+    notebook = f'{theirs}<div class="jp-RenderedHTMLCommon">{html}</div>'
+    assert look(tmp_path, {"one": notebook})["aligned"] == ["left"] * 2 + ["right"] * 5
 
 
 @needs_chromium

@@ -21,7 +21,7 @@ FORMS = ("to_text", "to_json", "to_html", "to_svg", "to_pandas")
 def test_its_program_runs_and_prints_what_is_shown(tmp_path: Path) -> None:
     ((program, shown),) = re.findall(r"```python\n(.*?)```\n\n```text\n(.*?)```", TEXT, re.S)
     done = subprocess.run(
-        [sys.executable, "-X", "utf8", "-X", "dev", "-W", "error", "-c", program],
+        [sys.executable, "-X", "utf8", "-W", "error", "-c", program],
         capture_output=True,
         text=True,
         encoding="utf-8",
