@@ -20,6 +20,10 @@ Make = Callable[..., CoordinationService]
 FORMAT = "%(levelname)s %(coordination_id)s %(store)s %(code)s %(message)s"
 
 
+def of_the_engine(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
+    return [record for record in caplog.records if record.name == "unanimity.engine"]
+
+
 def test_every_record_says_which_coordination_store_and_code_it_is_about(
     make_service: Make, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -29,18 +33,17 @@ def test_every_record_says_which_coordination_store_and_code_it_is_about(
     async def scenario() -> None:
         async with make_service({"left": Ledger("left"), "right": right}) as service:
             await service.coordinate_transaction(request("t1"))
-            while not any(record.levelno == logging.ERROR for record in caplog.records):
+            while not any(record.levelno == logging.ERROR for record in of_the_engine(caplog)):
                 await asyncio.sleep(0.005)
 
     with caplog.at_level(logging.INFO, logger="unanimity.engine"):
         asyncio.run(scenario())
     formatter = logging.Formatter(FORMAT)
-    told = [record for record in caplog.records if record.name == "unanimity.engine"]
-    lines = [formatter.format(record) for record in told]
+    lines = [formatter.format(record) for record in of_the_engine(caplog)]
     (parked,) = [line for line in lines if line.startswith("ERROR")]
     head = "ERROR t1 None transaction.heuristic manual intervention required"
     assert parked.startswith(head) and "disk on fire" in parked
-    for record in told:
+    for record in of_the_engine(caplog):
         assert {"coordination_id", "store", "code"} <= vars(record).keys()
 
 
@@ -73,7 +76,7 @@ def test_it_is_silent_until_its_user_says_where_to(tmp_path: Path) -> None:
 class Raises:
     """A bus that makes the engine log one record for each event."""
 
-    def publish_event(self, event: dict[str, Any]) -> None:
+    async def publish_event(self, event: dict[str, Any]) -> None:
         raise LookupError("a bus of the user's")
 
 
@@ -101,7 +104,7 @@ def test_what_the_loop_does_not_come_to_is_dropped_and_counted(
             assert all(result.success for result in await asyncio.gather(*asked))
 
     asyncio.run(scenario())
-    told = [record for record in caplog.records if record.name == "unanimity.engine"]
+    told = of_the_engine(caplog)
     dropped = [vars(record).get("unanimity_dropped", 0) for record in told]
     assert any(dropped)
     # Two events each; what is missing is what was counted.

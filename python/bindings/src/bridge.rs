@@ -172,9 +172,12 @@ impl Bridge {
                 Some(Item::Complete { future, make }) => self.complete(py, &future, make)?,
                 Some(Item::Run(run)) => self.go_on(py, errors::guarded(py, || run(py)))?,
                 Some(Item::Call(_)) => unreachable!("calls are left to the lanes"),
-                None => return Ok(false),
+                None => break,
             }
         }
+        // What was logged on the way: nobody is awake any more, so what comes from here on rings.
+        self.hand_over_logs(py)?;
+        Ok(false)
     }
 
     /// The next call for a lane, as `(token, method, arguments, keywords, context, is_async,
@@ -194,6 +197,8 @@ impl Bridge {
                 }
             }
         }
+        // As in `woken`.
+        self.hand_over_logs(py)?;
         Ok(None)
     }
 
