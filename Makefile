@@ -20,6 +20,8 @@ AS_MATURIN = PYTHON_SYS_EXECUTABLE=$(BIN)/python PYO3_BUILD_EXTENSION_MODULE=1 \
 	(*sys.version_info[:2], platform.architecture()[0]))')
 
 RELEASE ?=
+# How many processes share the Python tests: each has servers of its own.
+JOBS ?= 2
 SEED ?=
 SEEDS ?=
 FOLDER ?= docs
@@ -29,6 +31,7 @@ NEXTEST := cargo nextest run --no-fail-fast
 PYTHON_SOURCES := $(wildcard python/unanimity tests/python examples benches)
 
 .PHONY: help verify verify-rust verify-python fix quick python wheel test demo bench bench-peers bench-docs
+.PHONY: bench-growth
 .PHONY: simulate simulate-cluster scenarios docs faults
 
 help:
@@ -48,7 +51,7 @@ verify-python: python
 	$(BIN)/ruff format --check $(PYTHON_SOURCES)
 	$(BIN)/mypy --strict python/unanimity tests/python
 	MYPYPATH=benches:tests/python $(BIN)/mypy --strict --explicit-package-bases benches
-	$(BIN)/pytest tests/python
+	$(BIN)/pytest tests/python -n $(JOBS) --dist loadfile
 
 # make fix              formats, and mends what the linters can mend
 fix: python
@@ -113,6 +116,11 @@ bench-peers: $(BENCH_VENV)/ready $(PEERS_VENV)/ready
 	$(MAKE) python RELEASE=1
 	$(BENCH_VENV)/bin/python benches/run.py $(or $(BENCH),w1)
 
+# make bench-growth     how rate and memory go with size, as docs/growth.md (a quarter of an hour)
+bench-growth: $(BENCH_VENV)/ready
+	$(MAKE) python RELEASE=1
+	$(BENCH_VENV)/bin/python benches/growth.py $(BENCH)
+
 # make bench-docs       docs/benchmarks.md, written from what `make bench` measured last
 bench-docs: $(VENV)/ready
 	$(BIN)/python benches/report.py
@@ -137,7 +145,7 @@ simulate-cluster:
 scenarios:
 	UPDATE_SCENARIOS=1 $(NEXTEST) -p unanimity -E 'test(/^scenarios::/)'
 
-# make docs             rewrites what is printed from the code: protocols.md, configuration.md, crash-matrix.md
+# make docs             rewrites what is printed from the code: protocols.md, configuration.md, metrics.md, crash-matrix.md
 docs: python
-	UPDATE_DOCS=1 $(NEXTEST) -p unanimity -E 'test(/^(protocols|configuration)_page::/)'
+	UPDATE_DOCS=1 $(NEXTEST) -p unanimity -E 'test(/^(protocols|configuration|metrics)_page::/)'
 	UPDATE_DOCS=1 $(BIN)/pytest tests/python/test_crash_matrix.py

@@ -1,8 +1,12 @@
 """Tables of what was measured: on the screen after each workload, and as `docs/benchmarks.md`.
 
     python benches/report.py        # reads target/bench/results.jsonl, writes the page
+    python benches/report.py --kept # writes it anew from the results beside the page
 
-Invariants: the page is written from the results alone, says how each subject is set up and which
+The results themselves are kept beside the page, as `benchmarks.jsonl`; the table of the README and
+the plots come from them too.
+
+Invariants: all is written from the results alone, says how each subject is set up and which
 goals are missed, and is not written from a run that only tried whether everything works.
 """
 
@@ -14,10 +18,15 @@ from pathlib import Path
 from typing import Any
 
 from plan import WORKLOADS, Workload
+from plots import plot
 from summary import Cell, cells_of, failures_of, verdicts_of
 
 _ROOT = Path(__file__).resolve().parent.parent
 _PAGE = _ROOT / "docs" / "benchmarks.md"
+_KEPT = _PAGE.with_suffix(".jsonl")
+_PLOTS = _PAGE.parent / "plots"
+_README = _ROOT / "README.md"
+_MARKS = ("<!-- measured -->", "<!-- end of measured -->")
 _RESULTS = _ROOT / "target" / "bench" / "results.jsonl"
 _COLUMNS = {
     "rate": ("per second", "{:,.0f}"),
@@ -131,6 +140,8 @@ def _section(workload: Workload, rows: list[dict[str, Any]]) -> str:
     text = [f"## {workload.title}", ""]
     text += [f"- **{each.name}**: {each.how}." for each in workload.subjects]
     text += ["", *("| " + " | ".join(line) + " |" for line in [header, rule, *lines])]
+    if len({cell.callers for cell in cells if "rate" in cell.figures}) > 1:
+        text += ["", f"![{workload.title}, per second](plots/{workload.name}.svg)"]
     verdicts = verdicts_of(workload, cells)
     if verdicts:
         text += ["", "| goal | measured | |", "| --- | ---: | --- |"]
@@ -141,16 +152,93 @@ def _section(workload: Workload, rows: list[dict[str, Any]]) -> str:
     return "\n".join([*text, ""])
 
 
+def readme_table(rows: list[dict[str, Any]]) -> str:
+    """Ours beside the fastest peer that has a goal, at each number of callers."""
+    lines = [
+        "| per second | callers | unanimity | beside | | times |",
+        "| --- | ---: | ---: | --- | ---: | ---: |",
+    ]
+    for workload in WORKLOADS:
+        cells = cells_of(row for row in rows if row["workload"] == workload.name)
+        rates = {
+            (cell.subject, cell.callers): cell.figures["rate"].median
+            for cell in cells
+            if "rate" in cell.figures
+        }
+        ours = workload.subjects[0].name
+        for callers in workload.callers:
+            peers = {
+                rate: peer
+                for peer in workload.relative_goals
+                if (rate := rates.get((peer, callers))) is not None
+            }
+            if not peers or (ours, callers) not in rates:
+                continue
+            best, own = max(peers), rates[ours, callers]
+            title = workload.title if callers == workload.callers[0] else ""
+            lines.append(
+                f"| {title} | {callers} | {own:,.0f} | {peers[best]} | {best:,.0f} "
+                f"| {own / best:.1f} |"
+            )
+    return "\n".join(lines)
+
+
+def readme_with(text: str, table: str) -> str:
+    """The README with that table in its place."""
+    before, first, rest = text.partition(_MARKS[0])
+    _, last, after = rest.partition(_MARKS[1])
+    if not first or not last:
+        raise ValueError(f"the README has no place for the table: {' … '.join(_MARKS)}")
+    return f"{before}{first}\n\n{table}\n\n{last}{after}"
+
+
+def plots_of(rows: list[dict[str, Any]]) -> dict[str, str]:
+    """A picture for each workload that was run at several numbers of callers, by its file."""
+    pictures = {}
+    for workload in WORKLOADS:
+        cells = cells_of(row for row in rows if row["workload"] == workload.name)
+        with_rates = [cell for cell in cells if "rate" in cell.figures]
+        if len({cell.callers for cell in with_rates}) > 1:
+            pictures[f"{workload.name}.svg"] = plot(workload.title, with_rates)
+    return pictures
+
+
+def read_results(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """What the run was, and its rows."""
+    first, *rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return first["facts"], rows
+
+
+def _kept_lines(facts: dict[str, Any], rows: list[dict[str, Any]]) -> str:
+    """The results with five figures of each number: more is noise."""
+    short = [
+        {
+            name: float(f"{each:.5g}") if isinstance(each, float) else each
+            for name, each in row.items()
+        }
+        for row in rows
+    ]
+    return "".join(json.dumps(line) + "\n" for line in [{"facts": facts}, *short])
+
+
 def main() -> None:
-    """Read the results, write the page."""
-    if not _RESULTS.exists():
+    """Read the results, write what is made of them."""
+    from_kept = "--kept" in sys.argv[1:]
+    source = _KEPT if from_kept else _RESULTS
+    if not source.exists():
         sys.exit("nothing was measured yet; run `make bench` first")
-    first, *rows = [json.loads(line) for line in _RESULTS.read_text().splitlines()]
-    facts = first["facts"]
-    if facts.pop("quick"):
+    facts, rows = read_results(source)
+    if facts["quick"]:
         sys.exit("the last run was a quick one, which shows nothing; run `make bench` first")
+    if not from_kept:
+        _KEPT.write_text(_kept_lines(facts, rows))
+        facts, rows = read_results(_KEPT)
     _PAGE.write_text(page(facts, rows))
-    print(f"wrote {_PAGE.relative_to(_ROOT)}")
+    _README.write_text(readme_with(_README.read_text(), readme_table(rows)))
+    _PLOTS.mkdir(exist_ok=True)
+    for name, picture in plots_of(rows).items():
+        (_PLOTS / name).write_text(picture)
+    print(f"wrote {_PAGE.relative_to(_ROOT)}, what belongs to it, and the README's table")
 
 
 if __name__ == "__main__":

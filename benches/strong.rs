@@ -141,6 +141,7 @@ fn run(consistency: &str, count: u64) {
         bus: None,
         event_bus: None,
         alerting: None,
+        observers: Vec::new(),
         locks: Some(Arc::new(LocalLockManager::new())),
         options: Options::default(),
         runtime: runtime.handle().clone(),

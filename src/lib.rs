@@ -25,6 +25,7 @@ pub mod crash;
 pub mod db;
 pub mod engine;
 pub mod events;
+pub mod histogram;
 pub mod journal;
 pub mod locks;
 pub mod model;

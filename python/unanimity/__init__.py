@@ -62,6 +62,7 @@ from ._types import (
 )
 
 if TYPE_CHECKING:
+    from ._alerting import LogAlerting
     from ._config import ConfigProblem, ConfigSetting, CoordinationConfig
     from ._event_buses import (
         InProcessEventBus,
@@ -69,16 +70,25 @@ if TYPE_CHECKING:
         NatsEventBus,
         PostgresEventBus,
     )
+    from ._event_handler import CoordinationEventHandler
+    from ._latency import Latency, LatencyRow
     from ._lock_managers import LocalLockManager, PostgresLockManager, ZooKeeperLockManager
+    from ._lock_views import LockTable, WaitGraph
+    from ._metrics_server import MetricsServer
     from ._participant import Participant, ParticipantOperation
+    from ._prometheus import PrometheusMetrics
     from ._raft import LogEntry, RaftConsensusService
     from ._raft_locks import RaftLockManager
-    from ._records import CoordinationRecord, History, RecoveryReport, StoreRecord, TimelineEntry
+    from ._raft_views import ClusterStatus
+    from ._records import CoordinationRecord, History, RecoveryReport, StoreRecord
     from ._saga import Saga, SagaStep
     from ._service import CoordinationService, ICoordinationService
     from ._steps import DeadLetter, StepRecord
     from ._streams import ProjectionRecord, Snapshot
+    from ._timeline import Timeline, TimelineEntry
     from ._transaction import Transaction
+    from ._watch import Overview
+    from ._webhook import WebhookAlerting
 
     __version__: str
 
@@ -99,8 +109,12 @@ __all__ = [
     "SagaStep",
     "CoordinationRecord",
     "StoreRecord",
+    "Timeline",
     "TimelineEntry",
     "History",
+    "Overview",
+    "Latency",
+    "LatencyRow",
     "RecoveryReport",
     "StepRecord",
     "DeadLetter",
@@ -127,11 +141,14 @@ __all__ = [
     "LockInfo",
     "ActiveLock",
     "Deadlock",
+    "LockTable",
+    "WaitGraph",
     "LocalLockManager",
     "PostgresLockManager",
     "ZooKeeperLockManager",
     "IConsensusService",
     "RaftConsensusService",
+    "ClusterStatus",
     "RaftLockManager",
     "LogEntry",
     "IEventBus",
@@ -141,8 +158,13 @@ __all__ = [
     "NatsEventBus",
     "Subscription",
     "ParkedEvent",
+    "CoordinationEventHandler",
     "IMetricsCollector",
+    "PrometheusMetrics",
+    "MetricsServer",
     "IAlertingService",
+    "LogAlerting",
+    "WebhookAlerting",
     # exceptions
     "UnanimityError",
     "ConfigError",
@@ -177,9 +199,14 @@ _LATE = {
     "JournalEventBus": "_event_buses",
     "PostgresEventBus": "_event_buses",
     "NatsEventBus": "_event_buses",
+    "CoordinationEventHandler": "_event_handler",
+    "PrometheusMetrics": "_prometheus",
+    "MetricsServer": "_metrics_server",
     "LocalLockManager": "_lock_managers",
     "PostgresLockManager": "_lock_managers",
     "ZooKeeperLockManager": "_lock_managers",
+    "LogAlerting": "_alerting",
+    "WebhookAlerting": "_webhook",
     "LogEntry": "_raft",
     "RaftConsensusService": "_raft",
     "RaftLockManager": "_raft_locks",
@@ -190,7 +217,14 @@ _LATE = {
     "ParticipantOperation": "_participant",
     "CoordinationRecord": "_records",
     "StoreRecord": "_records",
-    "TimelineEntry": "_records",
+    "Timeline": "_timeline",
+    "TimelineEntry": "_timeline",
+    "Overview": "_watch",
+    "Latency": "_latency",
+    "LatencyRow": "_latency",
+    "LockTable": "_lock_views",
+    "WaitGraph": "_lock_views",
+    "ClusterStatus": "_raft_views",
     "History": "_records",
     "RecoveryReport": "_records",
     "StepRecord": "_steps",

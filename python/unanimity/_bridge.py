@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import types
 import weakref
@@ -21,6 +22,9 @@ from contextvars import Context, copy_context
 from typing import Any
 
 from . import _engine
+
+# What the engine logs goes where its user says, and nowhere else.
+logging.getLogger("unanimity").addHandler(logging.NullHandler())
 
 _IDLE_LANES_MAX = 16
 _SYNC_THREADS_MAX = 16

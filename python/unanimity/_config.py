@@ -15,6 +15,9 @@ from typing import Any
 
 from . import _engine
 from ._exceptions import ConfigError
+from ._views.model import View
+from ._views.operations import config_view
+from ._views.viewed import Viewed
 
 __all__ = ["ConfigProblem", "ConfigSection", "ConfigSetting", "CoordinationConfig"]
 
@@ -113,7 +116,7 @@ class ConfigSection:
         return ConfigSection, (_plain(self), self._shown)
 
 
-class CoordinationConfig(ConfigSection):
+class CoordinationConfig(ConfigSection, Viewed):
     """A configuration that was checked; `config.consensus.election_timeout_ms` and so on.
 
     What is given later wins: defaults, then the file or the mapping, then the environment
@@ -188,6 +191,9 @@ class CoordinationConfig(ConfigSection):
             if setting.key == key:
                 return setting
         raise KeyError(key)
+
+    def _view(self) -> View:
+        return config_view(self)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return CoordinationConfig, (self._settings,)
@@ -273,11 +279,6 @@ def config_of(config: object, arguments: Mapping[str, Any]) -> CoordinationConfi
         f"config is a {type(config).__name__}; give the path of a YAML file, a mapping, or a "
         "CoordinationConfig"
     )
-
-
-def keys_without_effect() -> frozenset[str]:
-    """Name the keys that are checked and kept, and that nothing reads yet."""
-    return frozenset(key for key, _, acts in _engine.config_keys() if not acts)
 
 
 def _escaped(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""What a configuration names, made: the node of the cluster, the lock manager, the event bus.
+"""What a configuration names, made: the node of the cluster, lock manager, event bus, tracing.
 
 Nothing is opened here, and nothing is chosen: each is made with the settings that are for it.
 Invariant: a setting that a part has is handed to it; `tests/python/test_config_keys.py` has a row
@@ -7,16 +7,22 @@ for every key.
 
 from __future__ import annotations
 
+import logging
+import sys
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ._config import CoordinationConfig
 from ._exceptions import ConfigError
 
 if TYPE_CHECKING:
+    from . import _engine
     from ._events import IEventBus
     from ._locks import IDistributedLockManager
     from ._native_locks import NativeLockManager
     from ._raft import RaftConsensusService
+    from ._tracing import Tracing
+    from ._webhook import WebhookAlerting
 
 _TLS = ("certificate", "key", "authority")
 
@@ -175,6 +181,47 @@ def event_bus_of(config: CoordinationConfig, journal: str | None) -> IEventBus |
             bus.url, stream=bus.stream, partitions=bus.partitions, replicas=bus.replicas
         )
     return _event_buses.JournalEventBus(journal or "unanimity.db")
+
+
+_ABSENT = (
+    "monitoring.distributed_tracing_enabled is true, and opentelemetry-api is not installed: no "
+    "spans are made; install it with pip install 'unanimity[otel]', or set the key to false"
+)
+_said: set[str] = set()
+
+
+def tracing_of(
+    config: CoordinationConfig, bridge: _engine.Bridge, stores: Mapping[str, object]
+) -> Tracing | None:
+    """Make what makes spans; None where tracing is off, or cannot act.
+
+    Left at its default it acts where the program has imported `opentelemetry`: nobody else could
+    see the spans, and importing it takes its time. That it was asked for and is not installed is
+    logged once: a configuration that names it is no reason not to coordinate.
+    """
+    asked = config.setting("monitoring.distributed_tracing_enabled")
+    if not asked.value or (asked.where == "default" and "opentelemetry.trace" not in sys.modules):
+        return None
+    try:
+        from ._tracing import Tracing
+    except ModuleNotFoundError as error:
+        if not (error.name or "").startswith("opentelemetry"):
+            raise
+        if _ABSENT not in _said:
+            _said.add(_ABSENT)
+            logging.getLogger("unanimity.tracing").warning(_ABSENT)
+        return None
+    return Tracing(bridge, config.monitoring.trace_sampling_rate, stores)
+
+
+def alerting_of(config: CoordinationConfig) -> WebhookAlerting | None:
+    """Make the webhook of alerts; None where none is configured."""
+    alerts = config.monitoring.alerts
+    if alerts.webhook_url is None:
+        return None
+    from ._webhook import WebhookAlerting
+
+    return WebhookAlerting(alerts.webhook_url, secret=alerts.webhook_secret)
 
 
 async def close_all(parts: list[Any]) -> None:

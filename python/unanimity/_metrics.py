@@ -1,5 +1,7 @@
 """What a metrics collector and an alerting service are: the interfaces only.
 
+Our own collector is in `_prometheus`.
+
 Invariant: neither is ever called on the commit path, and one that raises changes no outcome.
 """
 

@@ -24,6 +24,7 @@ from . import _engine
 from ._bridge import bridge_for_running_loop
 from ._exceptions import ConfigError, InvalidRequest, LockError, LockLost, ServiceElsewhere
 from ._lock_listeners import Listeners, LostCallback, ResumedCallback, SuspendedCallback
+from ._lock_views import LockTable, WaitGraph
 from ._locks import ActiveLock, Deadlock, IDistributedLockManager, LockAcquisitionResult, LockInfo
 from ._types import LockType
 
@@ -262,15 +263,17 @@ class NativeLockManager(IDistributedLockManager):
             raise TypeError("resource_id is None; give a str, or call list_locks()")
         return await self._ask(self._native.status(resource_id))
 
-    async def list_locks(self) -> list[LockInfo]:
+    async def list_locks(self) -> LockTable:
         """List the holders and those who wait of every resource."""
         self._come_home()
-        return await self._ask(self._native.status(None))
+        infos = await self._ask(self._native.status(None))
+        return LockTable(infos)
 
-    async def wait_for_graph(self) -> dict[str, list[str]]:
+    async def wait_for_graph(self) -> WaitGraph:
         """Tell for each requester that waits, for whom it waits."""
         self._come_home()
-        return await self._ask(self._native.wait_for_graph())
+        waits = await self._ask(self._native.wait_for_graph())
+        return WaitGraph(waits)
 
     async def deadlocks(self) -> list[Deadlock]:
         """List the last deadlocks that this manager found, the latest first."""

@@ -20,6 +20,8 @@ from ._arguments import checked_text
 from ._bridge import bridge_for_running_loop
 from ._consensus import IConsensusService
 from ._exceptions import ConfigError, ServiceClosed
+from ._prometheus import NumbersOf
+from ._raft_views import ClusterStatus
 
 __all__ = ["LogEntry", "RaftConsensusService"]
 
@@ -100,6 +102,7 @@ class RaftConsensusService(IConsensusService):
             None if listen is None else checked_text(listen, "listen"),
         )
         self._closed = False
+        self._numbers = NumbersOf(self._native)
 
     # ---- life -------------------------------------------------------------------------------
 
@@ -120,6 +123,7 @@ class RaftConsensusService(IConsensusService):
         if self._closed:
             return
         self._closed = True
+        self._numbers.close()
         await self._put(lambda bridge, future: self._native.close(bridge, future))
 
     async def __aenter__(self) -> RaftConsensusService:
@@ -212,9 +216,12 @@ class RaftConsensusService(IConsensusService):
 
     # ---- looking ----------------------------------------------------------------------------
 
-    async def status(self) -> dict[str, Any]:
+    async def status(self) -> ClusterStatus:
         """Tell how this node sees the cluster: its own state, the leader, the members."""
-        return await self._ask(lambda bridge, future: self._native.status(bridge, future))
+        found: dict[str, Any] = await self._ask(
+            lambda bridge, future: self._native.status(bridge, future)
+        )
+        return ClusterStatus(found)
 
     @property
     def current_term(self) -> int:

@@ -17,6 +17,7 @@ from ._arguments import checked_text
 from ._bridge import bridge_for_running_loop
 from ._exceptions import ConfigError, ConsensusError
 from ._raft import checked_secret, checked_tls
+from ._raft_views import ClusterStatus
 
 __all__ = ["RaftClient"]
 
@@ -54,9 +55,12 @@ class RaftClient:
         self._native = _engine.RaftClient(cluster, security)
         self._timeout = timeout_seconds
 
-    async def status(self) -> dict[str, Any]:
+    async def status(self) -> ClusterStatus:
         """Tell how the node sees the cluster: its own state, the leader, the members."""
-        return await self._ask(lambda bridge, future, at: self._native.status(bridge, future, at))
+        found: dict[str, Any] = await self._ask(
+            lambda bridge, future, at: self._native.status(bridge, future, at)
+        )
+        return ClusterStatus(found)
 
     async def add_node(self, node: str) -> None:
         """Take a node in, "id=host:port", which runs and has an empty folder."""

@@ -1,4 +1,4 @@
-"""What the journal tells about coordinations: records, timelines, histories, recovery reports.
+"""What the journal tells about coordinations: records, histories, recovery reports.
 
 Plain data made from the engine's dicts; nothing here reads a journal itself.
 Invariant: every time is an aware UTC datetime.
@@ -11,10 +11,24 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from typing import Any, overload
 
-from . import _display
 from ._exceptions import InvalidRequest
+from ._record_frames import frame_of
 from ._steps import StepRecord, certain_time_of, time_of
+from ._timeline import Timeline, timeline_of
 from ._types import CoordinationType, Outcome, TransactionState
+from ._views.coordinations import history_view, record_view, report_view
+from ._views.frames import Column, Framed, to_arrow, to_pandas
+from ._views.model import View
+from ._views.viewed import Drawn, Viewed
+from ._views.words import count_of, duration
+
+__all__ = [
+    "CoordinationRecord",
+    "History",
+    "RecoveryReport",
+    "StoreRecord",
+    "history_filter",
+]
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
@@ -51,17 +65,8 @@ class StoreRecord:
         )
 
 
-@dataclass(frozen=True)
-class TimelineEntry:
-    """One thing that happened, and when; `store` is None for the coordination itself."""
-
-    at: datetime
-    store: str | None
-    what: str
-
-
-@dataclass(frozen=True)
-class CoordinationRecord:
+@dataclass(frozen=True, repr=False)
+class CoordinationRecord(Drawn):
     """Everything that is known about one coordination."""
 
     coordination_id: str
@@ -123,40 +128,33 @@ class CoordinationRecord:
         """How long it took from beginning to end, None while it has not ended."""
         return None if self.completed_at is None else self.completed_at - self.created_at
 
-    def timeline(self) -> list[TimelineEntry]:
-        """What happened, in order of time."""
-        began = TimelineEntry(self.created_at, None, "began")
-        entries: list[TimelineEntry] = []
-        verb = (self.decision or "delivery").lower()
-        for store in self.stores:
-            vote = f"voted {store.vote}" + (f": {store.note}" if store.note else "")
-            steps = (
-                (store.prepare_asked_at, "asked to prepare"),
-                (store.voted_at, vote),
-                (store.delivery_asked_at, f"told to {verb}"),
-                (store.acknowledged_at, f"acknowledged {verb}"),
-            )
-            entries += [TimelineEntry(at, store.store, what) for at, what in steps if at]
-        store_of = {one["operation_id"]: one["store"] for one in self.operations}
-        for step in self.steps:
-            store_name = store_of.get(step.operation_id)
-            entries += [TimelineEntry(at, store_name, what) for at, what in step.moments()]
-        # Sorting is stable, so what happened in one microsecond stays in the order of the protocol.
-        # The ends stay at the ends, though a record is stamped a little beside what it records.
-        entries = [began, *sorted(entries, key=lambda entry: entry.at)]
-        if self.completed_at is not None:
-            word = self.outcome.value if self.outcome else self.state.value
-            entries.append(TimelineEntry(self.completed_at, None, f"ended: {word}"))
-        return entries
+    @property
+    def is_saga(self) -> bool:
+        """Whether it is a saga whose steps can be drawn."""
+        return self.coordination_type is CoordinationType.SAGA_ORCHESTRATION
+
+    def timeline(self) -> Timeline:
+        """What happened, in order of time: a list that draws itself, a lane for each store."""
+        return timeline_of(self)
+
+    def _view(self) -> View:
+        return record_view(self)
+
+    # In a notebook the card has the picture already.
+    _repr_svg_ = None  # type: ignore[assignment]
 
     def __str__(self) -> str:
-        return _display.record_text(self)
+        return self.to_text()
 
-    def _repr_html_(self) -> str:
-        return _display.record_html(self)
+    def __repr__(self) -> str:
+        took = "open" if self.duration is None else duration(self.duration)
+        return (
+            f"CoordinationRecord({self.coordination_id!r}, {self.coordination_type.value}, "
+            f"{self.state.value}, {count_of(len(self.participating_stores), 'store')}, {took})"
+        )
 
 
-class History(Sequence[CoordinationRecord]):
+class History(Sequence[CoordinationRecord], Viewed, Framed):
     """Coordinations, the latest first. Acts as a list that cannot be changed."""
 
     def __init__(self, records: Iterable[CoordinationRecord]) -> None:
@@ -183,54 +181,32 @@ class History(Sequence[CoordinationRecord]):
 
     __hash__ = None  # type: ignore[assignment]
 
-    def to_pandas(self) -> Any:
-        """Make a DataFrame, a row for each coordination; pandas must be installed."""
-        try:
-            import pandas
-        except ImportError as error:
-            raise ImportError(
-                "to_pandas() needs pandas, which is not installed; "
-                "pip install 'unanimity[notebook]'"
-            ) from error
-        return pandas.DataFrame([_row(record) for record in self], columns=list(_COLUMNS))
+    def to_pandas(self, rows: str = "coordinations") -> Any:
+        """Make a DataFrame; pandas must be installed.
+
+        A row for each coordination, or for each of their "stores", "operations" or "steps".
+        """
+        return to_pandas(*frame_of(self._records, rows))
+
+    def to_arrow(self, rows: str = "coordinations") -> Any:
+        """Make a pyarrow Table; pyarrow must be installed. The rows are as in `to_pandas`."""
+        return to_arrow(*frame_of(self._records, rows))
+
+    def _frame(self) -> tuple[Sequence[Column], Sequence[Any]]:
+        return frame_of(self._records, "coordinations")
+
+    def _view(self) -> View:
+        return history_view(self._records)
 
     def __repr__(self) -> str:
         return f"History({len(self)} coordinations)" if len(self) > 50 else str(self)
 
     def __str__(self) -> str:
-        return _display.history_text(self)
-
-    def _repr_html_(self) -> str:
-        return _display.history_html(self)
+        return self.to_text()
 
 
-_COLUMNS = (
-    "coordination_id",
-    "coordination_type",
-    "state",
-    "outcome",
-    "participating_stores",
-    "operations",
-    "decision",
-    "created_at",
-    "completed_at",
-    "duration",
-    "code",
-    "error_message",
-)
-
-
-def _row(record: CoordinationRecord) -> dict[str, Any]:
-    row = {name: getattr(record, name) for name in _COLUMNS}
-    row["coordination_type"] = record.coordination_type.value
-    row["state"] = record.state.value
-    row["outcome"] = record.outcome.value if record.outcome else None
-    row["operations"] = len(record.operations)
-    return row
-
-
-@dataclass(frozen=True)
-class RecoveryReport:
+@dataclass(frozen=True, repr=False)
+class RecoveryReport(Viewed):
     """What a recovery did: lists of coordination ids."""
 
     committed: list[str] = field(default_factory=list)
@@ -242,8 +218,11 @@ class RecoveryReport:
     def __str__(self) -> str:
         return ", ".join(f"{len(ids)} {name}" for name, ids in vars(self).items())
 
-    def _repr_html_(self) -> str:
-        return _display.report_html(self)
+    def __repr__(self) -> str:
+        return f"RecoveryReport({self})"
+
+    def _view(self) -> View:
+        return report_view(self)
 
 
 def history_filter(

@@ -11,10 +11,13 @@ from dataclasses import dataclass
 from types import EllipsisType
 from typing import TYPE_CHECKING, Any
 
-from . import _display, _saga_check, _saga_picture
+from . import _saga_check, _saga_picture
 from ._exceptions import InvalidRequest
 from ._ids import mint
 from ._types import CoordinationRequest, CoordinationResult, CoordinationType
+from ._views.coordinations import saga_view
+from ._views.model import View
+from ._views.viewed import Drawn
 
 if TYPE_CHECKING:
     from ._service import CoordinationService
@@ -37,7 +40,7 @@ class SagaStep:
         return f"<step '{self.operation_id}' of saga '{self.saga.coordination_id}'>"
 
 
-class Saga:
+class Saga(Drawn):
     """Steps that are done one after the other, or side by side, and undone if one fails.
 
         saga = Saga("trip-42")
@@ -185,17 +188,14 @@ class Saga:
         """Draw it as an SVG document; with what `describe` gave, the path that was taken."""
         return _saga_picture.svg(self.coordination_id, self._operations, record)
 
+    def _view(self) -> View:
+        return saga_view(self)
+
     def __str__(self) -> str:
         return self.to_text()
 
     def __repr__(self) -> str:
         return f"Saga({self.coordination_id!r}, {len(self._operations)} steps)"
-
-    def _repr_svg_(self) -> str:
-        return self.to_svg()
-
-    def _repr_html_(self) -> str:
-        return _display.svg_image(self.to_svg())
 
     def _operation(
         self, store: str, type: str, fields: Mapping[str, Any] | None, id: str | None

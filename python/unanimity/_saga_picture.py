@@ -10,9 +10,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ._display import plain, text_width
 from ._exceptions import InvalidRequest
 from ._saga_check import Operation, in_order, needs
+from ._views.graphs import whole
+from ._views.words import plain, text_width
 
 _OVER = frozenset({"committed", "aborted"})
 _MARKS = {
@@ -83,15 +84,15 @@ def svg(coordination_id: str, operations: Sequence[Operation], record: Any) -> s
         edges = [(index[id], index[name]) for name, before in ways for id in before]
     steps = [
         (
-            step.operation_id,
-            [line for line in (step.what, step.undo) if line],
+            whole(step.operation_id),
+            [whole(line) for line in (step.what, step.undo) if line],
             step.state,
-            list(step.said),
+            [whole(said) for said in step.said],
             step.is_pivot,
         )
         for step in shown
     ]
-    return draw_steps(coordination_id, note, steps, edges)
+    return draw_steps(whole(coordination_id), whole(note), steps, edges)
 
 
 def _can_be_drawn(operations: Sequence[Operation]) -> bool:

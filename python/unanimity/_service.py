@@ -13,9 +13,11 @@ from collections.abc import Callable, Iterable, Mapping
 from contextvars import copy_context
 from datetime import datetime, timezone
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from . import _engine
+from ._alert_watch import watch_of
+from ._alerting import LogAlerting
 from ._arguments import (
     checked_journal,
     checked_stores,
@@ -29,13 +31,24 @@ from ._arguments import (
 )
 from ._bridge import bridge_for_running_loop
 from ._config import CoordinationConfig, as_config, config_of, settings_of
-from ._config_parts import close_all, consensus_of, event_bus_of, journal_of, lock_manager_of
+from ._config_parts import (
+    alerting_of,
+    close_all,
+    consensus_of,
+    event_bus_of,
+    journal_of,
+    lock_manager_of,
+    tracing_of,
+)
 from ._consensus import IConsensusService
 from ._events import IEventBus
 from ._exceptions import InvalidRequest, ServiceClosed, ServiceElsewhere
 from ._ids import mint
+from ._lock_managers import LocalLockManager
 from ._locks import IDistributedLockManager
+from ._looks import ServiceLooks
 from ._metrics import IAlertingService, IMetricsCollector
+from ._prometheus import NumbersOf, is_ours, metrics_for_service
 from ._records import CoordinationRecord, History, RecoveryReport, history_filter
 from ._steps import DeadLetter
 from ._stores import IStorageStore
@@ -48,6 +61,9 @@ from ._types import (
     CoordinationType,
     TransactionState,
 )
+
+if TYPE_CHECKING:
+    from ._tracing import Tracing
 
 _Answer = TypeVar("_Answer")
 
@@ -89,7 +105,7 @@ class ICoordinationService(ABC):
         """List the ids of coordinations that are under way."""
 
 
-class CoordinationService(EventStreams, ICoordinationService):
+class CoordinationService(EventStreams, ServiceLooks, ICoordinationService):
     """Changes several stores as one. First use starts it; `async with` also closes it.
 
     `stores` maps the names that requests use to stores: those of `unanimity.stores`, or any
@@ -118,22 +134,27 @@ class CoordinationService(EventStreams, ICoordinationService):
         self.consensus = consensus_service
         self.lock_manager = lock_manager
         self.event_bus = event_bus
-        self.metrics = metrics_collector
         self.alerting = alerting_service
         self._is_journal_given = journal is not _DEFAULT_JOURNAL
         self._journal = checked_journal(journal)
         self.config = as_config(config)
+        self._numbers = NumbersOf()
+        is_measured = self.config.monitoring.metrics_enabled
+        self.metrics: Any = metrics_for_service(metrics_collector, is_measured, self._numbers)
         self._settings = settings_of(self.config, only_given=self.config is not config)
         self._own: list[Any] = []
+        self._own_locks: IDistributedLockManager | None = None
         self._take_from_config(node_id)
         self._default_timeout = self._settings.pop("default_transaction_timeout_seconds", 300)
         if node_id is not None:
             self._settings["node_id"] = checked_text(node_id, "node_id")
         self._coordinator: _engine.Coordinator | None = None
+        self._tracing: Tracing | None = None
         self._started: asyncio.Future[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._pid = os.getpid()
         self._closed = False
+        self._watch = watch_of(self, self.config, self._settings)
         self._under_way: dict[str, tuple[CoordinationRequest, datetime]] = {}
 
     @classmethod
@@ -172,6 +193,10 @@ class CoordinationService(EventStreams, ICoordinationService):
         if self.event_bus is None:
             self.event_bus = event_bus_of(config, self._journal)
             self._own.append(self.event_bus)
+        if self.alerting is None:
+            webhook = alerting_of(config)
+            self.alerting = LogAlerting() if webhook is None else webhook
+            self._own.append(webhook)
 
     # ---- life -------------------------------------------------------------------------------
 
@@ -189,15 +214,21 @@ class CoordinationService(EventStreams, ICoordinationService):
         started, coordinator = self._started, self._coordinator
         if started is None or coordinator is None:
             self._closed = True
+            self._numbers.close()
             await close_all(self._own)
             return
         self._check_home()
         self._closed = True
+        if self._watch is not None:
+            self._watch.stop()
         await asyncio.wait([started])
         if started.exception() is None:
             future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             coordinator.close(future, timeout)
             await future
+        if self._tracing is not None:
+            self._tracing.close()
+        self._numbers.close()
         await close_all(self._own)
 
     async def __aenter__(self) -> CoordinationService:
@@ -243,21 +274,42 @@ class CoordinationService(EventStreams, ICoordinationService):
         native = {name: for_engine(name, store) for name, store in self.stores.items()}
         consensus = consensus_for_engine(self.consensus)
         is_kept_by_cluster = isinstance(consensus, _engine.RaftNode) and not self._is_journal_given
+        bridge = bridge_for_running_loop(self._settings.get("coordination_worker_threads"))
+        self._tracing = tracing_of(self.config, bridge, self.stores)
+        is_measured = self.config.monitoring.metrics_enabled
         self._coordinator = _engine.Coordinator(
-            bridge_for_running_loop(self._settings.get("coordination_worker_threads")),
+            bridge,
             journal=None if is_kept_by_cluster else self._journal,
             stores=native,
             config=self._settings,
             consensus=consensus,
-            lock_manager=lock_manager_for_engine(self.lock_manager),
+            lock_manager=lock_manager_for_engine(self._manager()),
             event_bus=self.event_bus,
             carrier=event_bus_for_engine(self.event_bus),
-            metrics=self.metrics if self.config.monitoring.metrics_enabled else None,
+            metrics=self.metrics if is_measured and not is_ours(self.metrics) else None,
             alerting=self.alerting,
+            is_measured=is_measured,
+            tracer=None if self._tracing is None else self._tracing.native,
         )
+        self._numbers.source = self._coordinator
         started: asyncio.Future[None] = loop.create_future()
         self._started = started
         self._coordinator.start(started)
+        if self._watch is not None:
+            self._watch.start()
+
+    def _manager(self) -> IDistributedLockManager:
+        """The lock manager: the given one, or one of this process, which can be looked at too."""
+        if self.lock_manager is not None:
+            return self.lock_manager
+        if self._own_locks is None:
+            self._own_locks = LocalLockManager()
+            self._own.append(self._own_locks)
+        return self._own_locks
+
+    async def _locks(self) -> IDistributedLockManager:
+        await self._ready()
+        return self._manager()
 
     def _check_home(self) -> None:
         pid = os.getpid()
@@ -302,7 +354,10 @@ class CoordinationService(EventStreams, ICoordinationService):
         assert loop is not None
         future: asyncio.Future[CoordinationResult] = loop.create_future()
         coordination_id = request.coordination_id
-        coordinator.coordinate(request, copy_context(), future)
+        if self._tracing is None:
+            coordinator.coordinate(request, copy_context(), future)
+        else:
+            self._tracing.coordinate(coordinator, request, copy_context(), future)
         under_way = self._under_way
         if not isinstance(coordination_id, str) or coordination_id in under_way:
             return await future

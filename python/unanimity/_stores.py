@@ -44,12 +44,16 @@ class PrepareRequest:
     resource and lock type, and refuse a token that is lower than that of a lock type which it does
     not go together with. `int` is enough for exclusive locks; each value also has a `lock_type`,
     such as "exclusive" or "intent_exclusive". The stores of `unanimity.stores` do this themselves.
+
+    `metadata` has the trace of a coordination that is traced, as W3C headers (`traceparent`,
+    `tracestate`), for a store that lives elsewhere; in this process the span is the current one.
     """
 
     transaction_id: str
     operations: list[dict[str, Any]]
     timeout_seconds: float
     fencing_tokens: dict[str, int] = field(default_factory=dict)
+    metadata: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -81,7 +85,10 @@ class AbortResult:
 
 @dataclass
 class OperationRequest:
-    """One operation to carry out or to undo; `context` has the results of earlier ones."""
+    """One operation to carry out or to undo; `context` has the results of earlier ones.
+
+    `metadata` is as that of `PrepareRequest`.
+    """
 
     transaction_id: str
     operation_id: str
@@ -89,6 +96,7 @@ class OperationRequest:
     attempt: int
     context: dict[str, Any]
     timeout_seconds: float
+    metadata: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass

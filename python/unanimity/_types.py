@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ._exceptions import (
     InvalidRequest,
@@ -17,6 +17,10 @@ from ._exceptions import (
     TransactionFailed,
     TransactionInDoubt,
 )
+from ._views.viewed import Viewed
+
+if TYPE_CHECKING:
+    from ._views.model import View
 
 
 class CoordinationType(Enum):
@@ -75,7 +79,7 @@ class CoordinationRequest:
 
 
 @dataclass
-class CoordinationResult:
+class CoordinationResult(Viewed):
     """How a coordination stands, or how it ended."""
 
     coordination_id: str
@@ -122,10 +126,10 @@ class CoordinationResult:
         # A store's exception need not survive pickling; what it said is in the message.
         return {name: value for name, value in self.__dict__.items() if name != "_cause"}
 
-    def _repr_html_(self) -> str:
-        from ._display import result_html
+    def _view(self) -> View:
+        from ._views.coordinations import result_view
 
-        return result_html(self)
+        return result_view(self)
 
 
 _ERRORS = {

@@ -1,4 +1,4 @@
-"""The stores written in Rust: memory, SQLite, files and PostgreSQL, ready to be handed over.
+"""The stores written in Rust: memory, SQLite, files, PostgreSQL and Redis, ready to be handed over.
 
 Thin faces: what they do is in the engine, and no interpreter lock is held while they work. Inside
 a service the engine talks to `_native` directly; the methods here serve for use without one, and
@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from . import _engine
@@ -20,7 +21,14 @@ from ._outbox import write_intent
 from ._stores import AbortResult, CommitResult, IStorageStore, PrepareRequest, PrepareResult
 from ._types import CoordinationRequest
 
-__all__ = ["FileStore", "MemoryStore", "PostgresStore", "SqliteStore"]
+__all__ = [
+    "FileStore",
+    "MemoryStore",
+    "PostgresStore",
+    "RedisDurability",
+    "RedisStore",
+    "SqliteStore",
+]
 
 _Answer = TypeVar("_Answer")
 
@@ -45,7 +53,7 @@ def _path(value: str | os.PathLike[str], what: str) -> str:
 
 
 class NativeStore(IStorageStore):
-    """What the four have in common."""
+    """What the five have in common."""
 
     _native: _engine._NativeStore
 
@@ -201,3 +209,58 @@ class PostgresStore(NativeStore):
         return await _ask(
             lambda bridge, future: self._native.fetch(bridge, future, statement, list(parameters))
         )
+
+
+@dataclass(frozen=True)
+class RedisDurability:
+    """What a Redis server's answers are worth when its machine crashes."""
+
+    level: str
+    """"always", "waited", "every_second", "system", "snapshots" or "unknown"."""
+    is_durable: bool
+    """Whether what was voted or acknowledged is on the server's disk."""
+    explanation: str
+    """What the level means, and how to do better."""
+
+
+class RedisStore(NativeStore):
+    """Key-value over one Redis server: put (with `ttl_seconds`), delete, check.
+
+    A value is a str, bytes or an int, and stands in Redis as any other client would have put it.
+    """
+
+    _native: _engine.RedisStore
+
+    def __init__(
+        self,
+        url: str,
+        name: str = "redis",
+        *,
+        prefix: str = "",
+        waits_for_disk: bool = True,
+    ) -> None:
+        """Connect when first used; `url` is redis://, rediss:// or redis+unix://.
+
+        Every key of the data begins with `prefix`. Where the server syncs its append-only file by
+        itself, once a second, every answer waits for that (WAITAOF, Redis 7.2); without
+        `waits_for_disk` none does, and what was promised last may be forgotten in a crash.
+        """
+        if not isinstance(prefix, str):
+            raise ConfigError(f"prefix is {prefix!r}; give a str")
+        native = _engine.RedisStore(
+            _text(url, "url"), _text(name, "name"), prefix, bool(waits_for_disk)
+        )
+        super().__init__(native, name)
+
+    async def get(self, key: str) -> bytes | None:
+        """Read the committed value of a key, None where there is none."""
+        return await _ask(lambda bridge, future: self._native.get(bridge, future, key))
+
+    async def get_text(self, key: str, encoding: str = "utf-8") -> str | None:
+        """Read the committed value of a key as text, None where there is none."""
+        value = await self.get(key)
+        return None if value is None else value.decode(encoding)
+
+    async def durability(self) -> RedisDurability:
+        """Say what the server's answers are worth, as its settings were when it was connected."""
+        return RedisDurability(*await asyncio.to_thread(self._native.durability))

@@ -34,15 +34,6 @@ pub enum Secrecy {
     Secret,
 }
 
-/// Whether this version acts upon a key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Effect {
-    /// It does.
-    Acts,
-    /// It is checked and kept, and nothing reads it yet.
-    NotYet,
-}
-
 /// One setting.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Key {
@@ -56,8 +47,6 @@ pub struct Key {
     pub secrecy: Secrecy,
     /// Whether `null` is a value of its own, and not the same as leaving it out.
     pub takes_null: bool,
-    /// Whether it does something in this version.
-    pub effect: Effect,
     /// What it does, a sentence.
     pub about: &'static str,
 }
@@ -95,8 +84,7 @@ impl Standard {
 
 impl Key {
     const fn new(path: &'static str, kind: Kind, default: Standard, about: &'static str) -> Self {
-        let (secrecy, effect) = (Secrecy::Open, Effect::Acts);
-        Self { path, kind, default, secrecy, takes_null: false, effect, about }
+        Self { path, kind, default, secrecy: Secrecy::Open, takes_null: false, about }
     }
 
     const fn secret(self) -> Self {
@@ -109,10 +97,6 @@ impl Key {
 
     const fn or_null(self) -> Self {
         Self { takes_null: true, ..self }
-    }
-
-    const fn not_yet(self) -> Self {
-        Self { effect: Effect::NotYet, ..self }
     }
 
     /// The variable of the environment that gives it.
@@ -295,45 +279,111 @@ pub const KEYS: &[Key] = &[
         "monitoring.metrics_enabled",
         Kind::Truth,
         Truth(true),
-        "Whether the metrics collector that the service is given is told anything.",
+        "Whether the service counts and measures, and tells the collector that it is given.",
     ),
     Key::new(
         "monitoring.distributed_tracing_enabled",
         Kind::Truth,
         Truth(true),
-        "Whether spans are made.",
-    )
-    .not_yet(),
+        "Whether spans are made with OpenTelemetry. Left out, they are where the program has \
+         imported it.",
+    ),
     Key::new(
         "monitoring.trace_sampling_rate",
         RATE,
         Number(0.1),
-        "The share of traces that is \
-     kept.",
-    )
-    .not_yet(),
+        "The share of the coordinations outside of any trace that begin one; inside of one, the \
+         trace says whether it is kept.",
+    ),
     Key::new(
         "monitoring.alerts.high_failure_rate_threshold",
         RATE,
         Number(0.05),
-        "The share of coordinations that may fail before an alert.",
-    )
-    .not_yet(),
+        "The share of coordinations that may fail within `window_seconds` before an alert.",
+    ),
     Key::new(
         "monitoring.alerts.high_latency_threshold_ms",
         Kind::Number(1.0, LONG * 1_000.0),
         Whole(5_000),
-        "How long a coordination may take before an alert.",
-    )
-    .not_yet(),
+        "How long a coordination may take, from acceptance to its end, before it is slow; an alert \
+         comes when more than one of twenty within `window_seconds` is.",
+    ),
     Key::new(
         "monitoring.alerts.deadlock_rate_threshold_per_hour",
         Kind::Number(0.0, 1e9),
         Whole(10),
         "How many deadlocks an hour may have before an alert.",
-    )
-    .not_yet(),
+    ),
     // Ours from here on.
+    Key::new(
+        "monitoring.alerts.enabled",
+        Kind::Truth,
+        Truth(true),
+        "Whether the alert rules run; what needs a person is told all the same.",
+    ),
+    Key::new(
+        "monitoring.alerts.in_doubt_age_threshold_seconds",
+        SECONDS,
+        Whole(60),
+        "How old a coordination in doubt may get before an alert.",
+    ),
+    Key::new(
+        "monitoring.alerts.undelivered_age_threshold_seconds",
+        SECONDS,
+        Whole(300),
+        "How old a coordination that is decided may get without every store having it.",
+    ),
+    Key::new(
+        "monitoring.alerts.parked_age_threshold_seconds",
+        SECONDS,
+        Whole(900),
+        "How long something may be parked, after the alert that told of it, before another one.",
+    ),
+    Key::new(
+        "monitoring.alerts.window_seconds",
+        SECONDS,
+        Whole(300),
+        "Over how long failures and slow coordinations are counted.",
+    ),
+    Key::new(
+        "monitoring.alerts.minimum_samples",
+        COUNT,
+        Whole(20),
+        "How many coordinations have to end within `window_seconds` before their shares count.",
+    ),
+    Key::new(
+        "monitoring.alerts.evaluation_interval_seconds",
+        SECONDS,
+        Whole(10),
+        "How often the alert rules look.",
+    ),
+    Key::new(
+        "monitoring.alerts.resolve_after_seconds",
+        SECONDS,
+        Whole(300),
+        "How long the cause of an alert has to be away before it is told as resolved.",
+    ),
+    Key::new(
+        "monitoring.alerts.repeat_interval_seconds",
+        SECONDS,
+        Whole(14_400),
+        "How often an alert is told again while its cause lasts.",
+    ),
+    Key::new(
+        "monitoring.alerts.webhook_url",
+        Kind::Text,
+        Nothing,
+        "Where alerts are posted, as JSON; left out: they go to the log. `alerting_service=` goes \
+         before it.",
+    )
+    .secret(),
+    Key::new(
+        "monitoring.alerts.webhook_secret",
+        Kind::Text,
+        Nothing,
+        "What the posts to `webhook_url` are signed with.",
+    )
+    .secret(),
     Key::new(
         "journal",
         Kind::Text,

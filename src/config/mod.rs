@@ -33,7 +33,7 @@ use crate::model::value::Value;
 use self::check::Reading;
 use self::node::Node;
 
-pub use self::keys::{Effect, KEYS, Key, Kind, Secrecy};
+pub use self::keys::{KEYS, Key, Kind, Secrecy};
 pub use self::page::table as page_table;
 pub use self::problem::{Origin, Problem, Problems};
 pub use self::schema::json_schema;

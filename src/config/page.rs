@@ -4,7 +4,7 @@
 
 use std::fmt::Write as _;
 
-use super::keys::{Effect, KEYS, Key, Kind};
+use super::keys::{KEYS, Key, Kind};
 use super::secret::kind;
 use crate::model::value::Value;
 
@@ -44,12 +44,8 @@ fn section_of(key: &Key) -> &'static str {
 
 fn row(key: &Key, section: &str) -> String {
     let name = key.path.strip_prefix(section).unwrap_or(key.path).trim_start_matches('.');
-    let about = match key.effect {
-        Effect::Acts => key.about.to_owned(),
-        Effect::NotYet => format!("{} **No effect yet.**", key.about),
-    };
     let file = if key.takes_file() { "; or `_file`" } else { "" };
-    format!("| `{name}` | {}{file} | {} | {about} |", takes(key), default(key))
+    format!("| `{name}` | {}{file} | {} | {} |", takes(key), default(key), key.about)
 }
 
 fn takes(key: &Key) -> String {

@@ -86,6 +86,7 @@ impl State {
             entry.queued = false;
             entry.counted = true;
             self.running += 1;
+            core.observe_begin(entry);
             self.step(core, key, Input::Started);
         }
     }
@@ -219,7 +220,8 @@ impl State {
             // The service is being closed, and told so; this is what closing it means.
             tracing::debug!(coordination = %entry.id(), "left to the next service");
         } else {
-            tracing::error!(coordination = %entry.id(), %error, "left to recovery");
+            let code = "journal.unavailable";
+            tracing::error!(coordination = %entry.id(), code, %error, "left to recovery");
         }
         let mut waiters = std::mem::take(&mut entry.waiters);
         waiters.append(&mut entry.finish_waiters);
@@ -232,7 +234,8 @@ impl State {
         self.give_up_place(core, key);
         let Some(mut entry) = self.remove(core, key) else { return };
         self.keep_locks(core, &mut entry);
-        tracing::warn!(coordination = %entry.id(), "taken over by another process");
+        let code = "journal.deposed";
+        tracing::warn!(coordination = %entry.id(), code, "taken over by another process");
         let mut waiters = std::mem::take(&mut entry.waiters);
         waiters.append(&mut entry.finish_waiters);
         if !waiters.is_empty() {

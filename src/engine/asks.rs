@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::consensus::Proposal;
 use crate::crash;
 use crate::model::outcome::{Acknowledgement, Vote};
 use crate::model::request::{CoordinationRequest, CoordinationType};
@@ -18,6 +19,7 @@ use crate::reply::Reply;
 
 use super::core::{Core, Fact};
 use super::drive::State;
+use super::observing::Asked;
 use super::table::{Entry, SlotKey};
 
 impl State {
@@ -40,19 +42,17 @@ impl State {
             core.post(fact);
             return;
         };
-        let this = core.this.clone();
-        let send = move |fact: Fact| {
-            if let Some(core) = this.upgrade() {
-                core.post(fact);
-            }
-        };
+        let (this, watch) = (core.this.clone(), core.watch(request));
         let attachment = entry.attachment.clone();
         if ask == Ask::Prepare {
             let request = Arc::clone(request);
             let point = store.clone();
             let reply = Reply::new(move |vote: Vote| {
                 crash::point("after_ask", &format_point(ask, point.as_str()));
-                send(Fact::Voted { key, party, vote });
+                if let Some(core) = this.upgrade() {
+                    core.observe_call(watch.as_ref(), Asked::by_vote(ask, &point), &vote);
+                    core.post(Fact::Voted { key, party, vote });
+                }
             });
             let fences = core.fences(entry, party);
             // With a consensus service the decision stands before its record does.
@@ -65,7 +65,10 @@ impl State {
         let delivery = DeliveryAsk { id: request.id.clone(), timeout, attachment, receipt };
         let reply = Reply::new(move |answer: Acknowledgement| {
             crash::point("after_ask", &format_point(ask, store.as_str()));
-            send(Fact::Acknowledged { key, party, answer });
+            if let Some(core) = this.upgrade() {
+                core.observe_call(watch.as_ref(), Asked::by_vote(ask, &store), &answer);
+                core.post(Fact::Acknowledged { key, party, answer });
+            }
         });
         match ask {
             Ask::Commit => participant.commit(delivery, reply),
@@ -82,10 +85,14 @@ impl State {
         let store = request.operations[step].store.clone();
         let point = step_point(work, &request.operations[step].id);
         crash::point("before_ask", &point);
-        let this = core.this.clone();
+        let (this, watch) = (core.this.clone(), core.watch(&request));
         let reply = Reply::new(move |answer: StepAnswer| {
             crash::point("after_ask", &point);
             if let Some(core) = this.upgrade() {
+                if let Some(watch) = &watch {
+                    let asked = Asked::by_step(watch.request(), step, asked, attempt);
+                    core.observe_call(Some(watch), asked, &answer);
+                }
                 core.post(Fact::StepAnswered { key, step, work, attempt, answer });
             }
         });
@@ -103,28 +110,37 @@ impl State {
         let (Some(entry), Some(consensus)) = (self.table.get(key), &core.ports.consensus) else {
             return;
         };
-        let this = core.this.clone();
-        let send = move |fact: Fact| {
-            if let Some(core) = this.upgrade() {
-                core.post(fact);
-            }
-        };
+        let (this, watch) = (core.this.clone(), core.watch(entry.machine.request()));
         if let Effect::Propose { decision } = effect {
             let evidence = evidence(entry);
             let reply = Reply::new(move |answer| {
-                let taken = answer == crate::consensus::Proposal::Taken;
-                send(Fact::Proposed { key, taken });
+                let taken = answer == Proposal::Taken;
+                if let Some(core) = this.upgrade() {
+                    core.observe_proposal(watch.as_ref(), decision, taken);
+                    core.post(Fact::Proposed { key, taken });
+                }
             });
             consensus.propose(entry.id(), decision, evidence, reply);
         } else {
-            let reply = Reply::new(move |standing| send(Fact::DecisionRead { key, standing }));
+            let reply = Reply::new(move |standing| {
+                if let Some(core) = this.upgrade() {
+                    core.observe_standing(watch.as_ref(), &standing);
+                    core.post(Fact::DecisionRead { key, standing });
+                }
+            });
             consensus.read(entry.id(), reply);
         }
     }
 
     pub(super) fn alert(&mut self, core: &Core, key: SlotKey, message: String) {
         let Some(entry) = self.table.get(key) else { return };
-        tracing::error!(id = %entry.id(), trouble = message, "manual intervention required");
+        let code = entry.machine.view().outcome.code.unwrap_or_default();
+        tracing::error!(
+            coordination = %entry.id(),
+            code,
+            trouble = message,
+            "manual intervention required"
+        );
         if let Some(alerting) = &core.ports.alerting {
             alerting.raise(Alert {
                 severity: Severity::High,

@@ -12,6 +12,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError, Weak};
+use std::time::Duration;
 
 use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::sync::Notify;
@@ -24,6 +25,7 @@ use crate::model::outcome::{Acknowledgement, Decision, Vote};
 use crate::model::request::CoordinationRequest;
 use crate::model::step::{StepAnswer, Work};
 use crate::model::time::Timestamp;
+use crate::observe::metrics::Sample;
 use crate::participants::Attachment;
 use crate::protocol::lock_plan::LockWish;
 use crate::protocol::{RouteEnd, Standing};
@@ -32,6 +34,7 @@ use crate::reply::Reply;
 use super::clock::Clock;
 use super::drive::State;
 use super::error::EngineError;
+use super::open_work::OpenWork;
 use super::projections::{News, Signals};
 use super::table::SlotKey;
 use super::{Found, Ports, Waiter};
@@ -136,6 +139,11 @@ pub(super) enum Fact {
         waiter: Waiter,
     },
     ActiveAsked(Reply<Result<Vec<CoordinationId>, EngineError>>),
+    OpenWorkAsked {
+        age: Duration,
+        reply: Reply<Result<OpenWork, EngineError>>,
+    },
+    GaugesAsked(Reply<Result<Vec<Sample>, EngineError>>),
     Patrol,
     Closing(Reply<Result<(), EngineError>>),
     Dropped,
@@ -154,6 +162,8 @@ impl Fact {
             }
             Self::LookedAt { reply, .. } => reply.send(Err(error.clone())),
             Self::ActiveAsked(reply) => reply.send(Err(error.clone())),
+            Self::OpenWorkAsked { reply, .. } => reply.send(Err(error.clone())),
+            Self::GaugesAsked(reply) => reply.send(Err(error.clone())),
             // Nothing runs any more.
             Self::Closing(reply) => reply.send(Ok(())),
             _ => {}
@@ -179,6 +189,8 @@ pub(super) struct Core {
     pub(super) no_locks: Arc<[LockWish]>,
     /// How many deadlocks the lock manager has told of.
     pub(super) deadlocks: AtomicU64,
+    /// Whether the journal can be written, as far as it has said.
+    pub(super) journal_writes: AtomicBool,
     /// Where this process takes slips of choreographed sagas.
     pub(super) subscriptions: Mutex<Vec<SubscriptionId>>,
     /// Itself, for the replies that it hands out.
@@ -204,6 +216,7 @@ impl Core {
             signals: Arc::default(),
             no_locks: Arc::default(),
             deadlocks: AtomicU64::new(0),
+            journal_writes: AtomicBool::new(true),
             subscriptions: Mutex::new(Vec::new()),
             this: this.clone(),
         })
@@ -332,8 +345,14 @@ impl AnswerSink for Ear {
     }
 
     fn health_changed(&self, trouble: Option<JournalError>) {
+        if let Some(core) = self.0.upgrade() {
+            core.journal_writes.store(trouble.is_none(), Ordering::Relaxed);
+        }
         match trouble {
-            Some(error) => tracing::error!(%error, "the journal cannot be written"),
+            Some(error) => {
+                let code = "journal.unavailable";
+                tracing::error!(code, %error, "the journal cannot be written");
+            }
             None => tracing::info!("the journal can be written again"),
         }
     }

@@ -141,6 +141,8 @@ impl State {
                 self.followers.entry(id).or_default().push(waiter);
             }
             Fact::ActiveAsked(reply) => reply.send(Ok(self.table.ids())),
+            Fact::OpenWorkAsked { age, reply } => reply.send(Ok(self.open_work(core, age))),
+            Fact::GaugesAsked(reply) => reply.send(Ok(self.gauges(core))),
             Fact::Patrol => self.patrol(core),
             Fact::Closing(reply) => self.close(core, reply),
             Fact::Dropped => {
@@ -242,14 +244,14 @@ impl State {
         let id = entry.id().clone();
         let epoch = entry.machine.epoch();
         let waits = durability != Durability::Lazy;
+        let at = core.clock.now();
         if waits {
-            let sequence = self.sequence;
-            entry.awaited = Some(Awaited { durability, is_begin, decision, sequence });
+            let (sequence, kind) = (self.sequence, record.kind());
+            entry.awaited = Some(Awaited { durability, is_begin, decision, sequence, kind, at });
         }
         if ended && let Some(stores) = entry.machine.stores_with_markers() {
             self.forgettable.ended(self.sequence, id.clone(), stores);
         }
-        let at = core.clock.now();
         self.outgoing.push(Append { token: key.token(), id, epoch, at, record, durability });
         waits
     }
@@ -320,6 +322,7 @@ impl State {
         let Some(entry) = self.table.get(key) else { return };
         let Some(awaited) = entry.awaited.take() else { return };
         entry.doubt_at = None;
+        core.observe_record(entry, &awaited, &answer);
         if let Answer::Appended { through } = answer {
             entry.events_through = Some(through);
         }

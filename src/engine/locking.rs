@@ -38,8 +38,8 @@ const FIRST_STARTS_MAX: usize = 10_000;
 /// What one coordination holds, or waits for.
 #[derive(Default)]
 pub(super) struct HeldLocks {
-    wait: Option<WaitId>,
-    grants: Vec<Grant>,
+    pub(super) wait: Option<WaitId>,
+    pub(super) grants: Vec<Grant>,
     /// Since when it is at work, if an earlier try under its id was refused.
     pub(super) working_since: Option<Timestamp>,
     /// A process before may have left locks under its id.
@@ -89,7 +89,8 @@ impl LockEar for Ear {
         if let Some(core) = self.0.upgrade() {
             let found = core.deadlocks.fetch_add(1, Ordering::Relaxed) + 1;
             let Deadlock { victim, resource, .. } = deadlock;
-            tracing::warn!(%victim, %resource, found, "a deadlock was found");
+            let code = "transaction.aborted.deadlock";
+            tracing::warn!(%victim, %resource, code, found, "a deadlock was found");
             if let Some(bus) = &core.ports.bus {
                 bus.tell(CoordinationEvent::Deadlock(Box::new(deadlock.clone())));
             }
@@ -125,10 +126,12 @@ impl State {
             coordination: Some(id.clone()),
         };
         let asks = locks.iter().map(ask).collect();
+        let (watch, count) = (core.watch(entry.machine.request()), locks.len());
         let (this, behind) = (core.this.clone(), Arc::downgrade(manager));
         let asker = requester.clone();
         let reply = Reply::new(move |result: Result<Vec<Grant>, LockError>| {
             if let Some(core) = this.upgrade() {
+                core.observe_locks(watch.as_ref(), count, &result);
                 core.post(Fact::LocksAnswered { key, asker, result });
             } else if let (Some(manager), Ok(grants)) = (behind.upgrade(), result) {
                 let_go(manager.as_ref(), &asker, &grants);
@@ -165,7 +168,8 @@ impl State {
             Err(error) => {
                 let began = entry.locks.working_since.unwrap_or(entry.machine.began_at());
                 let id = entry.id().clone();
-                tracing::info!(coordination = %id, %error, "its locks were refused");
+                let code = code_of(&error);
+                tracing::info!(coordination = %id, code, %error, "its locks were refused");
                 if !entry.locks.resumed {
                     self.first_starts.remember(id, began);
                 }
@@ -187,7 +191,8 @@ impl State {
         let held = entry.locks.grants.len();
         entry.locks.grants.retain(|grant| grant.lock_id != *lock_id);
         if entry.locks.grants.len() < held {
-            tracing::warn!(coordination = %id, lock = %lock_id, reason, "a lock was lost");
+            let code = "transaction.aborted.lock_lost";
+            tracing::warn!(coordination = %id, code, lock = %lock_id, reason, "a lock was lost");
             let message = format!("{lock_id}: {reason}");
             self.step(core, key, Input::LockLost { message });
         }
@@ -378,14 +383,18 @@ fn tokens_of(wishes: &[LockWish], grants: &[Grant]) -> Vec<u64> {
     wishes.iter().enumerate().map(token).collect()
 }
 
-fn reason_of(error: &LockError) -> Reason {
-    let code = match error {
+/// What its refusal is called in the outcome.
+pub(super) fn code_of(error: &LockError) -> &'static str {
+    match error {
         LockError::Timeout { .. } => "transaction.aborted.lock_timeout",
         LockError::Deadlock(_) => "transaction.aborted.deadlock",
         LockError::Lost { .. } => "transaction.aborted.lock_lost",
         _ => "transaction.aborted.locks_unavailable",
-    };
-    Reason::new(code, format!("not begun, its locks were refused: {error}"))
+    }
+}
+
+fn reason_of(error: &LockError) -> Reason {
+    Reason::new(code_of(error), format!("not begun, its locks were refused: {error}"))
 }
 
 fn tell_all(waiters: Vec<Waiter>, result: &CoordinationResult) {

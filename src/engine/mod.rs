@@ -5,7 +5,8 @@
 //! carries out effects; `locking` takes locks and gives them back; `admission` lets requests in;
 //! `recovery` resumes and sweeps; `dead_letters` has what is parked; `projections` hand
 //! events to stores; `outbox` lets in what users wrote into stores; `partition` tells of a cluster;
-//! `queries` answers; `forget` drops markers; `background` has the two tasks.
+//! `observing` tells those who measure; `queries`, `gauges` and `open_work` answer; `forget` drops
+//! markers; `background` has the two tasks.
 //!
 //! Invariant: every waiter is told exactly once.
 
@@ -20,8 +21,11 @@ mod drive;
 mod elsewhere;
 mod error;
 mod forget;
+mod gauges;
 pub mod held_locks;
 mod locking;
+mod observing;
+pub mod open_work;
 pub mod operator;
 mod options;
 mod outbox;
@@ -46,7 +50,7 @@ use crate::locks::LockManager;
 use crate::model::ids::{CoordinationId, StoreName};
 use crate::model::outcome::{CoordinationResult, Decision, Outcome};
 use crate::model::request::{CoordinationRequest, RequestParts};
-use crate::observe::Alerting;
+use crate::observe::{Alerting, Observer};
 use crate::participants::{Attachment, Participant};
 use crate::reply::Reply;
 
@@ -75,6 +79,8 @@ pub struct Ports {
     pub event_bus: Option<Arc<dyn EventBus>>,
     /// Who is told alerts.
     pub alerting: Option<Arc<dyn Alerting>>,
+    /// Who measures and traces: see [`crate::observe::Observation`]. Nobody costs nothing.
+    pub observers: Vec<Arc<dyn Observer>>,
     /// Who keeps strong coordinations apart; without one they run without locks. It stays open when
     /// the engine is closed: whoever built it closes it.
     pub locks: Option<Arc<dyn LockManager>>,

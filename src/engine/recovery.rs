@@ -83,6 +83,9 @@ impl State {
         }
         self.reports.push(report);
         for key in keys {
+            if let Some(entry) = self.table.get(key) {
+                core.observe_begin(entry);
+            }
             self.step(core, key, Input::Resumed);
         }
     }
@@ -267,7 +270,8 @@ impl Core {
         let reply = Reply::new(move |found: Result<Option<Found>, EngineError>| {
             let decision = match found {
                 Ok(None) if certain => {
-                    tracing::warn!(id = %asked, store = %name, "prepared without an owner");
+                    let (coordination, store) = (&asked, &name);
+                    tracing::warn!(%coordination, %store, "prepared without an owner");
                     Decision::Abort
                 }
                 // It ended, and this store still holds it: its answer came after it was given up,

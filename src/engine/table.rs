@@ -49,6 +49,10 @@ pub(super) struct Awaited {
     pub(super) decision: Option<Decision>,
     /// Its place among the appends of this process.
     pub(super) sequence: u64,
+    /// What it is, in a word.
+    pub(super) kind: &'static str,
+    /// When it was handed over.
+    pub(super) at: Timestamp,
 }
 
 /// One coordination under way.

@@ -51,6 +51,7 @@ impl State {
     /// id meanwhile is resumed now.
     pub(super) fn remove(&mut self, core: &Core, key: SlotKey) -> Option<Box<Entry>> {
         let entry = self.table.remove(key)?;
+        core.observe_end(&entry);
         for left in entry.turns.iter().flat_map(|turns| turns.iter()) {
             self.leave_line(core, key, left);
         }

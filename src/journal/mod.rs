@@ -23,6 +23,7 @@
 
 mod fold;
 mod fold_steps;
+mod meter;
 pub mod postgres;
 mod progress;
 pub mod replicated;
@@ -35,6 +36,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use self::meter::{Meter, MeterReading};
 pub use self::postgres::{ConnectionPool, PostgresJournal, PostgresJournalOptions};
 pub use self::replicated::ReplicatedJournal;
 pub use self::sqlite::{JournalOptions, SqliteJournal, forget_instance_locks_in_child};
@@ -339,6 +341,11 @@ pub trait Journal: Send + Sync {
 
     /// The streams of events, where this journal keeps any.
     fn streams(&self) -> Option<&dyn Streams> {
+        None
+    }
+
+    /// What it counts of its own work, if it counts.
+    fn meter(&self) -> Option<&Meter> {
         None
     }
 

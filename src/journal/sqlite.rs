@@ -55,8 +55,8 @@ use self::view::View;
 use self::writer::{Parts, Writer};
 use super::streams::{Projection, Streams, Told};
 use super::{
-    AnswerSink, Append, HistoryFilter, Journal, JournalError, JournalStatus, OpenCoordination,
-    StoredCoordination,
+    AnswerSink, Append, HistoryFilter, Journal, JournalError, JournalStatus, Meter,
+    OpenCoordination, StoredCoordination,
 };
 use crate::db::instance::{self, Instances};
 use crate::db::segments::{SegmentLog, Tag};
@@ -285,6 +285,10 @@ impl Journal for SqliteJournal {
 
     fn streams(&self) -> Option<&dyn Streams> {
         Some(self)
+    }
+
+    fn meter(&self) -> Option<&Meter> {
+        Some(&self.queue.meter)
     }
 
     fn status(&self, reply: Reply<Result<JournalStatus, JournalError>>) {

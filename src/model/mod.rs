@@ -14,4 +14,5 @@ pub mod resource;
 pub mod step;
 pub mod stream;
 pub mod time;
+pub mod trace;
 pub mod value;

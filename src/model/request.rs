@@ -11,6 +11,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use super::ids::{CoordinationId, IdError, StoreName};
 use super::operation::{Operation, OperationError, StoredOperation};
 use super::stream::EventDraft;
+use super::trace::is_same_without_trace;
 use super::value::Value;
 
 /// How the stores are to be brought to agree.
@@ -258,14 +259,14 @@ impl CoordinationRequest {
         self.kind != CoordinationType::SagaChoreography
     }
 
-    /// Whether a repeated id means the same work; the timeout does not count.
+    /// Whether a repeated id means the same work; timeout and trace do not count.
     pub fn is_same_work(&self, other: &Self) -> bool {
         self.id == other.id
             && self.kind == other.kind
             && self.stores == other.stores
             && self.operations == other.operations
             && self.consistency == other.consistency
-            && self.metadata == other.metadata
+            && is_same_without_trace(&self.metadata, &other.metadata)
     }
 }
 

@@ -64,8 +64,10 @@ impl Picture {
         self.nodes[from].circle.is_some() && self.nodes[from].circle == self.nodes[to].circle
     }
 
+    /// Whom a node waits for. Edges stand in order.
     pub(super) fn successors(&self, node: usize) -> impl Iterator<Item = usize> + '_ {
-        self.edges.iter().filter(move |(from, _)| *from == node).map(|(_, to)| *to)
+        let first = self.edges.partition_point(|(from, _)| *from < node);
+        self.edges[first..].iter().take_while(move |(from, _)| *from == node).map(|(_, to)| *to)
     }
 
     pub(super) fn shape(&self) -> Shape<'_> {
@@ -75,14 +77,7 @@ impl Picture {
 
     /// Nodes that reach each other lie in one knot of circles.
     fn mark_circles(&mut self) {
-        let reached: Vec<BTreeSet<usize>> =
-            (0..self.nodes.len()).map(|node| self.reached_from(node)).collect();
-        for node in 0..self.nodes.len() {
-            if self.nodes[node].circle.is_some() || !reached[node].contains(&node) {
-                continue;
-            }
-            let knot: Vec<usize> =
-                reached[node].iter().copied().filter(|to| reached[*to].contains(&node)).collect();
+        for knot in self.knots() {
             for member in &knot {
                 self.nodes[*member].circle = Some(self.circles.len());
             }
@@ -91,34 +86,93 @@ impl Picture {
         }
     }
 
-    fn reached_from(&self, node: usize) -> BTreeSet<usize> {
-        let mut reached = BTreeSet::new();
-        let mut open = vec![node];
-        while let Some(next) = open.pop() {
-            open.extend(self.successors(next).filter(|to| reached.insert(*to)));
+    /// The strongly connected components that have a circle, by their first member (S. R. Kosaraju,
+    /// as in Aho, Hopcroft and Ullman, "Data Structures and Algorithms", 1983).
+    fn knots(&self) -> Vec<Vec<usize>> {
+        let mut reversed: Vec<Vec<usize>> = vec![Vec::new(); self.nodes.len()];
+        for (from, to) in &self.edges {
+            reversed[*to].push(*from);
         }
-        reached
+        let mut seen = vec![false; self.nodes.len()];
+        let mut knots = Vec::new();
+        for root in self.left_in_order().into_iter().rev() {
+            let mut knot = Vec::new();
+            let mut open = vec![root];
+            while let Some(node) = open.pop() {
+                if !std::mem::replace(&mut seen[node], true) {
+                    knot.push(node);
+                    open.extend(reversed[node].iter().copied().filter(|from| !seen[*from]));
+                }
+            }
+            let waits_for_itself = |node: usize| self.edges.binary_search(&(node, node)).is_ok();
+            if knot.len() > 1 || knot.first().is_some_and(|only| waits_for_itself(*only)) {
+                knot.sort_unstable();
+                knots.push(knot);
+            }
+        }
+        knots.sort_unstable();
+        knots
+    }
+
+    /// Every node, in the order in which a walk in depth leaves it.
+    fn left_in_order(&self) -> Vec<usize> {
+        let mut seen = vec![false; self.nodes.len()];
+        let mut left = Vec::with_capacity(self.nodes.len());
+        for root in 0..self.nodes.len() {
+            if std::mem::replace(&mut seen[root], true) {
+                continue;
+            }
+            let mut way = vec![(root, self.successors(root))];
+            while let Some((node, next)) = way.last_mut() {
+                let node = *node;
+                match next.find(|to| !seen[*to]) {
+                    Some(to) => {
+                        seen[to] = true;
+                        way.push((to, self.successors(to)));
+                    }
+                    None => {
+                        left.push(node);
+                        way.pop();
+                    }
+                }
+            }
+        }
+        left
     }
 
     fn shortest_circle(&self, knot: &[usize]) -> Vec<usize> {
-        let found = knot.iter().filter_map(|start| self.way_back_to(*start));
-        found.min_by_key(Vec::len).unwrap_or_default()
+        let mut shortest: Option<Vec<usize>> = None;
+        let inner =
+            |node: usize| self.successors(node).filter(move |to| self.is_in_circle((node, *to)));
+        // Where everybody has one way on, there is only one circle.
+        let is_ring = knot.iter().all(|node| inner(*node).count() == 1);
+        for start in &knot[..if is_ring { 1 } else { knot.len() }] {
+            let most = shortest.as_ref().map_or(knot.len(), |circle| circle.len() - 1);
+            if let Some(circle) = self.way_back_to(*start, most) {
+                shortest = Some(circle);
+            }
+        }
+        shortest.unwrap_or_default()
     }
 
-    fn way_back_to(&self, start: usize) -> Option<Vec<usize>> {
-        let mut came_from = BTreeMap::new();
-        let mut open = VecDeque::from([start]);
-        while let Some(node) = open.pop_front() {
-            for to in self.successors(node) {
+    /// The shortest circle through a node, inside of its knot, of at most `most` nodes.
+    fn way_back_to(&self, start: usize, most: usize) -> Option<Vec<usize>> {
+        let mut came_from: Vec<Option<usize>> = vec![None; self.nodes.len()];
+        let mut open = VecDeque::from([(start, 1)]);
+        while let Some((node, length)) = open.pop_front() {
+            if length > most {
+                return None;
+            }
+            for to in self.successors(node).filter(|to| self.is_in_circle((node, *to))) {
                 if to == start {
-                    let step = |at: &usize| came_from.get(at).copied();
+                    let step = |at: &usize| came_from[*at];
                     let mut way: Vec<usize> = std::iter::successors(Some(node), step).collect();
                     way.reverse();
                     return Some(way);
                 }
-                if let std::collections::btree_map::Entry::Vacant(entry) = came_from.entry(to) {
-                    entry.insert(node);
-                    open.push_back(to);
+                if came_from[to].is_none() {
+                    came_from[to] = Some(node);
+                    open.push_back((to, length + 1));
                 }
             }
         }
@@ -233,6 +287,24 @@ mod tests {
         ]);
         assert_eq!(picture.circles(), [vec!["a", "b"], vec!["x", "y"]]);
         assert!(!picture.is_in_circle((0, 4)), "from one knot to another is no circle");
+    }
+
+    #[test]
+    fn one_who_waits_for_himself_is_a_circle() {
+        assert_eq!(graph(&[("a", "a"), ("b", "a")]).circles(), [["a"]]);
+    }
+
+    #[test]
+    fn thousands_in_one_ring_and_thousands_behind_it_are_marked() {
+        let name = |number: usize| format!("w{number:05}");
+        let mut waits: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        for number in 0..3_000 {
+            waits.insert(name(number), vec![name((number + 1) % 3_000)]);
+            waits.insert(name(10_000 + number), vec![name(number), name(10_001 + number)]);
+        }
+        let picture = Picture::of(&waits, &BTreeMap::new());
+        assert_eq!(picture.circles().len(), 1);
+        assert_eq!(picture.circles()[0].len(), 3_000);
     }
 
     #[test]

@@ -1,16 +1,27 @@
-//! What operators are told at once (the port `Alerting`), and pictures of what they look at
-//! (`graph`, `graph_svg`, `steps_svg`). Not the log: that is `tracing`.
+//! What operators are told at once (the port `Alerting`), what metrics and traces are made of
+//! (`observation`, the port `Observer`), metrics (`metrics`, `tally`), what alert rules look at
+//! (`pulse`), and pictures of what people look at (`graph`, `graph_svg`, `steps_svg`). Not the log:
+//! that is `tracing`.
 //!
 //! Duties of an adapter: `raise` returns at once and never fails.
 
 mod graph;
 mod graph_svg;
 mod layout;
+pub mod metrics;
+mod observation;
+mod pulse;
 mod steps_svg;
 mod svg_box;
+mod tally;
+#[cfg(test)]
+mod tally_test;
 
 pub use graph::{Node, Picture};
+pub use observation::{Act, Call, Ending, Observation, Observer};
+pub use pulse::{Beat, Failure, LostMajority, Pulse};
 pub use steps_svg::{StepBox, StepPicture};
+pub use tally::Tally;
 
 use crate::model::ids::CoordinationId;
 

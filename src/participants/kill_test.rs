@@ -10,6 +10,7 @@ use std::process::{Command, Stdio};
 use tempfile::TempDir;
 
 use super::files::FileStore;
+use super::redis_test::open_at;
 use super::sqlite::SqliteStore;
 use super::test_kit::{abort, answer, ask, attach, commit, listed, map, prepare, put, refused};
 use super::*;
@@ -34,7 +35,7 @@ const fn case(
     Case { store, point, is_prepared, is_applied }
 }
 
-const CASES: [Case; 9] = [
+const CASES: [Case; 13] = [
     case("sqlite", "store_prepare", false, false),
     case("sqlite", "store_staged", true, false),
     case("sqlite", "store_commit", true, false),
@@ -44,11 +45,16 @@ const CASES: [Case; 9] = [
     case("files", "store_commit", true, false),
     case("files", "store_rename", true, false),
     case("files", "store_committed", false, true),
+    case("redis", "store_prepare", false, false),
+    case("redis", "store_staged", true, false),
+    case("redis", "store_commit", true, false),
+    case("redis", "store_committed", false, true),
 ];
 
 fn open(store: &str, folder: &Path) -> Box<dyn Participant> {
     let store: Box<dyn Participant> = match store {
         "sqlite" => Box::new(SqliteStore::new(folder.join("data.db"), store)),
+        "redis" => Box::new(open_at(folder)),
         _ => Box::new(FileStore::new(folder.join("root"), store)),
     };
     attach(&*store);
@@ -56,7 +62,7 @@ fn open(store: &str, folder: &Path) -> Box<dyn Participant> {
 }
 
 fn operations(store: &str) -> Vec<Value> {
-    if store == "files" {
+    if store != "sqlite" {
         return vec![put("a", "1"), put("d/b", "1")];
     }
     ["CREATE TABLE t (a)", "INSERT INTO t VALUES (1), (2)"]
@@ -69,6 +75,11 @@ fn changes(store: &str, folder: &Path) -> usize {
     if store == "files" {
         return ["root/a", "root/d/b"].iter().filter(|key| folder.join(key).exists()).count();
     }
+    if store == "redis" {
+        let reader = open_at(folder);
+        let get = |key: &str| answer(|reply| reader.get(key.to_owned(), reply)).unwrap();
+        return ["a", "d/b"].into_iter().filter_map(get).count();
+    }
     let reader = SqliteStore::new(folder.join("data.db"), store);
     let text = "SELECT a FROM t".to_owned();
     // Without the table there is no change.
@@ -77,6 +88,10 @@ fn changes(store: &str, folder: &Path) -> usize {
 
 /// Runs [`a_child_prepares_and_commits`] in another process, which must die at the point.
 fn die_at(case: &Case, folder: &Path) {
+    if case.store == "redis" {
+        // The server is this process's, and outlives the child.
+        drop(open(case.store, folder));
+    }
     let status = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "participants::kill_test::a_child_prepares_and_commits", "--ignored"])
         .env(STORE, case.store)
@@ -137,7 +152,7 @@ fn after_a_death_before_the_commit_an_abort_leaves_nothing() {
 
 #[test]
 fn another_process_cannot_prepare_what_is_held_here() {
-    for store in ["sqlite", "files"] {
+    for store in ["sqlite", "files", "redis"] {
         let folder = TempDir::new().unwrap();
         let participant = open(store, folder.path());
         assert_eq!(prepare(&*participant, "held", operations(store)), Vote::Commit);

@@ -49,6 +49,7 @@ pub mod memory;
 mod memory_step;
 pub mod outbox;
 pub mod postgres;
+pub mod redis;
 mod result_reference;
 pub mod sqlite;
 mod sqlite_ending;
@@ -71,6 +72,11 @@ mod kill_test;
 #[cfg(test)]
 mod memory_test;
 #[cfg(test)]
+#[path = "../../tests/engine/support/redis.rs"]
+mod redis_server_test;
+#[cfg(test)]
+mod redis_test;
+#[cfg(test)]
 mod sqlite_step_test;
 #[cfg(test)]
 mod sqlite_test;
@@ -88,6 +94,7 @@ mod test_kit;
 pub use files::FileStore;
 pub use memory::MemoryStore;
 pub use postgres::PostgresStore;
+pub use redis::RedisStore;
 pub use sqlite::SqliteStore;
 
 use std::any::Any;

@@ -132,3 +132,8 @@ fn a_thousand_histories_in_sqlite() {
 fn a_thousand_histories_in_files() {
     run(Kind::Files);
 }
+
+#[test]
+fn a_thousand_histories_in_redis() {
+    run(Kind::Redis);
+}

@@ -10,6 +10,7 @@ use std::process::{Command, Stdio};
 use tempfile::TempDir;
 
 use super::files::FileStore;
+use super::redis_test::open_at;
 use super::sqlite::SqliteStore;
 use super::step_subject_test::statement;
 use super::test_kit::{answer, attach, delete, failed, map, put, step, undone_by};
@@ -21,7 +22,7 @@ const STORE: &str = "UNANIMITY_TEST_STORE";
 const FOLDER: &str = "UNANIMITY_TEST_FOLDER";
 
 /// A point of a store, and whether what is done there stands after a death.
-const CASES: [(&str, &str, bool); 8] = [
+const CASES: [(&str, &str, bool); 10] = [
     ("sqlite", "store_step", false),
     ("sqlite", "store_step_done", false),
     ("sqlite", "store_step_committed", true),
@@ -30,11 +31,14 @@ const CASES: [(&str, &str, bool); 8] = [
     ("files", "store_step_marked", true),
     ("files", "store_step_renamed", true),
     ("files", "store_step_committed", true),
+    ("redis", "store_step", false),
+    ("redis", "store_step_committed", true),
 ];
 
 fn open(store: &str, folder: &Path) -> Box<dyn Participant> {
     let opened: Box<dyn Participant> = match store {
         "sqlite" => Box::new(SqliteStore::new(folder.join("data.db"), store)),
+        "redis" => Box::new(open_at(folder)),
         _ => Box::new(FileStore::new(folder.join("root"), store)),
     };
     attach(&*opened);
@@ -48,7 +52,7 @@ fn open(store: &str, folder: &Path) -> Box<dyn Participant> {
 
 /// A change that would be seen if it were made twice.
 fn operation(store: &str) -> Value {
-    if store == "files" {
+    if store != "sqlite" {
         return undone_by(put("d/a", "1"), delete("d/a"));
     }
     let delete = "DELETE FROM t WHERE a = (SELECT a FROM t LIMIT 1) RETURNING a";
@@ -57,8 +61,8 @@ fn operation(store: &str) -> Value {
 
 fn result(store: &str, work: Work) -> Value {
     match (store, work) {
-        ("files", Execute) => map(&[("existed", Value::Bool(false))]),
-        ("files", Compensate) => map(&[("existed", Value::Bool(true))]),
+        ("files" | "redis", Execute) => map(&[("existed", Value::Bool(false))]),
+        ("files" | "redis", Compensate) => map(&[("existed", Value::Bool(true))]),
         (_, Execute) => map(&[("rows_affected", 1.into())]),
         (_, Compensate) => {
             let rows = Value::List(vec![map(&[("a", 1.into())])]);
@@ -70,6 +74,10 @@ fn result(store: &str, work: Work) -> Value {
 fn changes(store: &str, folder: &Path) -> usize {
     if store == "files" {
         return usize::from(folder.join("root/d/a").exists());
+    }
+    if store == "redis" {
+        let value = answer(|reply| open_at(folder).get("d/a".to_owned(), reply)).unwrap();
+        return usize::from(value.is_some());
     }
     let reader = SqliteStore::new(folder.join("data.db"), store);
     let text = "SELECT a FROM t".to_owned();

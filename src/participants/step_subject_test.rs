@@ -6,8 +6,10 @@ use tempfile::TempDir;
 
 use super::files::FileStore;
 use super::memory::MemoryStore;
+use super::redis::RedisStore;
+use super::redis_server_test::RedisServer;
 use super::sqlite::SqliteStore;
-use super::test_kit::{answer, attach, check_exists, commit, delete, map, prepare, put};
+use super::test_kit::{answer, attach, check_exists, commit, delete, map, prepare, put, runtime};
 use super::*;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,10 +17,11 @@ pub(super) enum Kind {
     Memory,
     Sqlite,
     Files,
+    Redis,
 }
 
 impl Kind {
-    pub(super) const ALL: [Self; 3] = [Self::Memory, Self::Sqlite, Self::Files];
+    pub(super) const ALL: [Self; 4] = [Self::Memory, Self::Sqlite, Self::Files, Self::Redis];
 
     pub(super) fn is_durable(self) -> bool {
         self != Self::Memory
@@ -38,12 +41,15 @@ enum Store {
     Memory(MemoryStore),
     Sqlite(SqliteStore),
     Files(FileStore),
+    Redis(RedisStore),
 }
 
 /// A store, and where it keeps what it keeps.
 pub(super) struct Subject {
     kind: Kind,
     folder: TempDir,
+    /// Of the Redis store.
+    url: String,
     store: Option<Store>,
 }
 
@@ -53,7 +59,11 @@ impl Subject {
         let memory = std::path::Path::new("/dev/shm");
         let folder = if memory.is_dir() { TempDir::new_in(memory) } else { TempDir::new() };
         let folder = folder.unwrap();
-        let mut subject = Self { kind, folder, store: None };
+        let url = match kind {
+            Kind::Redis => RedisServer::shared().fresh_url(),
+            _ => String::new(),
+        };
+        let mut subject = Self { kind, folder, url, store: None };
         subject.reopen();
         if kind == Kind::Sqlite {
             let text = "CREATE TABLE t (k TEXT PRIMARY KEY, v INT)";
@@ -71,7 +81,7 @@ impl Subject {
     pub(super) fn stored(&self, number: i64) -> Value {
         match self.kind {
             Kind::Memory | Kind::Sqlite => number.into(),
-            Kind::Files => Value::Text(number.to_string()),
+            Kind::Files | Kind::Redis => Value::Text(number.to_string()),
         }
     }
 
@@ -83,6 +93,10 @@ impl Subject {
             Kind::Memory => Store::Memory(MemoryStore::new("memory")),
             Kind::Sqlite => Store::Sqlite(SqliteStore::new(path.join("data.db"), "sqlite")),
             Kind::Files => Store::Files(FileStore::new(path.join("root"), "files")),
+            Kind::Redis => {
+                let handle = runtime().handle().clone();
+                Store::Redis(RedisStore::new(&self.url, "redis", "", true, handle).unwrap())
+            }
         });
         attach(self.participant());
     }
@@ -92,6 +106,7 @@ impl Subject {
             Store::Memory(store) => store,
             Store::Sqlite(store) => store,
             Store::Files(store) => store,
+            Store::Redis(store) => store,
         }
     }
 
@@ -143,9 +158,10 @@ impl Subject {
                 value.map(|value| value.as_int().expect("a number was put"))
             }
             Store::Files(store) => {
-                let value = answer(|reply| store.get(key.to_owned(), reply)).unwrap()?;
-                let Value::Bytes(bytes) = value else { panic!("a file has bytes") };
-                Some(String::from_utf8(bytes).unwrap().parse().unwrap())
+                number_of(answer(|reply| store.get(key.to_owned(), reply)).unwrap())
+            }
+            Store::Redis(store) => {
+                number_of(answer(|reply| store.get(key.to_owned(), reply)).unwrap())
             }
             Store::Sqlite(store) => {
                 let text = "SELECT v FROM t WHERE k = ?".to_owned();
@@ -154,6 +170,11 @@ impl Subject {
             }
         }
     }
+}
+
+fn number_of(value: Option<Value>) -> Option<i64> {
+    let Value::Bytes(bytes) = value? else { panic!("a file or a string of Redis has bytes") };
+    Some(String::from_utf8(bytes).unwrap().parse().unwrap())
 }
 
 pub(super) fn statement(text: &str, parameters: Vec<Value>) -> Value {

@@ -2,8 +2,10 @@
 //!
 //! Invariant: every wait has a bound, and a bound that passes is a failed test.
 
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, OnceLock, mpsc};
 use std::time::Duration;
+
+use tokio::runtime::Runtime;
 
 use super::{DeliveryAsk, ExecuteAsk, Participant, PrepareAsk};
 use crate::model::ids::{ClusterId, CoordinationId, StoreName};
@@ -17,6 +19,15 @@ use crate::reply::{Lost, Reply};
 pub(super) const STORE: &str = "store";
 
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// For stores that run on one.
+pub(super) fn runtime() -> &'static Runtime {
+    static RUNTIME: OnceLock<Runtime> = OnceLock::new();
+    RUNTIME.get_or_init(|| {
+        let mut builder = tokio::runtime::Builder::new_multi_thread();
+        builder.worker_threads(2).enable_all().build().expect("a runtime starts")
+    })
+}
 
 pub(super) fn id(text: &str) -> CoordinationId {
     CoordinationId::new(text).expect("a test's id is good")

@@ -128,6 +128,7 @@ impl Stage {
             bus: None,
             event_bus: None,
             alerting: None,
+            observers: Vec::new(),
             locks: None,
             options: Options {
                 retry_base: Duration::from_millis(1),

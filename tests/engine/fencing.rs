@@ -1,7 +1,7 @@
 //! Every store of ours checks fencing tokens: who comes late is refused, who holds is not.
 //!
 //! Not the rule itself, which has its tests beside it, and not stopped processes
-//! (`fencing_stopped.rs`). Each claim is held against all four kinds of stores.
+//! (`fencing_stopped.rs`). Each claim is held against all five kinds of stores.
 
 use std::path::Path;
 use std::thread;
@@ -12,6 +12,7 @@ use unanimity::model::outcome::{Acknowledgement, Vote};
 
 use crate::support::fenced::{Kind, Place, Store, fence};
 use crate::support::postgres::PostgresCluster;
+use crate::support::redis::RedisServer;
 
 const LOCK: &str = "bank/it's 1";
 
@@ -147,7 +148,7 @@ fn a_prepared_transaction_of_an_earlier_holder_is_waited_for_or_refuses_the_late
 #[test]
 fn holders_of_compatible_locks_prepare_side_by_side_and_none_is_refused() {
     // One writer at a time is what SQLite can do.
-    for kind in [Kind::Memory, Kind::Files, Kind::Postgres] {
+    for kind in [Kind::Memory, Kind::Files, Kind::Postgres, Kind::Redis] {
         let place = Place::new(kind);
         let store = place.open();
         let all: Vec<String> = (0..8).map(|number| format!("t{number}")).collect();
@@ -227,6 +228,11 @@ fn kept(place: &Place) -> u64 {
             let database = place.address.rsplit('/').next().unwrap();
             let rows = PostgresCluster::shared().run(database, text);
             rows[0][0].as_ref().unwrap().parse().unwrap()
+        }
+        Kind::Redis => {
+            let database = place.address.rsplit('/').next().unwrap().parse().unwrap();
+            let fields = ["HLEN", "unanimity:tokens"];
+            RedisServer::shared().ask_in(database, &fields).parse().unwrap()
         }
     }
 }

@@ -8,6 +8,7 @@
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
+use unanimity::engine::open_work::OpenWork;
 use unanimity::engine::{Coordinator, EngineError, Options, Ports};
 use unanimity::journal::{
     Answer, AnswerSink, Append, Durability, HistoryFilter, Journal, JournalError, JournalOptions,
@@ -201,6 +202,7 @@ fn start_on(path: &str, kind: &'static str, options: Options) -> Held {
         bus: None,
         event_bus: None,
         alerting: None,
+        observers: Vec::new(),
         locks: None,
         options,
         runtime: runtime.handle().clone(),
@@ -275,6 +277,41 @@ fn a_decision_that_is_not_confirmed_is_told_as_a_doubt_and_its_end_when_it_is() 
     held.release();
     assert_eq!(told(&ends).0, OutcomeKind::Committed);
     held.engine.shut_down();
+}
+
+fn open_work(held: &Held, age: Duration) -> OpenWork {
+    let (sender, answers) = mpsc::channel();
+    held.engine.open_work(age, Reply::new(move |open| sender.send(open).unwrap()));
+    answers.recv_timeout(Duration::from_secs(20)).unwrap().unwrap()
+}
+
+#[test]
+fn one_whose_decision_is_not_confirmed_is_open_work_in_doubt_until_it_is() {
+    let held = start(Duration::ZERO);
+    let late = held.coordinate("late", "left", 0.1);
+    assert_eq!(told(&late).0, OutcomeKind::Unknown);
+    let open = open_work(&held, Duration::ZERO);
+    assert_eq!(open.in_doubt.count, 1);
+    assert_eq!(open.in_doubt.ids[0].as_str(), "late");
+    assert!(open.in_doubt.oldest >= Duration::from_millis(100), "{:?}", open.in_doubt);
+    assert_eq!((open.undelivered.count, open.parked.count), (0, 0));
+    assert_eq!(open_work(&held, Duration::from_secs(3_600)), OpenWork::default(), "it is young");
+    let (sender, ends) = mpsc::channel();
+    let waiter = Reply::new(move |result| sender.send(result).unwrap());
+    held.engine.wait_for(CoordinationId::new("late").unwrap(), waiter);
+    held.release();
+    assert_eq!(told(&ends).0, OutcomeKind::Committed);
+    assert_eq!(open_work(&held, Duration::ZERO).in_doubt.count, 0);
+    held.engine.shut_down();
+}
+
+#[test]
+fn one_that_waits_for_votes_in_its_time_is_no_open_work() {
+    let held = start(Duration::from_secs(60));
+    let silent = held.coordinate("silent", "silent", 3_600.0);
+    assert_eq!(open_work(&held, Duration::ZERO), OpenWork::default());
+    held.engine.shut_down();
+    drop(silent);
 }
 
 #[test]

@@ -86,6 +86,7 @@ fn a_coordination_that_is_done_within_its_first_step_does_not_end_the_report_on_
         bus: None,
         event_bus: None,
         alerting: None,
+        observers: Vec::new(),
         locks: None,
         options: Options::default(),
         runtime: runtime.handle().clone(),

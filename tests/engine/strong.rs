@@ -138,6 +138,7 @@ impl Stage {
             bus: None,
             event_bus: None,
             alerting: None,
+            observers: Vec::new(),
             locks: Some(port),
             options: Options {
                 prepare_timeout: Duration::from_secs(10),

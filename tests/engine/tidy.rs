@@ -14,6 +14,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("model", &[]),
     ("crash", &[]),
     ("reply", &["model"]),
+    ("histogram", &[]),
     ("simulated", &["model"]),
     ("protocol", &["model"]),
     ("db", &["model", "crash", "simulated"]),
@@ -31,7 +32,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("simulated_cluster", ENGINE),
 ];
 const LAYER_2: &[&str] =
-    &["model", "reply", "crash", "simulated", "protocol", "db", "cluster", "config"];
+    &["model", "reply", "crash", "histogram", "simulated", "protocol", "db", "cluster", "config"];
 const PORTS: &[&str] = &[
     "model",
     "reply",
@@ -50,6 +51,7 @@ const ENGINE: &[&str] = &[
     "model",
     "reply",
     "crash",
+    "histogram",
     "simulated",
     "protocol",
     "db",
@@ -85,6 +87,7 @@ const ONLY_IN: &[(&str, &[&str])] = &[
     ("rustls", &["src/consensus/raft/transport", "tests/"]),
     ("zookeeper_client", &["src/locks/zookeeper", "tests/"]),
     ("async_nats", &["src/events/nats", "tests/"]),
+    ("redis", &["src/participants/", "python/bindings/src/stores", "tests/", "benches/redis"]),
     ("pyo3", &["python/bindings/"]),
 ];
 

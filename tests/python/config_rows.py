@@ -15,6 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from ledger import Ledger, request
 from unanimity import (
@@ -382,6 +386,27 @@ async def _(world: World) -> None:
 
 
 # ---- the cluster -----------------------------------------------------------------------------
+
+
+@row("monitoring.distributed_tracing_enabled", "monitoring.trace_sampling_rate")
+async def _(world: World) -> None:
+    exporter = InMemorySpanExporter()
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+
+    async def spans(enabled: bool, rate: float) -> int:
+        exporter.clear()
+        tracing = {"distributed_tracing_enabled": enabled, "trace_sampling_rate": rate}
+        given = {"journal": "memory:", "monitoring": tracing}
+        async with world.service(given, {"left": Ledger("left")}) as service:
+            assert (await service.coordinate_transaction(request("t1", "left"))).success
+        return len(exporter.get_finished_spans())
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trace, "_TRACER_PROVIDER", provider)
+        assert await spans(True, 1.0) > 3
+        assert await spans(True, 0.0) == 0
+        assert await spans(False, 1.0) == 0
 
 
 def alone(world: World, **more: Any) -> dict[str, Any]:

@@ -26,7 +26,7 @@ folder=$1; shift
 pid=$!; exec 2>/dev/null
 read -r verb signal
 if [ "$verb" = keep ]; then kill "-$signal" $pid; wait $pid; exit 0; fi
-kill -QUIT $pid; wait $pid; rm -rf "$folder"
+kill -QUIT $pid; wait $pid; rm -rf "$folder" &
 """
 
 
@@ -118,9 +118,10 @@ class PostgresCluster:
         if self._watch is not None:
             assert self._watch.stdin is not None
             self._watch.stdin.close()
-            self._watch.wait()
+            self._watch.wait()  # for the server; its hundreds of databases go while we go on
             self._watch = None
-        shutil.rmtree(self.folder, ignore_errors=True)
+        else:
+            shutil.rmtree(self.folder, ignore_errors=True)
 
     def dsn(self, database: str = "postgres") -> str:
         """How to reach a database of it."""

@@ -83,6 +83,7 @@ DATACLASSES: dict[str, list[tuple[str, Any]]] = {
         ("operations", MISSING),
         ("timeout_seconds", MISSING),
         ("fencing_tokens", {}),
+        ("metadata", {}),
     ],
     "PrepareResult": [("store_name", MISSING), ("vote", MISSING), ("reason", None)],
     "CommitResult": [("store_name", MISSING), ("status", MISSING), ("error_message", None)],
@@ -94,6 +95,7 @@ DATACLASSES: dict[str, list[tuple[str, Any]]] = {
         ("attempt", MISSING),
         ("context", MISSING),
         ("timeout_seconds", MISSING),
+        ("metadata", {}),
     ],
     "OperationResult": [
         ("store_name", MISSING),
@@ -258,6 +260,15 @@ SIGNATURES = {
     "IMetricsCollector.record_histogram": "(self, name, value, labels=None)",
     "IMetricsCollector.set_gauge": "(self, name, value, labels=None)",
     "IAlertingService.send_alert": "(self, severity, title, message, details)",
+    "PrometheusMetrics.increment_counter": "(self, name, value=1, labels=None)",
+    "PrometheusMetrics.record_histogram": "(self, name, value, labels=None)",
+    "PrometheusMetrics.set_gauge": "(self, name, value, labels=None)",
+    "PrometheusMetrics.render": "(self)",
+    "PrometheusMetrics.serve": "(self, host='127.0.0.1', port=9464)",
+    "CoordinationEventHandler.__init__": (
+        "(self, coordination_service, metrics_collector, alerting_service)"
+    ),
+    "CoordinationEventHandler.handle_coordination_event": "(self, event)",
 }
 
 NOT_ASYNC = {
@@ -274,6 +285,12 @@ NOT_ASYNC = {
     "IMetricsCollector.increment_counter",
     "IMetricsCollector.record_histogram",
     "IMetricsCollector.set_gauge",
+    "PrometheusMetrics.increment_counter",
+    "PrometheusMetrics.record_histogram",
+    "PrometheusMetrics.set_gauge",
+    "PrometheusMetrics.render",
+    "PrometheusMetrics.serve",
+    "CoordinationEventHandler.__init__",
 }
 
 STORE_SIGNATURES = {
@@ -282,6 +299,7 @@ STORE_SIGNATURES = {
     "FileStore": "(root, name='files')",
     "PostgresStore": "(dsn, name='postgres', min_connections=1, max_connections=20, *, "
     "serves_outbox=False)",
+    "RedisStore": "(url, name='redis', *, prefix='', waits_for_disk=True)",
 }
 
 LOCK_MANAGER_SIGNATURES = {

@@ -22,6 +22,7 @@ import pytest
 from crash.points import CASES, Case, describe
 from crash.world import STORES, World
 from postgres_cluster import PostgresCluster
+from redis_server import RedisServer
 
 HERE = Path(__file__).parent
 PAGE = HERE.parents[1] / "docs" / "crash-matrix.md"
@@ -108,10 +109,14 @@ def _lines(path: Path) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def results(postgres: PostgresCluster) -> Iterator[dict[Case, list[str]]]:
-    """All kills, on one PostgreSQL server; what was wrong, by case."""
-    server = postgres
-    with tempfile.TemporaryDirectory(prefix="unanimity-kill-") as place:
+def results(postgres: PostgresCluster, redis: RedisServer) -> Iterator[dict[Case, list[str]]]:
+    """All kills, on one PostgreSQL and one Redis server; what was wrong, by case."""
+    server, url = postgres, redis.fresh_url()
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        tempfile.TemporaryDirectory(prefix="unanimity-kill-") as place,
+    ):
+        patch.setenv("UNANIMITY_TEST_REDIS", url)
         database = server.create_database()
         tables = [f"facts_{number}" for number in range(len(CASES))]
         create = "CREATE TABLE {} (name text PRIMARY KEY);"
@@ -159,12 +164,12 @@ _INTRODUCTION = """\
 # The kill matrix
 
 Printed by `tests/python/test_crash_matrix.py`, which runs every cell: a process that works on a
-SQLite file, a folder of files, a PostgreSQL database and a Python store with a file of its own, all
-in one coordination and several at a time, is killed with SIGKILL at the named point. A new process
-then opens the same journal and stores. *holds* means: all stores show the same transactions;
-whatever the killed process was told committed is there, and what it was told aborted is not; the
-journal agrees; nothing is prepared, staged or under way any more; new transactions commit. A point
-that is never reached fails the test.
+SQLite file, a folder of files, a PostgreSQL database, a Redis server and a Python store with a file
+of its own, all in one coordination and several at a time, is killed with SIGKILL at the named
+point. A new process then opens the same journal and stores. *holds* means: all stores show the same
+transactions; whatever the killed process was told committed is there, and what it was told aborted
+is not; the journal agrees; nothing is prepared, staged or under way any more; new transactions
+commit. A point that is never reached fails the test.
 
 *forward* is on the way to a commit; *abort* is while a refused transaction is undone; *forward,
 again in recovery* kills a second process while it finishes what the first left; *heuristic* is a

@@ -22,6 +22,7 @@ import pytest
 from crash.step_points import CASES, StepCase, describe
 from crash.step_world import PLACES, StepWorld, repeated
 from postgres_cluster import PostgresCluster
+from redis_server import RedisServer
 
 HERE = Path(__file__).parent
 PAGE = HERE.parents[1] / "docs" / "crash-matrix-steps.md"
@@ -106,9 +107,14 @@ def _lines(path: Path) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def results(postgres: PostgresCluster) -> Iterator[dict[StepCase, list[str]]]:
-    """All kills, on one PostgreSQL server; what was wrong, by case."""
-    with tempfile.TemporaryDirectory(prefix="unanimity-steps-") as place:
+def results(postgres: PostgresCluster, redis: RedisServer) -> Iterator[dict[StepCase, list[str]]]:
+    """All kills, on one PostgreSQL and one Redis server; what was wrong, by case."""
+    url = redis.fresh_url()
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        tempfile.TemporaryDirectory(prefix="unanimity-steps-") as place,
+    ):
+        patch.setenv("UNANIMITY_TEST_REDIS", url)
         database = postgres.create_database()
         tables = [f"facts_{number}" for number in range(len(CASES))]
         create = "CREATE TABLE {} (name text NOT NULL, delta int NOT NULL);"
@@ -146,13 +152,13 @@ _HEAD = """\
 # The kill matrix of steps
 
 Printed by `tests/python/test_crash_steps.py`, which runs every row: a process that runs sagas, or
-eventual coordinations, of four steps (a Python participant without a barrier, a SQLite file, a
-folder of files, a PostgreSQL database), several at a time, is killed with SIGKILL at the named
-point. A new process then opens the same journal and stores. *holds* means: every saga is done
-everywhere or undone everywhere, as its caller was told and as the journal says; the native stores
-did nothing twice, because of their barrier; the participant without one did at most those steps
-twice that were under way; nothing is under way or parked; new coordinations commit. A point that is
-never reached fails the test.
+eventual coordinations, of five steps (a Python participant without a barrier, a SQLite file, a
+folder of files, a Redis server, a PostgreSQL database), several at a time, is killed with SIGKILL
+at the named point. A new process then opens the same journal and stores. *holds* means: every saga
+is done everywhere or undone everywhere, as its caller was told and as the journal says; the native
+stores did nothing twice, because of their barrier; the participant without one did at most those
+steps twice that were under way; nothing is under way or parked; new coordinations commit. A point
+that is never reached fails the test.
 
 *undone* is a saga whose last step refuses, so that the others are compensated. Where a first point
 is named, one process died there and the second, which was recovering, at the other.

@@ -74,7 +74,7 @@ def test_a_node_whose_cable_is_pulled_decides_nothing_and_says_so(tmp_path: Path
         assert caught.value.kind == "NoQuorum" and new.node_id in str(caught.value)
         network.heal()
         cluster.leader()
-        assert old.ask("read", "t1")["decision"] == "ABORT"
+        assert old.insist("read", "t1")["decision"] == "ABORT"
 
 
 def test_a_rolling_restart_under_load_loses_nothing(tmp_path: Path) -> None:
@@ -97,7 +97,7 @@ def restart_under(load: Load, node: NodeProcess) -> None:
     node.start()
     key, value = load.latest()
     eventually(lambda: node.ask("status")["trouble"] is None, "it has a majority")
-    assert node.ask("read", key)["decision"] == value
+    assert node.insist("read", key)["decision"] == value
 
 
 def test_nodes_that_forget_what_they_promised_are_caught(tmp_path: Path) -> None:

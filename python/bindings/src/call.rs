@@ -23,6 +23,7 @@ use unanimity::reply::Reply;
 
 use crate::answers::{acknowledgement_of, ids_of, standing_of, step_answer_of, vote_of};
 use crate::convert::{Class, from_value};
+use crate::traces::TracedCall;
 use crate::{errors, streams};
 
 /// What travels with a request from its caller to its stores.
@@ -58,6 +59,8 @@ pub(crate) enum Argument {
     Keywords(Value),
     /// Whatever this makes.
     Made(MakeArguments),
+    /// The other one, in a coordination that is traced.
+    Traced(Box<(TracedCall, Argument)>),
 }
 
 /// Makes the positional arguments of a call.
@@ -169,7 +172,8 @@ impl Call {
     ) -> PyResult<Option<Bound<'py, PyTuple>>> {
         let context = Caller::of(self.attachment.as_ref()).map(|caller| caller.context.bind(py));
         let context = context.cloned().unwrap_or_else(|| py.None().into_bound(py));
-        let arguments = self.argument.make(py, self.attachment.as_ref());
+        let (context, trace, argument) = self.argument.in_trace(context)?;
+        let arguments = argument.make(py, self.attachment.as_ref(), trace.as_ref());
         let started =
             Started { method: self.method, attachment: self.attachment, answers: self.answers };
         match arguments {
@@ -194,14 +198,36 @@ impl Call {
 type Arguments<'py> = (Bound<'py, PyTuple>, Option<Bound<'py, PyDict>>);
 
 impl Argument {
+    /// The context in which the method runs, and what carries the trace on, if it is traced. That
+    /// no span can be made is no reason not to call.
+    fn in_trace(
+        self,
+        context: Bound<'_, PyAny>,
+    ) -> PyResult<(Bound<'_, PyAny>, Option<Bound<'_, PyAny>>, Self)> {
+        let Self::Traced(inner) = self else { return Ok((context, None, self)) };
+        let (traced, argument) = *inner;
+        match traced.start(&context) {
+            Ok((context, trace)) => Ok((context, Some(trace), argument)),
+            Err(error) if errors::ends_the_program(context.py(), &error) => Err(error),
+            Err(error) => {
+                tracing::warn!("no span can be made: {error}");
+                Ok((context, None, argument))
+            }
+        }
+    }
+
     fn make<'py>(
         self,
         py: Python<'py>,
         attachment: Option<&Attachment>,
+        trace: Option<&Bound<'py, PyAny>>,
     ) -> PyResult<Arguments<'py>> {
         let arguments = match self {
-            Self::Prepare(ask) => (prepare_request(py, &ask, attachment)?,).into_pyobject(py)?,
-            Self::Execute(ask) => (operation_request(py, &ask)?,).into_pyobject(py)?,
+            Self::Prepare(ask) => {
+                (prepare_request(py, &ask, attachment, trace)?,).into_pyobject(py)?
+            }
+            Self::Execute(ask) => (operation_request(py, &ask, trace)?,).into_pyobject(py)?,
+            Self::Traced(inner) => return inner.1.make(py, attachment, trace),
             Self::Event(event) => (streams::event(py, &event)?,).into_pyobject(py)?,
             Self::Id(id) => (id.as_str(),).into_pyobject(py)?,
             Self::Nothing => PyTuple::empty(py),
@@ -223,6 +249,7 @@ fn prepare_request<'py>(
     py: Python<'py>,
     ask: &PrepareAsk,
     attachment: Option<&Attachment>,
+    trace: Option<&Bound<'py, PyAny>>,
 ) -> PyResult<Bound<'py, PyAny>> {
     static CLASS: Class = Class::new("unanimity._stores", "PrepareRequest");
     let given = Caller::of(attachment).map(|caller| caller.operations.as_slice());
@@ -237,13 +264,21 @@ fn prepare_request<'py>(
         }
     }
     let (id, timeout) = (ask.id().as_str(), ask.timeout.as_secs_f64());
-    if ask.fences.is_empty() {
-        return CLASS.get(py)?.call1((id, operations, timeout));
+    match trace {
+        None if ask.fences.is_empty() => CLASS.get(py)?.call1((id, operations, timeout)),
+        None => CLASS.get(py)?.call1((id, operations, timeout, tokens(py, &ask.fences)?)),
+        Some(trace) => {
+            let tokens = tokens(py, &ask.fences)?;
+            CLASS.get(py)?.call1((id, operations, timeout, tokens, trace))
+        }
     }
-    CLASS.get(py)?.call1((id, operations, timeout, tokens(py, &ask.fences)?))
 }
 
-fn operation_request<'py>(py: Python<'py>, ask: &ExecuteAsk) -> PyResult<Bound<'py, PyAny>> {
+fn operation_request<'py>(
+    py: Python<'py>,
+    ask: &ExecuteAsk,
+    trace: Option<&Bound<'py, PyAny>>,
+) -> PyResult<Bound<'py, PyAny>> {
     static CLASS: Class = Class::new("unanimity._stores", "OperationRequest");
     let operation = ask.operation();
     let given = Caller::of(ask.attachment.as_ref());
@@ -257,7 +292,11 @@ fn operation_request<'py>(py: Python<'py>, ask: &ExecuteAsk) -> PyResult<Bound<'
         context.set_item(id, from_value(py, result)?)?;
     }
     let (id, timeout) = (ask.id().as_str(), ask.timeout.as_secs_f64());
-    CLASS.get(py)?.call1((id, operation.id.as_str(), body, ask.attempt, context, timeout))
+    let (class, operation) = (CLASS.get(py)?, operation.id.as_str());
+    match trace {
+        None => class.call1((id, operation, body, ask.attempt, context, timeout)),
+        Some(trace) => class.call1((id, operation, body, ask.attempt, context, timeout, trace)),
+    }
 }
 
 /// By resource the highest token, with its lock's type.

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList};
-use unanimity::config::{self, Config, Effect, Origin, Problem, Setting, Sources};
+use unanimity::config::{self, Config, Origin, Problem, Setting, Sources};
 use unanimity::model::value::Value;
 
 use crate::convert::{from_value, to_value};
@@ -79,10 +79,10 @@ fn place(origin: &Origin) -> (String, Option<usize>) {
     }
 }
 
-/// Of every key: its name, its variable, whether this version acts upon it.
+/// Of every key: its name, and its variable.
 #[pyfunction]
-fn config_keys() -> Vec<(&'static str, String, bool)> {
-    config::KEYS.iter().map(|key| (key.path, key.variable(), key.effect == Effect::Acts)).collect()
+fn config_keys() -> Vec<(&'static str, String)> {
+    config::KEYS.iter().map(|key| (key.path, key.variable())).collect()
 }
 
 /// The JSON schema of a file, as text.

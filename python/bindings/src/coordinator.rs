@@ -1,32 +1,38 @@
 //! The engine's handle as Python sees it. Every method returns at once; answers arrive in futures.
 //!
 //! Converts and passes on. Invariant: whatever becomes of a call, its future is completed, unless
-//! the loop is closed before.
+//! the loop is closed before. It is long because all that a service asks is a method of one class.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, mpsc};
 use std::thread;
 use std::time::Duration;
 
+use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
-use pyo3::types::PyDict;
+use pyo3::types::{PyDict, PyList};
 use unanimity::engine::dead_letters::DeadLetter;
+use unanimity::engine::open_work::OpenWork;
 use unanimity::engine::{self, EngineError, Found, RecoveryReport, Waiter};
 use unanimity::journal::StoredCoordination;
 use unanimity::model::ids::CoordinationId;
-use unanimity::model::outcome::{CoordinationResult, Decision, Outcome};
+use unanimity::model::outcome::{CoordinationResult, Decision, Outcome, OutcomeKind};
+use unanimity::observe::{Observer, Pulse, Tally};
 use unanimity::participants::Attachment;
 use unanimity::reply::{Lost, Reply};
 
 use crate::bridge::{Bridge, Shared};
 use crate::call::Caller;
+use crate::convert::to_value;
 use crate::events::EventBus;
+use crate::numbers::{self, Sources};
 use crate::ports::{PythonAlerting, PythonListeners};
 use crate::request::{Unreadable, request_parts};
 use crate::runtime::Engine;
 use crate::start::{self, Parts};
 use crate::streams::Streams;
-use crate::{consensus, errors, locks, records, runtime};
+use crate::traces::Tracer;
+use crate::{consensus, errors, locks, records, runtime, traces, watch};
 
 /// A coordinator that belongs to one event loop.
 #[pyclass(frozen)]
@@ -35,6 +41,9 @@ pub(crate) struct Coordinator {
     parts: Mutex<Option<Parts>>,
     engine: Arc<OnceLock<Arc<Engine>>>,
     workers: Option<usize>,
+    alerting: Option<Arc<PythonAlerting>>,
+    pulse: Option<Arc<Pulse>>,
+    numbers: Sources,
 }
 
 /// A reply that completes a future with what `make` makes of the answer.
@@ -60,15 +69,21 @@ where
     })
 }
 
-fn result_to(bridge: &Arc<Shared>, future: Py<PyAny>, attachment: Option<Attachment>) -> Waiter {
-    answer_to(bridge, future, move |py, result: CoordinationResult| {
-        let caller = Caller::of(attachment.as_ref());
-        let cause = caller.filter(|_| !result.outcome.is_success()).and_then(|caller| {
-            let cause = caller.cause.lock().unwrap_or_else(PoisonError::into_inner);
-            cause.as_ref().map(|cause| cause.clone_ref(py))
-        });
-        records::result(py, &result, cause.as_ref())
-    })
+fn result_to(bridge: &Arc<Shared>, future: Py<PyAny>) -> Waiter {
+    answer_to(bridge, future, move |py, result: CoordinationResult| told(py, &result, None))
+}
+
+fn told(
+    py: Python<'_>,
+    result: &CoordinationResult,
+    attachment: Option<&Attachment>,
+) -> PyResult<Py<PyAny>> {
+    let caller = Caller::of(attachment);
+    let cause = caller.filter(|_| !result.outcome.is_success()).and_then(|caller| {
+        let cause = caller.cause.lock().unwrap_or_else(PoisonError::into_inner);
+        cause.as_ref().map(|cause| cause.clone_ref(py))
+    });
+    records::result(py, result, cause.as_ref())
 }
 
 #[pymethods]
@@ -76,7 +91,7 @@ impl Coordinator {
     #[new]
     #[pyo3(signature = (
         bridge, *, journal, stores, config, consensus, lock_manager, event_bus, carrier, metrics,
-        alerting
+        alerting, is_measured, tracer
     ))]
     #[expect(clippy::too_many_arguments, reason = "keywords, as the Python constructor has them")]
     fn new(
@@ -90,14 +105,24 @@ impl Coordinator {
         carrier: Option<PyRef<'_, EventBus>>,
         metrics: Option<Bound<'_, PyAny>>,
         alerting: Option<Bound<'_, PyAny>>,
+        is_measured: bool,
+        tracer: Option<PyRef<'_, Tracer>>,
     ) -> PyResult<Self> {
         let shared = Arc::clone(&bridge.get().shared);
+        let traces = tracer.map(|tracer| Arc::clone(&tracer.0));
         let mut named = Vec::new();
         for (name, store) in stores {
-            named.push(start::named_store(&shared, &name, &store)?);
+            named.push(start::named_store(&shared, &name, &store, traces.as_ref())?);
         }
         let workers: Option<usize> = start::number(config, "coordination_worker_threads")?;
         let decider = consensus::decider_of(&shared, consensus.as_ref(), journal.is_none())?;
+        let tally = Arc::new(Tally::new(named.iter().map(|(name, ..)| name.clone())));
+        let (bus, collector) = (event_bus.as_ref(), metrics.as_ref());
+        let listeners = PythonListeners::adapt(&shared, &tally, bus, collector, alerting.as_ref())?;
+        let (told, node) = (listeners.told(), consensus::status_of(consensus.as_ref()));
+        let counts = is_measured.then(|| Arc::clone(&tally) as Arc<dyn Observer>).into_iter();
+        let alerting = alerting.map(|a| PythonAlerting::adapt(&shared, &a).map(Arc::new));
+        let (alerting, pulse) = (alerting.transpose()?, start::pulse(config)?);
         let parts = Parts {
             journal: journal.unwrap_or_default(),
             journal_options: start::journal_options(config)?,
@@ -106,14 +131,19 @@ impl Coordinator {
             decider,
             locks: locks::port_of(&shared, lock_manager.as_ref())?,
             event_bus: carrier.map(|bus| bus.port()),
-            listeners: PythonListeners::adapt(&shared, event_bus.as_ref(), metrics.as_ref())?,
-            alerting: alerting.map(|a| PythonAlerting::adapt(&shared, &a)).transpose()?,
+            listeners: Some(listeners),
+            alerting: alerting.clone(),
+            pulse: pulse.clone(),
+            observers: counts.chain(traces.map(|traces| traces as _)).collect(),
         };
         Ok(Self {
             bridge: shared,
             parts: Mutex::new(Some(parts)),
             engine: Arc::new(OnceLock::new()),
             workers: workers.map(|workers| workers.min(2)),
+            alerting,
+            pulse,
+            numbers: Sources { tally, told, node },
         })
     }
 
@@ -138,15 +168,21 @@ impl Coordinator {
             .map_err(Into::into)
     }
 
-    /// Coordinates a request; `context` is the one in which store coroutines run.
+    /// Coordinates a request; `context` is the one in which store coroutines run, `trace` what its
+    /// metadata tell of its trace, unless they do already.
+    #[pyo3(signature = (request, context, future, trace=None))]
     fn coordinate(
         &self,
         py: Python<'_>,
         request: &Bound<'_, PyAny>,
         context: Py<PyAny>,
         future: Py<PyAny>,
+        trace: Option<&Bound<'_, PyDict>>,
     ) -> PyResult<()> {
-        errors::guarded(py, || self.submit(py, request, context, future))
+        errors::guarded(py, || {
+            let notes = trace.map(traces::notes_of).transpose()?.unwrap_or_default();
+            self.submit(py, request, context, (future, notes))
+        })
     }
 
     fn status(&self, py: Python<'_>, id: &str, future: Py<PyAny>) -> PyResult<()> {
@@ -160,7 +196,7 @@ impl Coordinator {
 
     fn wait_for(&self, py: Python<'_>, id: &str, future: Py<PyAny>) -> PyResult<()> {
         let id = checked_id(py, id)?;
-        self.engine(py)?.wait_for(id, result_to(&self.bridge, future, None));
+        self.engine(py)?.wait_for(id, result_to(&self.bridge, future));
         Ok(())
     }
 
@@ -203,9 +239,15 @@ impl Coordinator {
     ) -> PyResult<()> {
         let id = checked_id(py, id)?;
         let decision = decision(py, outcome)?;
-        let waiter = result_to(&self.bridge, future, None);
+        let waiter = result_to(&self.bridge, future);
         self.engine(py)?.resolve(id, decision, reason, waiter);
         Ok(())
+    }
+
+    /// Everything that is counted and measured, as it is now. May be called from any thread.
+    fn numbers<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
+        let samples = py.detach(|| self.numbers.samples(self.engine.get()));
+        numbers::to_python(py, &samples)
     }
 
     /// What the journal tells of events.
@@ -259,6 +301,27 @@ impl Coordinator {
         Ok(())
     }
 
+    /// What happened since the last look, and what is parked, or not delivered after `age` seconds.
+    fn look(&self, py: Python<'_>, age: f64, future: Py<PyAny>) -> PyResult<()> {
+        // First of all: a reply that is dropped would complete the future as well.
+        let engine = self.engine(py)?;
+        let pulse = self.pulse.clone();
+        let reply = answer_to(&self.bridge, future, move |py, open: OpenWork| {
+            let beat = pulse.map(|pulse| pulse.look()).unwrap_or_default();
+            watch::look(py, &beat, &open)
+        });
+        let age = Duration::try_from_secs_f64(age).unwrap_or_default();
+        engine.open_work(age, reply);
+        Ok(())
+    }
+
+    /// Hands an alert to the alerting service; whether there was a place for it.
+    fn alert(&self, alert: &Bound<'_, PyDict>) -> PyResult<bool> {
+        let Some(alerting) = &self.alerting else { return Ok(false) };
+        let alert = to_value(alert).map_err(|bad| PyValueError::new_err(bad.describe("alert")))?;
+        Ok(alerting.send(alert))
+    }
+
     fn journal_status(&self, py: Python<'_>, future: Py<PyAny>) -> PyResult<()> {
         let reply = answer_to(&self.bridge, future, |py, status| records::status(py, &status));
         self.engine(py)?.journal_status(reply);
@@ -294,19 +357,22 @@ impl Coordinator {
         py: Python<'_>,
         request: &Bound<'_, PyAny>,
         context: Py<PyAny>,
-        future: Py<PyAny>,
+        (future, trace): (Py<PyAny>, Vec<(String, String)>),
     ) -> PyResult<()> {
         let engine = self.engine(py)?;
         match request_parts(request) {
-            Ok((parts, operations)) => {
+            Ok((mut parts, operations)) => {
+                if !trace.is_empty() {
+                    traces::put_notes(&mut parts.metadata, trace);
+                }
                 let caller = Caller { context, operations, cause: Mutex::new(None) };
                 let attachment: Attachment = Arc::new(caller);
-                let waiter = result_to(&self.bridge, future, Some(Arc::clone(&attachment)));
+                let waiter = self.counted(future, Some(Arc::clone(&attachment)));
                 engine.coordinate(parts, Some(attachment), waiter);
             }
             Err(Unreadable::Raised(error)) => return Err(error),
             Err(Unreadable::Refused(id, message)) => {
-                let waiter = result_to(&self.bridge, future, None);
+                let waiter = self.counted(future, None);
                 let id = CoordinationId::new(&id).or_else(|_| CoordinationId::new("(no id)"));
                 let Ok(id) = id else { return Ok(()) };
                 let outcome = Outcome::refused("request.invalid", message, 0);
@@ -315,6 +381,17 @@ impl Coordinator {
             }
         }
         Ok(())
+    }
+
+    /// Tells a caller the result; one that never began is counted.
+    fn counted(&self, future: Py<PyAny>, attachment: Option<Attachment>) -> Waiter {
+        let tally = Arc::clone(&self.numbers.tally);
+        answer_to(&self.bridge, future, move |py, result: CoordinationResult| {
+            if result.outcome.kind == OutcomeKind::Refused {
+                tally.note_refused(result.outcome.code.as_deref().unwrap_or("request.refused"));
+            }
+            told(py, &result, attachment.as_ref())
+        })
     }
 
     fn engine(&self, py: Python<'_>) -> PyResult<&Arc<Engine>> {

@@ -7,6 +7,7 @@
 mod answers;
 mod bridge;
 mod call;
+mod collector;
 mod config;
 mod consensus;
 mod convert;
@@ -15,6 +16,7 @@ mod errors;
 mod events;
 mod locks;
 mod logging;
+mod numbers;
 mod pictures;
 mod ports;
 mod python_store;
@@ -25,7 +27,9 @@ mod runtime;
 mod start;
 mod stores;
 mod streams;
+mod traces;
 mod wake;
+mod watch;
 
 use mimalloc::MiMalloc;
 use pyo3::prelude::*;
@@ -52,7 +56,9 @@ fn _engine(module: &Bound<'_, PyModule>) -> PyResult<()> {
     consensus::register(module)?;
     events::register(module)?;
     module.add_class::<streams::Streams>()?;
+    module.add_class::<traces::Tracer>()?;
     locks::register(module)?;
+    numbers::register(module)?;
     pictures::register(module)?;
     stores::register(module)?;
     runtime::register(module)

@@ -1,11 +1,13 @@
 //! The engine's `tracing` events on their way to Python's `logging`, in batches.
 //!
 //! A bounded queue and the least of a subscriber; spans are not kept. Levels and handlers are the
-//! user's: the logger is "unanimity.engine", and nothing is printed here. Invariant: a full queue
-//! drops the newest and counts it; nothing waits.
+//! user's: the logger is "unanimity.engine", and nothing is printed here. Invariants: a full queue
+//! drops the newest and counts it; nothing waits; every record has a `coordination_id`, a `store`
+//! and a `code`, `None` where it is about none, so that a format may name them.
 
 use std::fmt::{self, Debug, Display, Formatter, Write as _};
 use std::panic;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError, Weak};
 
 use pyo3::prelude::*;
@@ -17,6 +19,16 @@ use tracing_core::{Event, Level, Metadata, Subscriber, dispatcher};
 use crate::bridge::Shared;
 
 const RECORDS_MAX: usize = 4_096;
+
+/// Fields that every record has in `extra`, and how they are called there.
+const COMMON: [(&str, &str); 3] =
+    [("coordination", "coordination_id"), ("store", "store"), ("code", "code")];
+/// How many were dropped since the process began.
+static DROPPED: AtomicU64 = AtomicU64::new(0);
+
+pub(crate) fn dropped() -> u64 {
+    DROPPED.load(Ordering::Relaxed)
+}
 
 struct LogRecord {
     level: u8,
@@ -123,6 +135,7 @@ impl Subscriber for Collector {
                 pending.records.push(record);
             } else {
                 pending.dropped += 1;
+                DROPPED.fetch_add(1, Ordering::Relaxed);
             }
             pending.bridge.upgrade()
         };
@@ -181,7 +194,11 @@ pub(crate) fn hand_over(py: Python<'_>) -> PyResult<()> {
         log(&logger, record)?;
     }
     if dropped > 0 {
-        logger.call_method1("log", (30, "%d log records of the engine were dropped", dropped))?;
+        let message = "records of the engine's log were dropped".to_owned();
+        let dropped = Field::Int(i64::try_from(dropped).unwrap_or(i64::MAX));
+        let fields = vec![("dropped", dropped)];
+        let target = module_path!();
+        log(&logger, LogRecord { level: 30, target, message: Some(message), fields })?;
     }
     Ok(())
 }
@@ -190,6 +207,10 @@ pub(crate) fn hand_over(py: Python<'_>) -> PyResult<()> {
 fn log(logger: &Bound<'_, PyAny>, record: LogRecord) -> PyResult<()> {
     let extra = PyDict::new(logger.py());
     extra.set_item("unanimity_target", record.target)?;
+    for (name, public) in COMMON {
+        let field = record.fields.iter().find(|(known, _)| *known == name);
+        extra.set_item(public, field.map(|(_, value)| value.to_string()))?;
+    }
     let mut message = record.message.unwrap_or_default();
     for (name, value) in record.fields {
         let _ = write!(message, " {name}={value}");

@@ -1,4 +1,4 @@
-//! A user's consensus service, event bus, metrics collector and alerting service as ports.
+//! A user's consensus service, event bus and alerting service as ports; who is told events.
 //!
 //! Only the methods of the original interfaces are called. Invariants: a bus, a collector or an
 //! alerting service that raises, hangs or is slow changes no outcome; what waits for a bus is
@@ -9,18 +9,19 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use pyo3::prelude::*;
-use pyo3::types::PyDict;
 use unanimity::consensus::{Consensus, Proposal, Standing};
 use unanimity::events::EventSink;
 use unanimity::model::event::CoordinationEvent;
 use unanimity::model::ids::CoordinationId;
+use unanimity::model::lock::Deadlock;
 use unanimity::model::outcome::Decision;
 use unanimity::model::value::Value;
-use unanimity::observe::{Alert, Alerting};
+use unanimity::observe::{Alert, Alerting, Severity, Tally};
 use unanimity::reply::Reply;
 
 use crate::bridge::{Item, Shared};
 use crate::call::{Answers, Argument, Call, Method, Place};
+use crate::collector::Collector;
 
 /// How long a consensus service may take for an answer before it counts as lost.
 const CONSENSUS_WAIT: Duration = Duration::from_secs(10);
@@ -86,95 +87,111 @@ impl Consensus for PythonConsensus {
     }
 }
 
-/// A bus and a collector together: both are told the same events.
+/// What became of the events that a service told.
+#[derive(Default)]
+pub(crate) struct Told {
+    /// How many events are on their way to the bus.
+    pub(crate) under_way: Arc<AtomicUsize>,
+    /// How many found no place there.
+    pub(crate) dropped: AtomicU64,
+    /// How often the bus raised.
+    pub(crate) bus_errors: AtomicU64,
+    collector: Option<Arc<Collector>>,
+}
+
+impl Told {
+    /// How often the collector raised.
+    pub(crate) fn collector_errors(&self) -> u64 {
+        self.collector.as_ref().map_or(0, |collector| collector.errors.load(Ordering::Relaxed))
+    }
+}
+
+/// Who is told events: our own counters, a bus, a collector and an alerting service.
 pub(crate) struct PythonListeners {
     bridge: Arc<Shared>,
+    tally: Arc<Tally>,
     publish: Option<Arc<Method>>,
-    metrics: Option<Arc<Py<PyAny>>>,
-    /// How many events are on their way to the bus.
-    under_way: Arc<AtomicUsize>,
-    dropped: AtomicU64,
+    alerting: Option<PythonAlerting>,
+    told: Arc<Told>,
 }
 
 impl PythonListeners {
     pub(crate) fn adapt(
         bridge: &Arc<Shared>,
+        tally: &Arc<Tally>,
         bus: Option<&Bound<'_, PyAny>>,
         metrics: Option<&Bound<'_, PyAny>>,
-    ) -> PyResult<Option<Self>> {
-        if bus.is_none() && metrics.is_none() {
-            return Ok(None);
-        }
+        alerting: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<Self> {
         let publish = bus.map(|bus| method(bus, "event bus", "publish_event")).transpose()?;
-        let metrics = metrics.map(|metrics| Arc::new(metrics.clone().unbind()));
-        let under_way = Arc::new(AtomicUsize::new(0));
-        let (bridge, dropped) = (Arc::clone(bridge), AtomicU64::new(0));
-        Ok(Some(Self { bridge, publish, metrics, under_way, dropped }))
+        let alerting = alerting.map(|it| PythonAlerting::adapt(bridge, it)).transpose()?;
+        let collector = metrics.map(|metrics| Arc::new(Collector::new(bridge, metrics)));
+        let (bridge, tally) = (Arc::clone(bridge), Arc::clone(tally));
+        let told = Arc::new(Told { collector, ..Told::default() });
+        Ok(Self { bridge, tally, publish, alerting, told })
+    }
+
+    pub(crate) fn told(&self) -> Arc<Told> {
+        Arc::clone(&self.told)
     }
 }
 
 impl EventSink for PythonListeners {
     fn tell(&self, event: CoordinationEvent) {
-        if let Some(metrics) = &self.metrics {
-            let (metrics, event) = (Arc::clone(metrics), event.clone());
-            self.bridge.push(Item::Run(Box::new(move |py| count(metrics.bind(py), &event))));
+        self.tally.note(&event);
+        if let Some(collector) = &self.told.collector {
+            collector.note(&event);
+        }
+        if let (Some(alerting), CoordinationEvent::Deadlock(deadlock)) = (&self.alerting, &event) {
+            alerting.send(deadlock_alert(deadlock));
         }
         if let Some(publish) = &self.publish {
-            let Some(place) = Place::take(&self.under_way, EVENTS_MAX) else {
-                return self.note_dropped();
-            };
-            self.bridge.push(Item::Call(Call {
-                method: Arc::clone(publish),
-                argument: Argument::Map(event.to_value()),
-                attachment: None,
-                timeout: TELL_WAIT,
-                answers: Answers::Nobody(place),
-            }));
+            self.publish(publish, &event);
         }
     }
 }
 
 impl PythonListeners {
+    fn publish(&self, publish: &Arc<Method>, event: &CoordinationEvent) {
+        let Some(place) = Place::take(&self.told.under_way, EVENTS_MAX) else {
+            return self.note_dropped();
+        };
+        let told = Arc::clone(&self.told);
+        self.bridge.push(Item::Call(Call {
+            method: Arc::clone(publish),
+            argument: Argument::Map(event.to_value()),
+            attachment: None,
+            timeout: TELL_WAIT,
+            answers: Answers::Told(Box::new(move |answer| {
+                drop(place);
+                if let Err(message) = answer {
+                    told.bus_errors.fetch_add(1, Ordering::Relaxed);
+                    tracing::warn!("{message}");
+                }
+            })),
+        }));
+    }
+
     /// The bus is too slow, or hangs. Said for the first one, then ever more seldom.
     fn note_dropped(&self) {
-        let dropped = self.dropped.fetch_add(1, Ordering::Relaxed) + 1;
+        let dropped = self.told.dropped.fetch_add(1, Ordering::Relaxed) + 1;
         if dropped.is_power_of_two() {
             tracing::warn!(dropped, "the event bus is too slow; events are dropped");
         }
     }
 }
 
-/// The metrics of the original design, by their names.
-fn count(metrics: &Bound<'_, PyAny>, event: &CoordinationEvent) -> PyResult<()> {
-    let py = metrics.py();
-    let increment = |name: &str, label: &str, value: &str| -> PyResult<()> {
-        let labels = PyDict::new(py);
-        labels.set_item(label, value)?;
-        let keywords = PyDict::new(py);
-        keywords.set_item("labels", labels)?;
-        metrics.call_method("increment_counter", (name,), Some(&keywords)).map(drop)
-    };
-    match event {
-        CoordinationEvent::Started { kind, .. } => {
-            increment("coordination_transactions_started_total", "type", kind.as_str())
-        }
-        CoordinationEvent::Completed { success, duration_ms, .. } => {
-            let success = if *success { "True" } else { "False" };
-            increment("coordination_transactions_completed_total", "success", success)?;
-            let seconds = Duration::from_millis(*duration_ms).as_secs_f64();
-            let name = "coordination_transaction_duration_seconds";
-            metrics.call_method1("record_histogram", (name, seconds)).map(drop)
-        }
-        CoordinationEvent::Deadlock(_) => {
-            let name = "coordination_deadlocks_detected_total";
-            metrics.call_method1("increment_counter", (name,)).map(drop)
-        }
-        CoordinationEvent::Partition { .. } => {
-            let name = "coordination_partitions_detected_total";
-            metrics.call_method1("increment_counter", (name,)).map(drop)
-        }
-        _ => Ok(()),
-    }
+/// The original design's alert of a deadlock.
+fn deadlock_alert(deadlock: &Deadlock) -> Value {
+    let entry = |key: &str, value: Value| (key.to_owned(), value);
+    let cycle = deadlock.cycle.iter().map(|name| name.as_str().into()).collect();
+    let message = format!("Deadlock detected, aborting transaction: {}", deadlock.victim);
+    Value::Map(vec![
+        entry("severity", Severity::Medium.as_str().into()),
+        entry("title", "Deadlock Detected".into()),
+        entry("message", Value::Text(message)),
+        entry("details", Value::Map(vec![entry("deadlock_cycle", Value::List(cycle))])),
+    ])
 }
 
 pub(crate) struct PythonAlerting {
@@ -193,16 +210,22 @@ impl PythonAlerting {
 
 impl Alerting for PythonAlerting {
     fn raise(&self, alert: Alert) {
-        // An alert that finds no place is in the log all the same.
-        let Some(place) = Place::take(&self.under_way, EVENTS_MAX) else { return };
         let entry = |key: &str, value: Value| (key.to_owned(), value);
         let id = Value::from(alert.coordination.as_str());
-        let keywords = Value::Map(vec![
+        // One that finds no place is in the log all the same.
+        self.send(Value::Map(vec![
             entry("severity", alert.severity.as_str().into()),
             entry("title", Value::Text(alert.title)),
             entry("message", Value::Text(alert.message)),
             entry("details", Value::Map(vec![entry("coordination_id", id)])),
-        ]);
+        ]));
+    }
+}
+
+impl PythonAlerting {
+    /// Sends an alert by its keywords; whether there was a place for it.
+    pub(crate) fn send(&self, keywords: Value) -> bool {
+        let Some(place) = Place::take(&self.under_way, EVENTS_MAX) else { return false };
         self.bridge.push(Item::Call(Call {
             method: Arc::clone(&self.send),
             argument: Argument::Keywords(keywords),
@@ -210,5 +233,6 @@ impl Alerting for PythonAlerting {
             timeout: TELL_WAIT,
             answers: Answers::Nobody(place),
         }));
+        true
     }
 }

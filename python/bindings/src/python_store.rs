@@ -13,6 +13,7 @@ use unanimity::model::outcome::{Acknowledgement, Vote};
 use unanimity::model::request::CoordinationType;
 use unanimity::model::step::{StepAnswer, Work};
 use unanimity::model::value::Value;
+use unanimity::observe;
 use unanimity::participants::{
     Abilities, DeliveryAsk, EventAsk, ExecuteAsk, Participant, ParticipantError, PrepareAsk,
 };
@@ -20,11 +21,13 @@ use unanimity::reply::Reply;
 
 use crate::bridge::{Item, Shared};
 use crate::call::{Answers, Argument, Call, Method};
+use crate::traces::{TracedCall, Traces};
 
 /// A user's object, seen as a participant.
 pub(crate) struct PythonStore {
     bridge: Arc<Shared>,
     name: String,
+    traces: Option<Arc<Traces>>,
     prepare: Option<Arc<Method>>,
     commit: Option<Arc<Method>>,
     abort: Option<Arc<Method>>,
@@ -40,7 +43,11 @@ pub(crate) struct PythonStore {
 
 impl PythonStore {
     /// From the adapter that Python made (`_stores.PythonStore`).
-    pub(crate) fn adapt(bridge: &Arc<Shared>, adapter: &Bound<'_, PyAny>) -> PyResult<Self> {
+    pub(crate) fn adapt(
+        bridge: &Arc<Shared>,
+        adapter: &Bound<'_, PyAny>,
+        traces: Option<Arc<Traces>>,
+    ) -> PyResult<Self> {
         let name: String = adapter.getattr("name")?.extract()?;
         let owner = format!("store '{name}'");
         let method = |attribute: &str, flag: &str, public: &'static str| -> PyResult<_> {
@@ -54,6 +61,7 @@ impl PythonStore {
         };
         Ok(Self {
             bridge: Arc::clone(bridge),
+            traces,
             prepare: method("prepare", "prepare_is_async", "prepare_transaction")?,
             commit: method("commit", "commit_is_async", "commit_transaction")?,
             abort: method("abort", "abort_is_async", "abort_transaction")?,
@@ -67,8 +75,24 @@ impl PythonStore {
         })
     }
 
+    /// The argument of a call, with its place in the coordination's trace if that is traced.
+    fn traced(
+        &self,
+        coordination: &CoordinationId,
+        call: observe::Call,
+        operation: Option<&str>,
+        argument: Argument,
+    ) -> Argument {
+        let (traces, call) = (self.traces.as_ref(), call.as_str());
+        match TracedCall::of(traces, coordination, call, &self.name, operation) {
+            Some(traced) => Argument::Traced(Box::new((traced, argument))),
+            None => argument,
+        }
+    }
+
     fn deliver(
         &self,
+        call: observe::Call,
         method: Option<&Arc<Method>>,
         ask: DeliveryAsk,
         reply: Reply<Acknowledgement>,
@@ -79,7 +103,7 @@ impl PythonStore {
         };
         self.bridge.push(Item::Call(Call {
             method: Arc::clone(method),
-            argument: Argument::Id(ask.id),
+            argument: self.traced(&ask.id, call, None, Argument::Id(ask.id.clone())),
             attachment: ask.attachment,
             timeout: ask.timeout,
             answers: Answers::Acknowledgement(reply),
@@ -131,21 +155,27 @@ impl Participant for PythonStore {
             let reason = format!("store '{}' has no prepare_transaction()", self.name);
             return reply.send(Vote::Abort { reason });
         };
+        let request = Arc::clone(&ask.request);
         self.bridge.push(Item::Call(Call {
             method: Arc::clone(method),
             attachment: ask.attachment.clone(),
             timeout: ask.timeout,
-            argument: Argument::Prepare(Box::new(ask)),
+            argument: self.traced(
+                &request.id,
+                observe::Call::Prepare,
+                None,
+                Argument::Prepare(Box::new(ask)),
+            ),
             answers: Answers::Vote(reply),
         }));
     }
 
     fn commit(&self, ask: DeliveryAsk, reply: Reply<Acknowledgement>) {
-        self.deliver(self.commit.as_ref(), ask, reply);
+        self.deliver(observe::Call::Commit, self.commit.as_ref(), ask, reply);
     }
 
     fn abort(&self, ask: DeliveryAsk, reply: Reply<Acknowledgement>) {
-        self.deliver(self.abort.as_ref(), ask, reply);
+        self.deliver(observe::Call::Abort, self.abort.as_ref(), ask, reply);
     }
 
     fn execute(&self, ask: ExecuteAsk, reply: Reply<StepAnswer>) {
@@ -157,11 +187,17 @@ impl Participant for PythonStore {
             let message = format!("store '{}' has no {name}()", self.name);
             return reply.send(StepAnswer::Failed { message, retryable: false });
         };
+        let (request, step, work) = (Arc::clone(&ask.request), ask.step, ask.work);
         self.bridge.push(Item::Call(Call {
             method: Arc::clone(method),
             attachment: ask.attachment.clone(),
             timeout: ask.timeout,
-            argument: Argument::Execute(Box::new(ask)),
+            argument: self.traced(
+                &request.id,
+                work.into(),
+                Some(&request.operations[step].id),
+                Argument::Execute(Box::new(ask)),
+            ),
             answers: Answers::Step(reply),
         }));
     }
@@ -175,7 +211,12 @@ impl Participant for PythonStore {
             method: Arc::clone(method),
             attachment: None,
             timeout: ask.timeout,
-            argument: Argument::Event(ask.event),
+            argument: self.traced(
+                &ask.event.coordination,
+                observe::Call::Apply,
+                Some(ask.event.stream.as_str()),
+                Argument::Event(Arc::clone(&ask.event)),
+            ),
             answers: Answers::Applied(reply),
         }));
     }

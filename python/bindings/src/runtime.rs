@@ -68,11 +68,16 @@ impl Engine {
         engine
     }
 
+    /// Whether its threads are here; not in a forked child.
+    pub(crate) fn is_of_this_process(&self) -> bool {
+        self.pid == std::process::id()
+    }
+
     /// Ends it, or waits until whoever is at it has. Blocks.
     pub(crate) fn shut_down(&self) {
         let mut ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
         // In a forked child it would wait for threads that are not there.
-        if !std::mem::replace(&mut *ended, true) && self.pid == std::process::id() {
+        if !std::mem::replace(&mut *ended, true) && self.is_of_this_process() {
             self.coordinator.shut_down();
         }
         drop(ended);

@@ -12,6 +12,7 @@ use unanimity::events::EventBus;
 use unanimity::journal::{self, Journal, JournalOptions, ReplicatedJournal};
 use unanimity::locks::LockManager;
 use unanimity::model::ids::StoreName;
+use unanimity::observe::{Observer, Pulse};
 use unanimity::participants::Participant;
 use unanimity::reply::Reply;
 
@@ -20,7 +21,8 @@ use crate::consensus::Decider;
 use crate::ports::{PythonAlerting, PythonListeners};
 use crate::python_store::PythonStore;
 use crate::runtime::Engine;
-use crate::{errors, stores};
+use crate::traces::Traces;
+use crate::{errors, stores, watch};
 
 /// What a start needs, taken by it.
 pub(crate) struct Parts {
@@ -33,7 +35,11 @@ pub(crate) struct Parts {
     pub(crate) locks: Arc<dyn LockManager>,
     pub(crate) event_bus: Option<Arc<dyn EventBus>>,
     pub(crate) listeners: Option<PythonListeners>,
-    pub(crate) alerting: Option<PythonAlerting>,
+    pub(crate) alerting: Option<Arc<PythonAlerting>>,
+    /// Where events are counted for alert rules, if there are any.
+    pub(crate) pulse: Option<Arc<Pulse>>,
+    /// Who measures and traces.
+    pub(crate) observers: Vec<Arc<dyn Observer>>,
 }
 
 pub(crate) fn start_engine(
@@ -58,9 +64,10 @@ pub(crate) fn start_engine(
         stores: parts.stores,
         consensus,
         locks: Some(parts.locks),
-        bus: parts.listeners.map(|listeners| Arc::new(listeners) as _),
+        bus: watch::sink_of(parts.pulse, parts.listeners),
         event_bus: parts.event_bus,
-        alerting: parts.alerting.map(|alerting| Arc::new(alerting) as _),
+        alerting: parts.alerting.map(|alerting| alerting as _),
+        observers: parts.observers,
         options: parts.options,
         runtime,
     };
@@ -91,6 +98,7 @@ pub(crate) fn named_store(
     bridge: &Arc<Shared>,
     name: &Bound<'_, PyAny>,
     store: &Bound<'_, PyAny>,
+    traces: Option<&Arc<Traces>>,
 ) -> PyResult<engine::NamedStore> {
     let text: String = name.extract()?;
     let name = StoreName::new(&text).map_err(|error| {
@@ -101,7 +109,8 @@ pub(crate) fn named_store(
         Some(native) => (name, native, true),
         None => {
             let is_exclusive = store.getattr("list_is_exclusive")?.is_truthy()?;
-            let adapted: Arc<dyn Participant> = Arc::new(PythonStore::adapt(bridge, store)?);
+            let adapted = PythonStore::adapt(bridge, store, traces.cloned())?;
+            let adapted: Arc<dyn Participant> = Arc::new(adapted);
             (name, adapted, is_exclusive)
         }
     })
@@ -141,6 +150,12 @@ pub(crate) fn options(config: &Bound<'_, PyDict>) -> PyResult<Options> {
         )?,
         ..default
     })
+}
+
+/// What counts events for alert rules: only where there are rules, which set the key.
+pub(crate) fn pulse(config: &Bound<'_, PyDict>) -> PyResult<Option<Arc<Pulse>>> {
+    let slow_ms: Option<f64> = number(config, "slow_after_ms")?;
+    Ok(slow_ms.map(|slow_ms| Arc::new(Pulse::new(slow_ms))))
 }
 
 /// The shorter of the two bounds on waits for locks.

@@ -1,7 +1,7 @@
 //! The engine's own stores as Python classes: handles, and the way for use without a service.
 //!
 //! Inside a service the engine talks to them directly. Invariant: no interpreter lock is held while
-//! a store works. It is long because the four classes share one macro.
+//! a store works. It is long because the five classes share one macro.
 
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
@@ -13,6 +13,7 @@ use unanimity::model::lock::{Fence, LockMode, ResourceId};
 use unanimity::model::outcome::{Acknowledgement, Vote};
 use unanimity::model::request::{CoordinationRequest, RequestParts};
 use unanimity::model::value::Value;
+use unanimity::participants::redis::Durability;
 use unanimity::participants::{self, DeliveryAsk, Participant, ParticipantError, PrepareAsk, Rows};
 use unanimity::reply::Reply;
 
@@ -20,7 +21,7 @@ use crate::bridge::{Bridge, Shared};
 use crate::convert::{from_value, to_value};
 use crate::{errors, runtime};
 
-/// The part that all four have.
+/// The part that all five have.
 pub(crate) struct Handle<S> {
     store: Arc<S>,
     name: String,
@@ -255,7 +256,7 @@ fn parameters(py: Python<'_>, given: &Bound<'_, PyAny>) -> PyResult<Vec<Value>> 
     Ok(values)
 }
 
-/// The methods that all four classes have, and those of its own.
+/// The methods that all five classes have, and those of its own.
 macro_rules! store_class {
     ($name:ident, $inner:ty, $docs:literal, { $($own:tt)* }) => {
         #[doc = $docs]
@@ -428,6 +429,43 @@ store_class!(PostgresStore, participants::PostgresStore, "SQL over one PostgreSQ
     }
 });
 
+store_class!(RedisStore, participants::RedisStore, "Key-value over one Redis server.", {
+    #[new]
+    fn new(
+        py: Python<'_>,
+        url: &str,
+        name: String,
+        prefix: &str,
+        waits_for_disk: bool,
+    ) -> PyResult<Self> {
+        let runtime = runtime::handle(None)?;
+        let store = participants::RedisStore::new(url, &name, prefix, waits_for_disk, runtime);
+        let store =
+            store.map_err(|error| errors::exception(py, "ConfigError", &error.message, &[]))?;
+        let handle = Handle::new(store, name);
+        // Its runtime is this process's from the beginning.
+        handle.check_process(py)?;
+        Ok(Self(handle))
+    }
+
+    fn get(
+        &self,
+        py: Python<'_>,
+        bridge: &Bound<'_, Bridge>,
+        future: Py<PyAny>,
+        key: String,
+    ) -> PyResult<()> {
+        reading!(get, self, py, bridge, future, key)
+    }
+
+    /// Opens it if need be: its level, whether that survives a crash, and what it means.
+    fn durability(&self, py: Python<'_>) -> PyResult<(&'static str, bool, &'static str)> {
+        self.0.open(py)?;
+        let told = self.0.store.durability().unwrap_or(Durability::Unknown);
+        Ok((told.as_str(), told.is_durable(), told.explain()))
+    }
+});
+
 /// The engine's side of a native store, `None` for any other object.
 pub(crate) fn participant(store: &Bound<'_, PyAny>) -> PyResult<Option<Arc<dyn Participant>>> {
     /// Marks it as opened, so that reading later does not open it under another journal.
@@ -448,6 +486,8 @@ pub(crate) fn participant(store: &Bound<'_, PyAny>) -> PyResult<Option<Arc<dyn P
         taken(py, &store.get().0).map(Some)
     } else if let Ok(store) = store.cast::<PostgresStore>() {
         taken(py, &store.get().0).map(Some)
+    } else if let Ok(store) = store.cast::<RedisStore>() {
+        taken(py, &store.get().0).map(Some)
     } else {
         Ok(None)
     }
@@ -457,5 +497,6 @@ pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<MemoryStore>()?;
     module.add_class::<FileStore>()?;
     module.add_class::<SqliteStore>()?;
-    module.add_class::<PostgresStore>()
+    module.add_class::<PostgresStore>()?;
+    module.add_class::<RedisStore>()
 }

@@ -5,16 +5,17 @@ Nothing is opened and nothing is changed. Invariant: secrets are hidden in every
 
 from __future__ import annotations
 
-import json
 from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
-from .._config import ConfigSetting, CoordinationConfig, keys_without_effect
-from .._config_parts import consensus_of, event_bus_of, journal_of, lock_manager_of
-from .._display import plain, text_table
+from .._config import CoordinationConfig
+from .._config_parts import alerting_of, consensus_of, event_bus_of, journal_of, lock_manager_of
+from .._display import plain
 from .._exceptions import ConfigError
+from .._views.operations import config_view
+from .._views.text import text_of
 from .journal import CLUSTER
 from .output import print_json
 
@@ -66,16 +67,12 @@ def _check(arguments: Namespace) -> int:
 
 def notes_on(config: CoordinationConfig) -> list[str]:
     """What is no mistake in the file, and still worth to be known."""
-    without = keys_without_effect()
-    notes = [
-        f"{setting.origin}: {setting.key} has no effect in this version"
-        for setting in config.settings()
-        if setting.key in without and setting.where != "default"
-    ]
+    notes = []
     makes: list[Callable[[], Any]] = [
         lambda: consensus_of(config),
         lambda: lock_manager_of(config) if config.lock_manager.backend != "raft" else None,
         lambda: event_bus_of(config, journal_of(config)),
+        lambda: alerting_of(config),
     ]
     for make in makes:
         try:
@@ -90,20 +87,8 @@ def _show(arguments: Namespace) -> int:
     if arguments.json:
         print_json(_rows(config) if arguments.origin else config.to_mapping())
         return 0
-    headers = ["key", "value", "origin"]
-    rows = [(setting.key, _words(setting), setting.origin) for setting in config.settings()]
-    if not arguments.origin:
-        headers, rows = headers[:2], [row[:2] for row in rows]  # type: ignore[misc]
-    print(text_table(headers, rows))
+    print(text_of(config_view(config, with_origin=arguments.origin)))
     return 0
-
-
-def _words(setting: ConfigSetting) -> str:
-    """A value as the file would have it, but for what is not there."""
-    value = setting.shown
-    if value is None:
-        return "-"
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def _rows(config: CoordinationConfig) -> list[dict[str, Any]]:

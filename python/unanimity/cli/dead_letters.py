@@ -24,7 +24,7 @@ def dead_letters_verb(arguments: Namespace) -> int:
     if arguments.json:
         print_json(letters)
     elif letters:
-        say(text_table(_HEADERS, [_row(letter) for letter in letters]))
+        say(text_table(_HEADERS, [_row(letter) for letter in letters], None))
     else:
         say("no step is parked")
     return 1 if letters else 0

@@ -39,7 +39,7 @@ def doctor_verb(arguments: Namespace) -> int:
     if arguments.json:
         print_json(findings)
     else:
-        say(text_table(_HEADERS, [finding.row() for finding in findings]))
+        say(text_table(_HEADERS, [finding.row() for finding in findings], characters_max=None))
     return 1 if any(finding.severity == "bad" for finding in findings) else 0
 
 

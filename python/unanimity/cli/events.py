@@ -6,7 +6,6 @@ nothing is changed; a page of events is in memory at a time while it follows.
 
 from __future__ import annotations
 
-import json
 import time
 from argparse import Namespace
 from collections.abc import Iterator
@@ -14,8 +13,9 @@ from collections.abc import Iterator
 from .. import _engine
 from .._display import moment, plain
 from .._stores import Event
+from .._views.data import as_json
 from .journal import reading
-from .output import UsageError, as_plain, print_json
+from .output import UsageError, print_json
 
 _AT_ONCE = 500
 # How often is looked for what running services append.
@@ -107,7 +107,7 @@ def _chosen(source: _Source, arguments: Namespace) -> Iterator[Event]:
 
 
 def _line(event: Event) -> str:
-    data = json.dumps(event.data, default=as_plain, ensure_ascii=False)
+    data = as_json(event.data)
     return plain(
         f"{event.global_position}  {moment(event.recorded_at)}  {event.stream_id} {event.version}  "
         f"{event.event_type}  {data}"

@@ -7,7 +7,6 @@ Invariant: a coordination that stands from the first page to the last is printed
 from __future__ import annotations
 
 import csv
-import json
 import sys
 from argparse import Namespace
 from collections.abc import Iterator
@@ -15,8 +14,9 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from .._records import CoordinationRecord
+from .._views.data import as_json
 from .journal import filter_of, reading
-from .output import UsageError, as_plain
+from .output import UsageError
 
 if TYPE_CHECKING:
     from .._engine import JournalReader
@@ -75,7 +75,7 @@ def _pages(reader: JournalReader, chosen: dict[str, Any]) -> Iterator[Coordinati
 
 
 def _line(record: CoordinationRecord) -> str:
-    return json.dumps(record, default=as_plain, ensure_ascii=False)
+    return as_json(record)
 
 
 def _print_document(records: Iterator[CoordinationRecord]) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .._config_parts import is_shared, lock_manager_of
-from .._display import moment, text_table
+from .._lock_views import LockTable, WaitGraph
 from .._locks import LockInfo
 from .journal import reading
 from .output import UsageError, print_json, say
@@ -34,7 +34,7 @@ def locks_verb(arguments: Namespace) -> int:
     if arguments.json:
         print_json(chosen)
     elif chosen:
-        say(_table(chosen))
+        say(str(LockTable(chosen)))
     else:
         say("nobody holds a lock" if wanted is None else f"nobody holds {wanted}")
     return 0 if chosen or wanted is None else 1
@@ -42,8 +42,6 @@ def locks_verb(arguments: Namespace) -> int:
 
 def deadlocks_verb(arguments: Namespace) -> int:
     """Show who waits for whom; 1 when some wait for each other."""
-    from .._engine import draw_waits, wait_circles
-
     if not _has_server(arguments):
         # A coordination enters the journal when it has its locks, so no wait is in there.
         raise UsageError(
@@ -51,44 +49,16 @@ def deadlocks_verb(arguments: Namespace) -> int:
             "--zookeeper HOSTS"
         )
     infos, waits = asyncio.run(_ask(arguments))
-    wants = _wants(infos)
-    circles = wait_circles(waits)
+    graph = WaitGraph(waits, LockTable(infos).wants())
     if arguments.svg is not None:
-        Path(arguments.svg).write_text(draw_waits(waits, wants, "svg"), encoding="utf-8")
+        Path(arguments.svg).write_text(graph.to_svg(), encoding="utf-8")
     if arguments.json:
-        print_json({"deadlocks": circles, "waits": waits, "wants": wants})
+        print_json(graph.to_dict())
     elif arguments.dot:
-        print(draw_waits(waits, wants, "dot"), end="")
+        print(graph.to_dot(), end="")
     else:
-        print(draw_waits(waits, wants, "text"))
-    return 1 if circles else 0
-
-
-def _wants(infos: list[LockInfo]) -> dict[str, list[str]]:
-    """What each of those that wait waits for, in words."""
-    wants: dict[str, list[str]] = {}
-    for info in infos:
-        if info.state == "waiting":
-            words = f"{info.lock_type.value} on {info.resource_id}"
-            wants.setdefault(info.requester_id, []).append(words)
-    return wants
-
-
-def _table(infos: list[LockInfo]) -> str:
-    headers = ["resource", "state", "lock", "requester", "since", "until", "token"]
-    rows = [
-        (
-            info.resource_id,
-            info.state,
-            info.lock_type.value,
-            info.requester_id,
-            moment(info.since),
-            moment(info.expires_at),
-            info.fencing_token,
-        )
-        for info in infos
-    ]
-    return text_table(headers, rows)
+        print(graph)
+    return 1 if graph.circles() else 0
 
 
 def _has_server(arguments: Namespace) -> bool:

@@ -7,16 +7,14 @@ in a pipe too; without them the text is the same.
 
 from __future__ import annotations
 
-import base64
-import json
 import os
 import re
 import sys
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
-from datetime import datetime
-from enum import Enum
-from typing import Any, TextIO
+from typing import TextIO
+
+from .._views.data import as_json
+from .._views.text import facts_text
 
 _RED, _GREEN, _YELLOW, _CYAN = 31, 32, 33, 36
 _COLOURS = {
@@ -39,23 +37,7 @@ class UsageError(Exception):
 
 def print_json(value: object) -> None:
     """Print one JSON document."""
-    print(json.dumps(value, default=as_plain, indent=2, ensure_ascii=False))
-
-
-def as_plain(value: object) -> Any:
-    """Make of it what JSON can say."""
-    if isinstance(value, Enum):
-        return value.value
-    if isinstance(value, datetime):
-        return value.isoformat()
-    if isinstance(value, (bytes, bytearray)):
-        return {"$bytes": base64.b64encode(value).decode("ascii")}
-    if is_dataclass(value) and not isinstance(value, type):
-        # What is inside comes here again; a deep copy first would only cost.
-        return {field.name: getattr(value, field.name) for field in fields(value)}
-    if isinstance(value, Mapping):
-        return dict(value)
-    raise TypeError(f"{type(value).__name__} cannot be printed as JSON")
+    print(as_json(value, indent=2))
 
 
 def say(text: str) -> None:
@@ -78,10 +60,7 @@ def has_colours(stream: TextIO) -> bool:
 
 def pairs(facts: Mapping[str, object]) -> str:
     """Facts one below the other, their names in one column."""
-    from .._display import plain
-
-    width = max((len(name) for name in facts), default=0)
-    return "\n".join(f"{name:<{width}}  {plain(value)}" for name, value in facts.items())
+    return facts_text(list(facts.items()))
 
 
 def size(count: int | None) -> str:

@@ -9,13 +9,13 @@ from __future__ import annotations
 import asyncio
 from argparse import Namespace
 from pathlib import Path
-from typing import Any
 
 from .._config import CoordinationConfig
-from .._display import plain, text_table
+from .._display import plain
 from .._exceptions import ConfigError
 from .._raft_client import RaftClient
-from .output import UsageError, pairs, print_json, say
+from .._raft_views import ClusterStatus
+from .output import UsageError, print_json, say
 
 _TLS = ("certificate", "key", "authority")
 _DONE = {
@@ -88,26 +88,9 @@ def _own_first(config: CoordinationConfig) -> list[str]:
     return sorted(nodes, key=lambda node: node != own and not node.startswith(f"{own}="))
 
 
-def _status(status: dict[str, Any], as_json: bool) -> int:
-    is_well = status["trouble"] is None and status["leader_id"] is not None
+def _status(status: ClusterStatus, as_json: bool) -> int:
     if as_json:
         print_json(status)
-        return 0 if is_well else 1
-    leader = status["leader_id"]
-    facts = {
-        "node": status["node_id"],
-        "state": status["state"],
-        "leader": "none that it knows" if leader is None else leader,
-        "term": status["term"],
-        "committed": status["commit_index"],
-        "applied": status["last_applied"],
-    }
-    if status["trouble"] is not None:
-        facts["trouble"] = status["trouble"]
-    say(pairs(facts))
-    rows = [
-        (one["id"], one["address"], one["role"], "-" if one["lag"] is None else one["lag"])
-        for one in status["members"]
-    ]
-    say(text_table(["member", "address", "role", "lag"], rows))
-    return 0 if is_well else 1
+    else:
+        say(str(status))
+    return 0 if status.is_well else 1

@@ -18,7 +18,12 @@ from .._records import RecoveryReport
 from .journal import existing_journal
 from .output import pairs, print_json
 
-_KINDS = {"sqlite": "SqliteStore", "files": "FileStore", "postgres": "PostgresStore"}
+_KINDS = {
+    "sqlite": "SqliteStore",
+    "files": "FileStore",
+    "postgres": "PostgresStore",
+    "redis": "RedisStore",
+}
 
 
 def recover_verb(arguments: Namespace) -> int:

@@ -166,7 +166,7 @@ def _future(record: CoordinationRecord) -> str:
 
 def _text(shown: list[Stuck]) -> str:
     """A table, and below each row why, and what to do."""
-    head, rule, *rows = text_table(_HEADERS, [one.row() for one in shown]).splitlines()
+    head, rule, *rows = text_table(_HEADERS, [one.row() for one in shown], None).splitlines()
     lines = [head, rule]
     for row, one in zip(rows, shown, strict=True):
         lines += [row, f"    why   {plain(one.why)}", f"    next  {plain(one.next_step)}"]

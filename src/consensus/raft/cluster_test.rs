@@ -163,10 +163,7 @@ async fn who_listens_while_no_majority_is_in_reach_is_told_so_and_who_is_missing
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_cut_off_leader_was_asked_is_unknown_and_one_decision_stands_everywhere() {
     let cluster = Cluster::in_memory().of_three().await;
-    let old = cluster.leader().await;
-    // Behind it nothing of the node's own is under way, for which the next would wait.
-    assert_eq!(decided(cluster.node(&old), "before", Commit).await, Ok(Commit));
-    cluster.net.isolate(&old);
+    let old = cluster.isolate_leader().await;
     // Written where nobody else hears it.
     let asked = decided(cluster.node(&old), "x", Abort);
     let others = cluster.others(&old);
@@ -439,9 +436,8 @@ async fn issue_5_a_leader_whose_entry_was_replaced_by_a_snapshot_writes_when_it_
     let mut cluster = Cluster::on_disk();
     cluster.threshold = 8;
     let cluster = cluster.of_three().await;
-    let old = cluster.leader().await;
+    let old = cluster.isolate_leader().await;
     let node = Arc::clone(cluster.node(&old));
-    cluster.net.isolate(&old);
     let log = node.inner.raft.metrics().borrow().last_log_index;
     let lost = {
         let node = Arc::clone(&node);

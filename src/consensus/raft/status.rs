@@ -32,6 +32,8 @@ pub struct RaftStatus {
     pub commit_index: u64,
     /// Up to where it has carried entries out.
     pub last_applied: u64,
+    /// The last entry in its log.
+    pub last_log: u64,
     /// The nodes of the cluster.
     pub members: Vec<MemberStatus>,
     /// The last 1000 decisions, the oldest first.
@@ -91,6 +93,7 @@ fn status_now(inner: &Inner) -> RaftStatus {
         leader: metrics.current_leader.map(name),
         commit_index: last_applied,
         last_applied,
+        last_log: metrics.last_log_index.unwrap_or(0),
         members: members(&metrics),
         decisions: inner.applied.recent(),
         trouble: state.error().map(|error| error.to_string()),

@@ -176,6 +176,20 @@ impl Cluster {
         }
     }
 
+    /// Cuts off the node that leads, while nothing of its own is under way, for which the next
+    /// proposal would wait.
+    pub(super) async fn isolate_leader(&self) -> String {
+        loop {
+            let leader = self.leader().await;
+            let idle = decided(self.node(&leader), "before", Decision::Commit).await.is_ok();
+            self.net.isolate(&leader);
+            if idle && self.node(&leader).inner.is_leader() {
+                return leader;
+            }
+            self.net.heal();
+        }
+    }
+
     pub(super) fn others(&self, than: &str) -> Vec<&str> {
         self.nodes.keys().map(String::as_str).filter(|id| *id != than).collect()
     }

@@ -135,7 +135,9 @@ impl State {
                 let sending = send(Weak::clone(&core.this), Arc::clone(bus), event);
                 core.ports.runtime.spawn(sending);
             }
-            Err(error) => tracing::error!(id = %entry.id(), error, "a slip cannot be written"),
+            Err(error) => {
+                tracing::error!(coordination = %entry.id(), error, "a slip cannot be written");
+            }
         }
     }
 }

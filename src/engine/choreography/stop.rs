@@ -12,6 +12,7 @@ use crate::model::ids::CoordinationId;
 use crate::model::outcome::{CoordinationResult, OutcomeKind, TransactionState};
 use crate::model::request::{ConsistencyLevel, CoordinationRequest, CoordinationType, STOP_KEY};
 use crate::model::step::Work;
+use crate::model::trace::trace_notes;
 use crate::model::value::Value;
 use crate::protocol::choreography::Route;
 use crate::reply::Reply;
@@ -213,6 +214,9 @@ fn stop_request(token: &Token, operation: usize) -> Result<CoordinationRequest, 
         ("coordination_id".to_owned(), saga.id.as_str().into()),
         ("results".to_owned(), Value::Map(token.results.clone())),
     ]);
+    // It goes on with the saga's trace.
+    let trace = trace_notes(&saga.metadata).cloned();
+    let metadata = trace.chain([(STOP_KEY.to_owned(), notes)]).collect();
     let operation = crate::model::operation::Operation { body: Value::Map(body), ..stop.clone() };
     Ok(CoordinationRequest {
         id: id.map_err(|error| error.to_string())?,
@@ -224,7 +228,7 @@ fn stop_request(token: &Token, operation: usize) -> Result<CoordinationRequest, 
         operations: vec![operation],
         timeout: saga.timeout,
         consistency: if undoes { ConsistencyLevel::Session } else { saga.consistency },
-        metadata: Value::Map(vec![(STOP_KEY.to_owned(), notes)]),
+        metadata: Value::Map(metadata),
         root: Some(saga.id.clone()),
     })
 }

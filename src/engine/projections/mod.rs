@@ -16,8 +16,8 @@ mod run;
 
 pub(super) use parked::{is_projection, with_projections};
 
-use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::sync::Notify;
@@ -46,6 +46,8 @@ pub(super) struct Signals {
     pub(super) appended: Notify,
     /// A projection of this process has moved.
     pub(super) moved: Notify,
+    /// The stores whose projections wait for an operator.
+    pub(super) parked: Mutex<HashSet<StoreName>>,
 }
 
 /// What the parts of this folder tell the engine's state.

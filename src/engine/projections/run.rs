@@ -150,6 +150,7 @@ impl Projector {
             }
             Some(row) => {
                 self.owned = None;
+                self.signals.note_parked(&self.store, false);
                 Core::tell(&self.core, News::At { store: row.store, position: row.position });
             }
             None => {}
@@ -169,6 +170,7 @@ impl Projector {
     }
 
     fn take(&mut self, row: Projection) {
+        self.signals.note_parked(&self.store, row.parked.is_some());
         self.written = row.position;
         self.moved(&row);
         self.owned = Some(row);
@@ -226,7 +228,12 @@ impl Projector {
              '{PREFIX}{store}'",
             event.position, event.version, event.stream,
         );
-        tracing::error!(trouble = message, "manual intervention required");
+        tracing::error!(
+            coordination = %event.coordination,
+            %store,
+            trouble = message,
+            "manual intervention required"
+        );
         let Some(core) = self.core.upgrade() else { return };
         if let Some(alerting) = &core.ports.alerting {
             alerting.raise(Alert {
@@ -237,6 +244,7 @@ impl Projector {
             });
         }
         if let Some(own) = &mut self.owned {
+            self.signals.note_parked(&self.store, true);
             own.parked = Some(ParkedProjection {
                 position: event.position,
                 coordination: event.coordination.clone(),
@@ -282,11 +290,16 @@ impl Projector {
             attempt,
             timeout: self.timeout,
         };
+        let asked_at = self.core.upgrade().and_then(|core| core.watch_event());
         let question = asked(|reply| self.participant.apply_event(ask, reply));
         let answer = tokio::time::timeout(self.timeout, question).await;
         crash::point("after_apply", self.store.as_str());
-        answer.unwrap_or_else(|_| Acknowledgement::Unknown {
+        let answer = answer.unwrap_or_else(|_| Acknowledgement::Unknown {
             message: format!("it gave no answer within {:?}", self.timeout),
-        })
+        });
+        if let (Some(asked_at), Some(core)) = (asked_at, self.core.upgrade()) {
+            core.observe_event(event, &self.store, attempt, asked_at, &answer);
+        }
+        answer
     }
 }

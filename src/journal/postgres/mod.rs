@@ -42,8 +42,8 @@ use self::reader::Reader;
 use self::shared::Inner;
 use self::writer::Writer;
 use super::{
-    AnswerSink, Append, HistoryFilter, Journal, JournalError, JournalStatus, OpenCoordination,
-    StoredCoordination,
+    AnswerSink, Append, HistoryFilter, Journal, JournalError, JournalStatus, Meter,
+    OpenCoordination, StoredCoordination,
 };
 use crate::db::instance;
 use crate::db::postgres::Server;
@@ -247,6 +247,10 @@ impl Journal for PostgresJournal {
     /// Never: another process may open it from anywhere, between the answer and its use.
     fn is_alone(&self) -> bool {
         false
+    }
+
+    fn meter(&self) -> Option<&Meter> {
+        Some(&self.inner.queue.meter)
     }
 
     fn status(&self, reply: Reply<Result<JournalStatus, JournalError>>) {

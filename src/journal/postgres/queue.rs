@@ -13,7 +13,7 @@ use tokio::sync::Notify;
 
 use super::judge::Pending;
 use crate::journal::{
-    Answer, AnswerSink, Append, Durability, HistoryFilter, JournalError, JournalStatus,
+    Answer, AnswerSink, Append, Durability, HistoryFilter, JournalError, JournalStatus, Meter,
     OpenCoordination, StoredCoordination,
 };
 use crate::model::ids::{CoordinationId, StoreName};
@@ -83,6 +83,8 @@ pub(super) struct Queue {
     state: Mutex<State>,
     changed: Notify,
     sink: OnceLock<Arc<dyn AnswerSink>>,
+    /// What the writer counts.
+    pub(super) meter: Meter,
 }
 
 impl Queue {

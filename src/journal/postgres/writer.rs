@@ -160,7 +160,8 @@ impl<'a> Writer<'a> {
             let given = match self.commit(&group).await {
                 Err(trouble @ Trouble::Data(_)) => {
                     let error = trouble.at(self.inner.label());
-                    tracing::error!(%error, id = %pending.append.id, "a record is not kept");
+                    let coordination = &pending.append.id;
+                    tracing::error!(%error, %coordination, "a record is not kept");
                     places.iter().map(|_| Answer::Failed(error.clone())).collect()
                 }
                 given => given?,
@@ -182,6 +183,7 @@ impl<'a> Writer<'a> {
             let mut judge = Judge::new(&self.view, &self.inner.own, self.inner.label());
             let answers: Vec<Answer> = batch.iter().map(|pending| judge.judge(pending)).collect();
             let drafts = judge.drafts;
+            let began = Instant::now();
             let written = if drafts.is_empty() {
                 Ok(())
             } else {
@@ -191,6 +193,8 @@ impl<'a> Writer<'a> {
             match written {
                 Ok(()) => {
                     if !drafts.is_empty() {
+                        self.inner.queue.meter.wrote(batch.len());
+                        self.inner.queue.meter.synced(began.elapsed());
                         pass_points(&["after_record"], batch);
                     }
                     self.take_in(drafts, looked_up);

@@ -20,8 +20,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use self::queue::Inner;
 use super::{
-    AnswerSink, Append, HistoryFilter, Journal, JournalError, JournalStatus, OpenCoordination,
-    StoredCoordination, fold,
+    AnswerSink, Append, HistoryFilter, Journal, JournalError, JournalStatus, Meter,
+    OpenCoordination, StoredCoordination, fold,
 };
 use crate::cluster::{ClusterError, ReplicatedLog};
 use crate::model::ids::{ClusterId, CoordinationId, InstanceId, StoreName};
@@ -207,6 +207,10 @@ impl Journal for ReplicatedJournal {
     /// Never: another process may join the cluster between the answer and its use.
     fn is_alone(&self) -> bool {
         false
+    }
+
+    fn meter(&self) -> Option<&Meter> {
+        Some(&self.inner.meter)
     }
 
     fn status(&self, reply: Reply<Result<JournalStatus, JournalError>>) {

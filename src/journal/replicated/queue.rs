@@ -7,11 +7,11 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::folded;
 use crate::cluster::{ClusterError, QuorumLost, ReplicaEar, ReplicatedLog};
-use crate::journal::{Answer, AnswerSink, Append, Durability, JournalError};
+use crate::journal::{Answer, AnswerSink, Append, Durability, JournalError, Meter};
 use crate::model::record::Record;
 use crate::protocol::replica::{Answer as Word, Command, Effect, Replica};
 use crate::reply::Reply;
@@ -49,12 +49,14 @@ pub(super) struct Inner {
     state: Mutex<State>,
     changed: Condvar,
     sink: OnceLock<Arc<dyn AnswerSink>>,
+    pub(super) meter: Meter,
 }
 
 impl Inner {
     pub(super) fn new(log: Arc<dyn ReplicatedLog>) -> Arc<Self> {
         let (state, changed) = (Mutex::default(), Condvar::new());
-        let inner = Arc::new(Self { log, state, changed, sink: OnceLock::new() });
+        let (sink, meter) = (OnceLock::new(), Meter::default());
+        let inner = Arc::new(Self { log, state, changed, sink, meter });
         inner.log.listen(Arc::new(Ear(Arc::downgrade(&inner))));
         inner
     }
@@ -136,8 +138,15 @@ impl Inner {
             let Append { id, epoch, at, record, .. } = &pending.append;
             Command::Append { id: id.clone(), epoch: *epoch, at: *at, record: record.clone() }
         });
-        let (inner, commands) = (Arc::clone(self), commands.collect());
-        self.log.propose(commands, Reply::new(move |answers| inner.proposed(batch, answers)));
+        let (inner, commands, began) = (Arc::clone(self), commands.collect(), Instant::now());
+        let reply = Reply::new(move |answers: Result<Vec<Word>, ClusterError>| {
+            if answers.is_ok() {
+                inner.meter.wrote(batch.len());
+                inner.meter.synced(began.elapsed());
+            }
+            inner.proposed(batch, answers);
+        });
+        self.log.propose(commands, reply);
     }
 
     fn proposed(self: &Arc<Self>, batch: Vec<Pending>, answers: Result<Vec<Word>, ClusterError>) {

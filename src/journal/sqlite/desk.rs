@@ -152,6 +152,7 @@ impl Writer {
         self.batch.extend(batch);
         self.write(true);
         self.worked_at = Instant::now();
+        self.queue.meter.is_behind_by(self.view.backlog());
         self.tell_events();
         self.queue.turned(self.worked_at + self.options.projection_idle);
         self.backoff.is_none()

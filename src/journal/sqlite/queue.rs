@@ -16,7 +16,7 @@ pub(super) use super::queued::Wait;
 use super::serve_streams::StreamAsk;
 use super::trouble::Outcome;
 use crate::journal::{
-    Answer, AnswerSink, Append, Durability, HistoryFilter, JournalError, JournalStatus,
+    Answer, AnswerSink, Append, Durability, HistoryFilter, JournalError, JournalStatus, Meter,
     OpenCoordination, StoredCoordination,
 };
 use crate::model::ids::{CoordinationId, StoreName};
@@ -101,6 +101,8 @@ pub(super) struct Queue {
     /// How often records came that somebody waits for; read without the lock.
     arrivals: AtomicU64,
     linger: Linger,
+    /// What the writer counts.
+    pub(super) meter: Meter,
 }
 
 impl Queue {

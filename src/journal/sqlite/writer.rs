@@ -118,6 +118,7 @@ impl Writer {
         }
         self.tell_events();
         self.background(!has_records);
+        self.queue.meter.is_behind_by(self.view.backlog());
         let is_idle = self.reads.is_empty() && self.sweeps.is_empty();
         if work.is_last && !is_idle && self.upkeep.is_busy() {
             self.wait_for_notes();
@@ -174,6 +175,7 @@ impl Writer {
     pub(super) fn write(&mut self, is_alone: bool) {
         match self.attempt(is_alone) {
             Ok(answers) => {
+                self.queue.meter.wrote(self.batch.len());
                 self.batch.clear();
                 if self.backoff.take().is_some() {
                     self.queue.health_changed(None);
@@ -260,11 +262,13 @@ impl Writer {
     /// known, and only a process that reads the file anew can find out.
     pub(super) fn sync(&mut self) -> Outcome<()> {
         let Some(log) = &mut self.log else { return Ok(()) };
+        let began = Instant::now();
         log.sync().map_err(|error| {
             let trouble = Trouble::Log(error);
             self.queue.shut(trouble.at(&self.path));
             trouble
         })?;
+        self.queue.meter.synced(began.elapsed());
         self.synced_events = self.view.streams().last();
         Ok(())
     }

@@ -1,7 +1,7 @@
 //! A store of every kind under locks, with one way to write, to read and to ask.
 //!
-//! Real files, real SQLite, a real PostgreSQL server. Not the engine: tokens are given by hand.
-//! Invariant: every wait has a bound, and a bound that passes is a failed test.
+//! Real files, real SQLite, a real PostgreSQL server, a real Redis server. Not the engine: tokens
+//! are given by hand. Invariant: every wait has a bound, and a bound that passes is a failed test.
 
 use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, OnceLock};
@@ -15,11 +15,13 @@ use unanimity::model::outcome::{Acknowledgement, Vote};
 use unanimity::model::request::{CoordinationRequest, RequestParts};
 use unanimity::model::value::Value;
 use unanimity::participants::{
-    DeliveryAsk, FileStore, MemoryStore, Participant, PostgresStore, PrepareAsk, SqliteStore,
+    DeliveryAsk, FileStore, MemoryStore, Participant, PostgresStore, PrepareAsk, RedisStore,
+    SqliteStore,
 };
 use unanimity::reply::Reply;
 
 use super::postgres::PostgresCluster;
+use super::redis::RedisServer;
 
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 const STORE: &str = "bank";
@@ -31,12 +33,14 @@ pub(crate) enum Kind {
     Sqlite,
     Files,
     Postgres,
+    Redis,
 }
 
 impl Kind {
-    pub(crate) const ALL: [Self; 4] = [Self::Memory, Self::Sqlite, Self::Files, Self::Postgres];
+    pub(crate) const ALL: [Self; 5] =
+        [Self::Memory, Self::Sqlite, Self::Files, Self::Postgres, Self::Redis];
     /// Those of which another process can have the same.
-    pub(crate) const DURABLE: [Self; 3] = [Self::Sqlite, Self::Files, Self::Postgres];
+    pub(crate) const DURABLE: [Self; 4] = [Self::Sqlite, Self::Files, Self::Postgres, Self::Redis];
 
     pub(crate) fn name(self) -> String {
         format!("{self:?}")
@@ -59,6 +63,8 @@ impl Place {
             let database = cluster.create_database();
             cluster.run(&database, "CREATE TABLE t (k text PRIMARY KEY, v int8)");
             cluster.dsn(&database)
+        } else if kind == Kind::Redis {
+            RedisServer::shared().fresh_url()
         } else {
             folder.path().join("place").to_str().unwrap().to_owned()
         };
@@ -96,19 +102,24 @@ pub(crate) enum Store {
     Sqlite(Arc<SqliteStore>),
     Files(Arc<FileStore>),
     Postgres(Arc<PostgresStore>),
+    Redis(Arc<RedisStore>),
 }
 
 impl Store {
     pub(crate) fn open(kind: Kind, address: &str, journal: &str) -> Self {
         static RUNTIME: OnceLock<Runtime> = OnceLock::new();
+        let handle = || RUNTIME.get_or_init(|| Runtime::new().unwrap()).handle().clone();
         let store = match kind {
             Kind::Memory => Self::Memory(Arc::new(MemoryStore::new(STORE))),
             Kind::Sqlite => Self::Sqlite(Arc::new(SqliteStore::new(address, STORE))),
             Kind::Files => Self::Files(Arc::new(FileStore::new(address, STORE))),
             Kind::Postgres => {
-                let runtime = RUNTIME.get_or_init(|| Runtime::new().unwrap());
-                let handle = runtime.handle().clone();
-                Self::Postgres(Arc::new(PostgresStore::new(address, STORE, 1, 24, handle).unwrap()))
+                let store = PostgresStore::new(address, STORE, 1, 24, handle());
+                Self::Postgres(Arc::new(store.unwrap()))
+            }
+            Kind::Redis => {
+                let store = RedisStore::new(address, STORE, "", true, handle());
+                Self::Redis(Arc::new(store.unwrap()))
             }
         };
         let cluster = ClusterId::new(journal).unwrap();
@@ -122,6 +133,7 @@ impl Store {
             Self::Sqlite(store) => &**store,
             Self::Files(store) => &**store,
             Self::Postgres(store) => &**store,
+            Self::Redis(store) => &**store,
         }
     }
 
@@ -129,7 +141,7 @@ impl Store {
     pub(crate) fn put(&self, key: &str, value: u64) -> Vec<Value> {
         let values = || vec![Value::from(key), i64::try_from(value).unwrap().into()];
         vec![match self {
-            Self::Memory(_) | Self::Files(_) => map(&[
+            Self::Memory(_) | Self::Files(_) | Self::Redis(_) => map(&[
                 ("type", "put".into()),
                 ("key", key.into()),
                 ("value", value.to_string().as_str().into()),
@@ -145,7 +157,7 @@ impl Store {
     /// Operations that only read.
     pub(crate) fn look(&self, key: &str) -> Vec<Value> {
         vec![match self {
-            Self::Memory(_) | Self::Files(_) => map(&[
+            Self::Memory(_) | Self::Files(_) | Self::Redis(_) => map(&[
                 ("type", "check".into()),
                 ("key", key.into()),
                 ("exists", Value::Bool(false)),
@@ -162,6 +174,7 @@ impl Store {
         let found = match self {
             Self::Memory(store) => answer(|reply| store.get(key, reply)).unwrap(),
             Self::Files(store) => answer(|reply| store.get(key, reply)).unwrap(),
+            Self::Redis(store) => answer(|reply| store.get(key, reply)).unwrap(),
             Self::Sqlite(store) => {
                 let text = "SELECT CAST(v AS TEXT) FROM t WHERE k = ?".to_owned();
                 first(answer(|reply| store.fetch(text, parameters, reply)).unwrap().rows)
@@ -228,14 +241,16 @@ fn first(rows: Vec<Vec<Value>>) -> Option<Value> {
 }
 
 /// Asks and waits.
-fn answer<T: unanimity::reply::Lost + Send + 'static>(question: impl FnOnce(Reply<T>)) -> T {
+pub(crate) fn answer<T: unanimity::reply::Lost + Send + 'static>(
+    question: impl FnOnce(Reply<T>),
+) -> T {
     let (sender, answers) = channel();
     // A test that failed already does not wait for its answers.
     question(Reply::new(move |answer| drop(sender.send(answer))));
     answers.recv_timeout(2 * PATIENCE).expect("an answer comes")
 }
 
-fn delivery(id: &str) -> DeliveryAsk {
+pub(crate) fn delivery(id: &str) -> DeliveryAsk {
     DeliveryAsk {
         id: CoordinationId::new(id).unwrap(),
         timeout: PATIENCE,

@@ -9,5 +9,6 @@ pub(crate) mod nats;
 pub(crate) mod postgres;
 pub(crate) mod proxy;
 pub(crate) mod random;
+pub(crate) mod redis;
 pub(crate) mod seeds;
 pub(crate) mod zookeeper;

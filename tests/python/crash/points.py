@@ -1,6 +1,6 @@
 """The kill matrix as data: where the process dies, on which path, with which stores.
 
-Every named point of the engine and of the four stores has a row in PLACES; `CASES` multiplies them
+Every named point of the engine and of the five stores has a row in PLACES; `CASES` multiplies them
 out. Invariant: a case's point is reached by its path, else the test that runs it fails.
 """
 
@@ -44,6 +44,7 @@ _OWN: dict[str, dict[str, tuple[str, ...]]] = {
         "abort": ("store_discard",),
     },
     "postgres": {"forward": ("store_forget", "store_forgotten"), "abort": ()},
+    "redis": {"forward": ("store_forget", "store_forgotten"), "abort": ()},
     "index": {"forward": ("store_torn_stage", "store_torn_apply"), "abort": ("store_torn_drop",)},
 }
 _LOCKS = {

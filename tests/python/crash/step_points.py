@@ -32,6 +32,7 @@ _OWN = {
         "store_step_renamed",
         "store_step_committed",
     ),
+    "redis": ("store_step", "store_step_committed"),
     "postgres": ("store_step", "store_step_done", "store_step_committed"),
 }
 

@@ -13,11 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from redis_server import ask
 from unanimity import CoordinationRequest, CoordinationService, CoordinationType, Participant
-from unanimity.stores import FileStore, PostgresStore, SqliteStore
+from unanimity.stores import FileStore, PostgresStore, RedisStore, SqliteStore
 
-PLACES = ("index", "rows", "files", "postgres")
+PLACES = ("index", "rows", "files", "redis", "postgres")
 """In the order in which a saga goes through them."""
+REDIS = os.environ.get("UNANIMITY_TEST_REDIS", "")
+"""The URL of the Redis database of all runs."""
 
 
 def ledger(path: Path) -> Participant:
@@ -81,6 +84,8 @@ class StepWorld:
             "index": ledger(self.folder / "index.log"),
             "rows": SqliteStore(self.folder / "rows.db"),
             "files": FileStore(self.folder / "files"),
+            # Its keys are told from those of other runs by the table's name.
+            "redis": RedisStore(REDIS, prefix=f"{self.table}:"),
             "postgres": PostgresStore(self.dsn, max_connections=4),
         }
 
@@ -105,6 +110,7 @@ class StepWorld:
             {"store": "index", "operation_id": "index", "type": "add", "name": name},
             sql("rows", insert),
             {"store": "files", "operation_id": "files", **put, "compensation": undo},
+            {"store": "redis", "operation_id": "redis", **put, "compensation": undo},
             sql("postgres", into),
         ]
         if refuses:
@@ -120,10 +126,12 @@ class StepWorld:
         rows = await stores["rows"].fetch("SELECT name, delta FROM facts ORDER BY rowid")
         table = await stores["postgres"].fetch(f"SELECT name, delta FROM {self.table}")
         files = self.folder / "files" / "a"
+        keys = ask(REDIS, "KEYS", f"{self.table}:a/*")
         return {
             "index": self._lines(),
             "rows": _by_name(rows),
             "files": {path.name: [1] for path in files.iterdir()} if files.exists() else {},
+            "redis": {key.partition("/")[2]: [1] for key in keys},
             "postgres": _by_name(table),
         }
 

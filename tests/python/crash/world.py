@@ -16,15 +16,16 @@ from typing import Any
 
 from crash.index import ArmedIndex, BlindIndex, ExclusiveIndex, HastyIndex, RefusingIndex
 from crash.shared import SharedIndex
+from redis_server import ask
 from unanimity import (
     CoordinationRequest,
     CoordinationService,
     CoordinationType,
     PostgresLockManager,
 )
-from unanimity.stores import FileStore, PostgresStore, SqliteStore
+from unanimity.stores import FileStore, PostgresStore, RedisStore, SqliteStore
 
-STORES = ("rows", "files", "postgres", "index")
+STORES = ("rows", "files", "postgres", "redis", "index")
 INDEXES: dict[str, Callable[[Path], Any]] = {
     "index": ArmedIndex,
     "blind": BlindIndex,
@@ -33,6 +34,8 @@ INDEXES: dict[str, Callable[[Path], Any]] = {
     "refusing": RefusingIndex,
     "shared": SharedIndex,
 }
+REDIS = os.environ.get("UNANIMITY_TEST_REDIS", "")
+"""The URL of a Redis database; without one there is no such store."""
 IN_POSTGRES = os.environ.get("UNANIMITY_TEST_JOURNAL") == "postgres"
 TIMEOUTS = {"prepare_phase_timeout_seconds": 20, "commit_phase_timeout_seconds": 20}
 
@@ -75,14 +78,23 @@ class World:
             connection.execute("CREATE TABLE facts (name TEXT PRIMARY KEY)")
         connection.close()
 
+    @property
+    def names(self) -> list[str]:
+        """The names of the stores."""
+        return [name for name in STORES if REDIS or name != "redis"]
+
     def stores(self) -> dict[str, Any]:
         """Open them."""
-        return {
+        made: dict[str, Any] = {
             "rows": SqliteStore(self.folder / "rows.db"),
             "files": FileStore(self.folder / "files"),
             "postgres": PostgresStore(self.dsn, max_connections=4),
             "index": INDEXES[self.index](self.folder / "index.log"),
         }
+        if REDIS:
+            # Its keys are told from those of other runs by the table's name.
+            made["redis"] = RedisStore(REDIS, prefix=f"{self.table}:")
+        return made
 
     @asynccontextmanager
     async def lock_manager(self) -> AsyncIterator[PostgresLockManager | None]:
@@ -119,6 +131,8 @@ class World:
             },
             {"store": "index", "type": "index", "key": name, "entry": {"words": [name]}},
         ]
+        if REDIS:
+            operations.append({"store": "redis", "type": "put", "key": name, "value": name})
         if refuser == "files":
             operations.append({"store": "files", "type": "check", "key": "missing", "exists": True})
         if refuser == "index":
@@ -127,19 +141,23 @@ class World:
             # One lock that all want, so that there is always somebody who waits.
             operations[0]["resource"] = "facts"
         kind = CoordinationType.TWO_PHASE_COMMIT
-        return CoordinationRequest(name, kind, list(STORES), operations, 60, self.level)
+        return CoordinationRequest(name, kind, self.names, operations, 60, self.level)
 
     async def facts(self, stores: dict[str, Any]) -> dict[str, list[str]]:
         """What each store shows; the two files of a fact count as two places."""
         rows = await stores["rows"].fetch("SELECT name FROM facts")
         table = await stores["postgres"].fetch(f"SELECT name FROM {self.table}")
-        return {
+        shown = {
             "rows": sorted(row["name"] for row in rows),
             "files a": _names(self.folder / "files" / "a"),
             "files b": _names(self.folder / "files" / "b"),
             "postgres": sorted(row["name"] for row in table),
             "index": sorted(stores["index"].entries()),
         }
+        if REDIS:
+            keys = ask(REDIS, "KEYS", f"{self.table}:*")
+            shown["redis"] = sorted(key.removeprefix(f"{self.table}:") for key in keys)
+        return shown
 
     def leftovers(self) -> list[str]:
         """Staged work on the disk, once every store is closed."""
@@ -148,6 +166,9 @@ class World:
             staged = connection.execute("SELECT transaction_id FROM unanimity_staged").fetchall()
         connection.close()
         found += [f"rows: {name}" for (name,) in staged]
+        if REDIS:
+            held = ask(REDIS, "HKEYS", "unanimity:held")
+            found += [f"redis: {key}" for key in held if key.startswith(f"{self.table}:")]
         return found + self._held_in_journal()
 
     async def locks(self, stores: dict[str, Any]) -> list[str]:

@@ -18,14 +18,14 @@ use pyo3::prelude::*;
 use pyo3::types::PyList;
 use unanimity::cluster::{ClusterError, ReplicatedLog};
 use unanimity::consensus::Consensus;
-use unanimity::consensus::raft::RaftOptions;
 use unanimity::consensus::raft::transport::{PeerAddress, TransportOptions};
+use unanimity::consensus::raft::{RaftOptions, RaftStatus};
 use unanimity::protocol::replica::{Answer, Command, StandingDecision};
 use unanimity::reply::Reply;
 
 use crate::bridge::{Bridge, Make, Shared};
 use crate::ports::PythonConsensus;
-use crate::{convert, errors, runtime};
+use crate::{convert, errors, numbers, runtime};
 
 pub(crate) use node::Node;
 use node::Running;
@@ -213,6 +213,17 @@ impl RaftNode {
         })
     }
 
+    /// How it stands, as metrics; nothing while it does not run. May be called from any thread.
+    fn numbers<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
+        let mut samples = Vec::new();
+        if self.forks == runtime::forks()
+            && let Ok(running) = self.node.running()
+        {
+            numbers::of_node(&running.status_now(), &mut samples);
+        }
+        numbers::to_python(py, &samples)
+    }
+
     /// The last decisions, as the fields of `LogEntry`.
     fn recent_decisions(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
         self.check_process(py)?;
@@ -323,6 +334,19 @@ pub(crate) fn decider_of(
     } else {
         Decider::Service(running.consensus(), Some(running.log()))
     })
+}
+
+/// How our own node stands, asked without waiting; none for a user's service, or while the node
+/// does not run.
+pub(crate) fn status_of(
+    object: Option<&Bound<'_, PyAny>>,
+) -> Option<Box<dyn Fn() -> Option<RaftStatus> + Send + Sync>> {
+    let ours = object?.cast::<RaftNode>().ok()?.get();
+    let (node, pid) = (Arc::clone(&ours.node), ours.pid);
+    Some(Box::new(move || {
+        let running = (pid == std::process::id()).then(|| node.running().ok()).flatten()?;
+        Some(running.status_now())
+    }))
 }
 
 /// The id and the address of each node, for the checks of a list.
