@@ -359,14 +359,19 @@ def test_a_server_that_cannot_prepare_or_forgets_is_bad(told: Any) -> None:
 def test_a_cluster_without_a_node_in_reach_is_bad(tmp_path: Path, told: Any) -> None:
     config = tmp_path / "c.yaml"
     (tmp_path / "data").mkdir(mode=0o755)
+    (tmp_path / "secret").write_text("one that is long enough")
+    (tmp_path / "secret").chmod(0o644)
     config.write_text(
-        "coordination_service:\n  node_id: a\n  insecure: true\n"
+        f"coordination_service:\n  node_id: a\n  secret_file: {tmp_path / 'secret'}\n"
         f"  data_dir: {tmp_path / 'data'}\n"
         "  consensus:\n    cluster_nodes: ['a=127.0.0.1:1', 'b=127.0.0.1:2', 'c=127.0.0.1:3']\n"
     )
     code, findings = told("--config", str(config))
     assert code == 1 and worst(findings, "quorum") == "bad"
     assert worst(findings, "node") == "warning", "others may look into its folder"
+    assert worst(findings, "secret") == "bad"
+    (tmp_path / "secret").chmod(0o600)
+    assert of(told("--config", str(config))[1], "secret") == []
 
 
 def test_quorum_is_judged_by_what_a_node_says() -> None:

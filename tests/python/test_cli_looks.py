@@ -154,6 +154,11 @@ def test_export_has_every_coordination_once_in_each_form(journal: str, told: Any
     assert datetime.fromisoformat(good["created_at"]).tzinfo == timezone.utc
 
 
+def test_two_forms_at_once_are_refused(journal: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["export", "--json", "--format", "csv", "--journal", journal]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
 def test_export_filters_as_list_does(journal: str, told: Any) -> None:
     everything = lines_of("--journal", journal)
     for arguments in (

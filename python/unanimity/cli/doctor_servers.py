@@ -100,6 +100,9 @@ def cluster_findings(config: CoordinationConfig) -> Iterator[Finding]:
 
     if config.data_dir is not None:
         yield from _node_folder(Path(config.data_dir))
+    secret = config.setting("secret").through
+    if secret is not None:
+        yield from _secret(Path(secret))
     arguments = Namespace(
         node=None,
         settings=config,
@@ -134,6 +137,14 @@ def _quorum(status: dict[str, Any]) -> Iterator[Finding]:
     for one in behind:
         what = f"{one['id']} is {one['lag']} entries behind"
         yield warning("quorum", what, "see to that node: its disk, its network, whether it runs")
+
+
+def _secret(file: Path) -> Iterator[Finding]:
+    """Who reads the secret can say what he likes to the nodes."""
+    mode = file.stat().st_mode & 0o777
+    if mode & 0o077:
+        what = f"others may read the cluster's secret in {file} (mode {mode:o})"
+        yield bad("secret", what, f"chmod 600 {file}, and give the nodes a new secret")
 
 
 def _node_folder(folder: Path) -> Iterator[Finding]:

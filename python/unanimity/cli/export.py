@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from .._records import CoordinationRecord
 from .._views.data import as_json
 from .journal import filter_of, reading
+from .output import UsageError
 
 if TYPE_CHECKING:
     from .._engine import JournalReader
@@ -41,6 +42,8 @@ _COLUMNS = (
 
 def export_verb(arguments: Namespace) -> int:
     """Print every coordination that is asked for."""
+    if arguments.json and arguments.format is not None:
+        raise UsageError("--json is a form of its own; leave --format out, or --json")
     chosen = filter_of(arguments, _PAGE)
     with reading(arguments.journal) as reader:
         records = _pages(reader, chosen)

@@ -270,7 +270,7 @@ def _add_keeping(verbs: Verbs) -> None:
     )
     _add_filter(export)
     export.add_argument(
-        "--format", choices=("jsonl", "csv"), default="jsonl", help="(default: %(default)s)"
+        "--format", choices=("jsonl", "csv"), help="JSON lines (the default), or a table"
     )
 
 
