@@ -16,7 +16,7 @@ _FAMILIES = (
 )
 _CODE = re.compile(rf'"((?:{_FAMILIES.replace(" ", "|")})(?:\.[a-z_]+)+)"')
 # Words in the source that look like codes: a file's name, and a suffix of one.
-_OTHER = {"journal.db", "step.now"}
+_OTHER = {"journal.db", "step.lua", "step.now"}
 
 
 def _shipped() -> Iterator[Path]:
