@@ -362,14 +362,14 @@ loop = asyncio.new_event_loop()
 loop.run_until_complete(main())
 loop.close()
 """
-    command = [sys.executable, "-X", "dev", "-W", "error", "-c", program]
+    command = [sys.executable, "-W", "error", "-c", program]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_a_journal_that_cannot_be_written_is_told_and_its_end_too(tmp_path: Path) -> None:
     script = Path(__file__).parent / "crash" / "scripts" / "full_disk_alert.py"
-    command = [sys.executable, "-X", "dev", "-W", "error", str(script), str(tmp_path)]
+    command = [sys.executable, "-W", "error", str(script), str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     told = done.stdout.splitlines()

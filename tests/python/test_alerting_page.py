@@ -26,7 +26,7 @@ ALONE = [
 def test_its_programs_run_and_print_what_is_shown(number: int, tmp_path: Path) -> None:
     program, shown = PROGRAMS[number]
     done = subprocess.run(
-        [sys.executable, "-X", "dev", "-W", "error", "-c", program],
+        [sys.executable, "-W", "error", "-c", program],
         capture_output=True,
         text=True,
         cwd=tmp_path,

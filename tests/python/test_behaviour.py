@@ -33,7 +33,7 @@ PAGE = HERE.parents[1] / "docs" / "behaviour.md"
 
 def run_script(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run a script of `crash/scripts` in a process of its own."""
-    command = [sys.executable, "-X", "dev", "-W", "error", str(HERE / "crash" / "scripts" / name)]
+    command = [sys.executable, "-W", "error", str(HERE / "crash" / "scripts" / name)]
     return subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=60)
 
 

@@ -18,7 +18,7 @@ def test_every_program_of_the_first_transaction_prints_what_is_shown(tmp_path: P
     assert len(programs) == FIRST.count("```python") == 4
     for program, shown in programs:
         done = subprocess.run(
-            [sys.executable, "-X", "dev", "-W", "error", "-c", program],
+            [sys.executable, "-W", "error", "-c", program],
             capture_output=True,
             text=True,
             cwd=tmp_path,

@@ -16,7 +16,7 @@ TEXT = (Path(__file__).parents[2] / "docs" / "locks.md").read_text()
 def test_its_program_runs_and_prints_what_is_shown(tmp_path: Path) -> None:
     ((program, shown),) = re.findall(r"```python\n(.*?)```\n\n```text\n(.*?)```", TEXT, re.S)
     done = subprocess.run(
-        [sys.executable, "-X", "dev", "-W", "error", "-c", program],
+        [sys.executable, "-W", "error", "-c", program],
         capture_output=True,
         text=True,
         cwd=tmp_path,

@@ -157,7 +157,7 @@ def test_a_program_that_forgets_it_ends_in_peace() -> None:
         "print(urllib.request.urlopen(server.url).status)\n"
     )
     done = subprocess.run(
-        [sys.executable, "-X", "dev", "-W", "error", "-c", script],
+        [sys.executable, "-W", "error", "-c", script],
         capture_output=True,
         text=True,
         timeout=60,

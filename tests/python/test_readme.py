@@ -26,7 +26,7 @@ INLINE = [code for code in re.findall(r"`([^`\n]+)`", TEXT) if code.startswith((
 def test_every_program_runs_and_prints_what_is_shown(index: int, tmp_path: Path) -> None:
     program, shown = PROGRAMS[index]
     done = subprocess.run(
-        [sys.executable, "-X", "dev", "-W", "error", "-c", program],
+        [sys.executable, "-W", "error", "-c", program],
         capture_output=True,
         text=True,
         cwd=tmp_path,

@@ -101,6 +101,8 @@ from ledger import Ledger, request
 from unanimity import CoordinationService
 
 async def change(name):
+    # A busy machine makes slow callbacks, which debug mode would tell of.
+    asyncio.get_running_loop().slow_callback_duration = 3600.0
     stores = {"left": Ledger("left"), "right": Ledger("right")}
     async with CoordinationService(stores, journal=f"{name}.db") as service:
         return (await service.coordinate_transaction(request(name))).success
