@@ -1,6 +1,7 @@
 //! The engine's handle as Python sees it. Every method returns at once; answers arrive in futures.
 //!
-//! Converts and passes on. Invariant: whatever becomes of a call, its future is completed, unless
+//! Converts and passes on. The file is long because each method of the handle is a few lines here.
+//! Invariant: whatever becomes of a call, its future is completed, unless
 //! the loop is closed before.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
