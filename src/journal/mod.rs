@@ -349,8 +349,8 @@ pub trait Journal: Send + Sync {
         None
     }
 
-    /// Settings and facts of the server that keeps it, by name, as far as they say whether it can be
-    /// relied upon; none where there is no server.
+    /// Settings and facts of the server that keeps it, by name, as far as they say whether it can
+    /// be relied upon; none where there is no server.
     fn server_facts(&self, reply: Reply<Result<Vec<(String, String)>, JournalError>>) {
         reply.send(Ok(Vec::new()));
     }

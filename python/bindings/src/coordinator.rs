@@ -1,7 +1,7 @@
 //! The engine's handle as Python sees it. Every method returns at once; answers arrive in futures.
 //!
 //! Converts and passes on. Invariant: whatever becomes of a call, its future is completed, unless
-//! the loop is closed before.
+//! the loop is closed before. It is long because all that a service asks is a method of one class.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, mpsc};
