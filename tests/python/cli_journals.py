@@ -23,6 +23,7 @@ from unanimity import (
     Participant,
     PrepareResult,
     ServiceClosed,
+    TransactionState,
 )
 
 PROGRAM = (sys.executable, "-m", "unanimity")
@@ -104,6 +105,9 @@ async def _story(path: Path) -> None:
         await asyncio.sleep(0.01)
     appended = await service.coordinate_transaction(_append("events", range(5)))
     assert appended.success, appended
+    # Its store may have to be given the events still, and what has not ended is open.
+    ended = await service.wait_for("events", timeout=60)
+    assert ended.final_state is TransactionState.COMMITTED, ended
     # Decided, and not told to its store: it is open when its process is gone.
     left.commit_answer = RuntimeError("the network is away")
     late = asyncio.ensure_future(service.coordinate_transaction(request("orphan")))
