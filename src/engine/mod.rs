@@ -3,11 +3,11 @@
 //! Layer 3, the only part that spawns tasks. It decides nothing itself. [`Coordinator`] is the
 //! handle; `core` is the inbox that whoever brings a fact works off; `drive` steps machines and
 //! carries out effects; `locking` takes locks and gives them back; `admission` lets requests in;
-//! `explain` says what would be done; `last_resource` chooses the store that decides by a row of its own, and asks it;
-//! `recovery` resumes and sweeps; `dead_letters` has what is parked; `projections` hand
-//! events to stores; `outbox` lets in what users wrote into stores; `partition` tells of a cluster;
-//! `observing` tells those who measure; `queries`, `gauges` and `open_work` answer; `forget` drops
-//! markers; `background` has the two tasks.
+//! `explain` says what would be done; `last_resource` chooses the store that decides by a row of
+//! its own, and asks it; `recovery` resumes and sweeps; `dead_letters` has what is parked;
+//! `projections` hand events to stores; `outbox` lets in what users wrote into stores; `partition`
+//! tells of a cluster; `observing` tells those who measure; `queries`, `gauges` and `open_work`
+//! answer; `forget` drops markers; `background` has the two tasks.
 //!
 //! Invariant: every waiter is told exactly once.
 

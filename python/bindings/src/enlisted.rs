@@ -1,7 +1,7 @@
 //! A user's own open transaction as what decides: a method of Python that commits it with the row.
 //!
-//! Not the row and not the commit: those are Python's, with the user's driver. Invariant: nothing is
-//! called here; whatever is not said for certain is unknown, and the row is read.
+//! Not the row and not the commit: those are Python's, with the user's driver. Invariant: nothing
+//! is called here; whatever is not said for certain is unknown, and the row is read.
 
 use std::sync::Arc;
 

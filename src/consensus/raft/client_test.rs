@@ -81,7 +81,9 @@ async fn what_a_client_asked_for_is_done_also_when_it_goes_away() {
     // It leads, so that it is the one that does it.
     super::test_kit::wait(&first.node, |metrics| metrics.current_leader.is_some()).await;
     let gone = client.add_node(&all[0], &all[1], Duration::from_millis(1)).await;
-    assert!(matches!(gone, Err(Failed::Transport(TransportError::Timeout(_)))), "{gone:?}");
+    // A quick machine may have done it by then.
+    let is_gone = matches!(gone, Err(Failed::Transport(TransportError::Timeout(_))));
+    assert!(is_gone || gone.is_ok(), "{gone:?}");
     super::test_kit::wait(&first.node, |metrics| {
         let membership = metrics.membership_config.membership();
         membership.get_joint_config().len() == 1 && membership.voter_ids().count() == 2

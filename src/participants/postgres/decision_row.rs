@@ -1,8 +1,8 @@
 //! The row that decides: written, forbidden, read and forgotten, in the user's database.
 //!
 //! Not the transaction that a decide is (`decide.rs`). Invariants: the first row of an id stands;
-//! rows are written with `synchronous_commit` on; a standby, which may lag, never says that there is
-//! no row.
+//! rows are written with `synchronous_commit` on; a standby, which may lag, never says that there
+//! is no row.
 
 use tokio::time::timeout;
 use tokio_postgres::{Client, Error};

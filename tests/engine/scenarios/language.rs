@@ -8,8 +8,8 @@
 //! `locked` `refused "why"` `lost "why"` `resolve commit "why"` `proposed taken|lost`
 //! `last a` makes a store the last resource (before `begin`), `refused_last "why"` is its word that
 //! it rolled back; `read commit|abort|open|unknown [read_only a b]`; `recorded` and `overruled
-//! commit` answer the record that everything else waits behind; `crash` loses what was not on disk, `crash later` only
-//! what the journal had not accepted; `resume` continues from the records that are left.
+//! commit` answer the record that everything else waits behind; `crash` loses what was not on disk,
+//! `crash later` only what the journal had not accepted; `resume` continues from the records left.
 //!
 //! Invariant: nothing that stands behind a record is shown before the record is answered.
 
