@@ -13,7 +13,7 @@ use crate::model::record::{Durability, Record};
 use crate::model::request::CoordinationType;
 use crate::model::time::Timestamp;
 use crate::protocol::key_order::KeyOrder;
-use crate::protocol::{Effect, Input};
+use crate::protocol::{Effect, Input, RouteEnd};
 use crate::reply::Reply;
 
 use super::Waiter;
@@ -133,11 +133,7 @@ impl State {
                 self.open_admission(core);
             }
             Fact::Listed { store, ids } => self.listed(core, store, ids),
-            Fact::RouteEnded { id, end } => {
-                if let Some(key) = self.table.find(&id) {
-                    self.step(core, key, Input::RouteEnded(end));
-                }
-            }
+            Fact::RouteEnded { id, end } => self.route_ended(core, &id, end),
             Fact::Orphaned { store, id, decision } => self.orphaned(core, store, &id, decision),
             Fact::Followed { id, found } => self.followed(core, &id, found),
             Fact::WaitElsewhere { id, waiter } => {
@@ -152,6 +148,12 @@ impl State {
                 self.leave_locks(core);
                 drop(self.everybody());
             }
+        }
+    }
+
+    fn route_ended(&mut self, core: &Core, id: &CoordinationId, end: RouteEnd) {
+        if let Some(key) = self.table.find(id) {
+            self.step(core, key, Input::RouteEnded(end));
         }
     }
 

@@ -5,11 +5,17 @@
 
 use super::ids::StoreName;
 use super::request::CoordinationRequest;
+use super::trace::is_trace_key;
 use super::value::Value;
 
 /// The key of `metadata` under which the engine notes which store is the last resource: where the
 /// decision lives. It is a part of the begin, so that recovery finds it in every journal.
 pub const LAST_RESOURCE_KEY: &str = "unanimity.last_resource";
+
+/// Notes that are no part of the work: the trace, and what the engine added.
+pub(super) fn is_added_key(key: &str) -> bool {
+    is_trace_key(key) || key == LAST_RESOURCE_KEY
+}
 
 impl CoordinationRequest {
     /// The store that decides by a row of its own: its index among [`Self::stores`].

@@ -9,10 +9,10 @@ use std::time::Duration;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::ids::{CoordinationId, IdError, StoreName};
-use super::last_resource::LAST_RESOURCE_KEY;
+use super::last_resource::{LAST_RESOURCE_KEY, is_added_key};
 use super::operation::{Operation, OperationError, StoredOperation};
 use super::stream::EventDraft;
-use super::trace::{is_same_but_for, is_trace_key};
+use super::trace::is_same_but_for;
 use super::value::Value;
 
 /// How the stores are to be brought to agree.
@@ -274,11 +274,6 @@ impl CoordinationRequest {
             && self.consistency == other.consistency
             && is_same_but_for(&self.metadata, &other.metadata, is_added_key)
     }
-}
-
-/// Notes that are no part of the work: the trace, and what the engine added.
-fn is_added_key(key: &str) -> bool {
-    is_trace_key(key) || key == LAST_RESOURCE_KEY
 }
 
 fn check_timeout(seconds: f64) -> Result<Duration, RequestError> {
