@@ -116,12 +116,12 @@ bench-peers: $(BENCH_VENV)/ready $(PEERS_VENV)/ready
 	$(MAKE) python RELEASE=1
 	$(BENCH_VENV)/bin/python benches/run.py $(or $(BENCH),w1)
 
-# make bench-growth     how rate and memory go with size, as docs/growth.md (a quarter of an hour)
+# make bench-growth     how rate and memory go with size, as docs/reference/growth.md (a quarter of an hour)
 bench-growth: $(BENCH_VENV)/ready
 	$(MAKE) python RELEASE=1
 	$(BENCH_VENV)/bin/python benches/growth.py $(BENCH)
 
-# make bench-docs       docs/benchmarks.md, written from what `make bench` measured last
+# make bench-docs       docs/reference/benchmarks.md, written from what `make bench` measured last
 bench-docs: $(VENV)/ready
 	$(BIN)/python benches/report.py
 

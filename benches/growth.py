@@ -1,10 +1,10 @@
-"""How rate and memory go with size: runs each point of each axis, and writes `docs/growth.md`.
+"""How rate and memory go with size: runs each point of each axis, and writes `growth.md`.
 
     python benches/growth.py [--rounds 3] [--quick]   # measures, writes the page
     python benches/growth.py --kept                   # writes the page anew from what is kept
 
 Every point is a process of its own, the points of an axis run one after the other in each round.
-Invariants: the page is written from `docs/growth.jsonl` alone; a cliff is a fact of the page and
+Invariants: the page is written from `growth.jsonl` alone; a cliff is a fact of the page and
 not of this program: it says what follows from the rate at the point before.
 """
 
@@ -25,7 +25,7 @@ from facts import machine_facts
 from plots import curve
 
 _ROOT = Path(__file__).resolve().parent.parent
-_PAGE = _ROOT / "docs" / "growth.md"
+_PAGE = _ROOT / "docs" / "reference" / "growth.md"
 _KEPT = _PAGE.with_suffix(".jsonl")
 _PLOTS = _PAGE.parent / "plots"
 _CASE_SECONDS_MAX = 600

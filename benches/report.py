@@ -1,4 +1,4 @@
-"""Tables of what was measured: on the screen after each workload, and as `docs/benchmarks.md`.
+"""Tables of what was measured: on the screen after each workload, and as `benchmarks.md`.
 
     python benches/report.py        # reads target/bench/results.jsonl, writes the page
     python benches/report.py --kept # writes it anew from the results beside the page
@@ -22,7 +22,7 @@ from plots import plot
 from summary import Cell, cells_of, failures_of, verdicts_of
 
 _ROOT = Path(__file__).resolve().parent.parent
-_PAGE = _ROOT / "docs" / "benchmarks.md"
+_PAGE = _ROOT / "docs" / "reference" / "benchmarks.md"
 _KEPT = _PAGE.with_suffix(".jsonl")
 _PLOTS = _PAGE.parent / "plots"
 _README = _ROOT / "README.md"

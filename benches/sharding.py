@@ -5,7 +5,7 @@
 Ids go to Raft groups by `unanimity.sharding`, groups to three nodes by the same function, and the
 first of a group's nodes that is alive leads it. Time, chance and the nodes are simulated; what a
 coordination costs its leader and its followers, and how long a group is without a leader, are given
-as arguments and were measured (`docs/benchmarks.md`). Not a simulation of Raft: that is
+as arguments and were measured (`docs/reference/benchmarks.md`). Not a simulation of Raft: that is
 `src/simulated_cluster`.
 
 Invariant: the same arguments give the same tables, to the byte.

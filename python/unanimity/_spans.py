@@ -1,7 +1,7 @@
 """The open spans of one coordination, what they say, and how they end.
 
 Not who keeps them, nor when they begin (`_tracing`). Names and attributes are those of
-`docs/tracing.md`. Invariant: a span is ended once.
+`docs/how-to/tracing.md`. Invariant: a span is ended once.
 """
 
 from __future__ import annotations

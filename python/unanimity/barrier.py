@@ -2,7 +2,7 @@
 
 A store's operation is asked for again when its answer got lost, and its undoing can come first.
 `barrier` writes down in the table `unanimity_barrier`, inside your open transaction, what of an
-operation was done or undone, and tells whether this is the first time. See `docs/barrier.md`.
+operation was done or undone, and tells whether this is the first time. See `barrier.md`.
 
 It knows no driver: any connection or cursor of sqlite3 and psycopg, and any connection of asyncpg,
 is taken by what it can do. Invariants: nothing here commits, rolls back or begins a transaction;

@@ -1,6 +1,6 @@
 //! The table of keys as a page has it.
 //!
-//! Not the page: its prose is in `docs/configuration.md`, around what stands here.
+//! Not the page: its prose is in `docs/reference/configuration.md`, around what stands here.
 
 use std::fmt::Write as _;
 

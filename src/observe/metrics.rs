@@ -233,7 +233,7 @@ pub fn all() -> impl Iterator<Item = &'static Metric> {
     SECTIONS.iter().flat_map(|(_, metrics)| metrics.iter().copied())
 }
 
-/// The tables of `docs/metrics.md`, in Markdown.
+/// The tables of `docs/reference/metrics.md`, in Markdown.
 pub fn page_table() -> String {
     let mut page = String::new();
     for (index, (section, metrics)) in SECTIONS.iter().enumerate() {

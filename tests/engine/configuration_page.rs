@@ -1,4 +1,4 @@
-//! The tables of `docs/configuration.md` are printed from the table of keys, and may not differ.
+//! The tables of `configuration.md` are printed from the table of keys, and may not differ.
 //!
 //! `UPDATE_DOCS=1` writes them. The prose around them is the page's own.
 
@@ -11,7 +11,7 @@ const END: &str = "<!-- end of keys -->\n";
 
 #[test]
 fn the_page_has_the_keys_as_they_are() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/configuration.md");
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/reference/configuration.md");
     let page = std::fs::read_to_string(&path).expect("the page is there");
     let (before, rest) = page.split_once(BEGIN).expect("the page says where the keys begin");
     let (_, after) = rest.split_once(END).expect("the page says where the keys end");
@@ -19,6 +19,6 @@ fn the_page_has_the_keys_as_they_are() {
     if std::env::var_os("UPDATE_DOCS").is_some() {
         std::fs::write(&path, &printed).expect("the page can be written");
     } else {
-        assert!(page == printed, "docs/configuration.md differs from the keys; run `make docs`");
+        assert!(page == printed, "configuration.md differs from the keys; run `make docs`");
     }
 }

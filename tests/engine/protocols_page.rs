@@ -1,4 +1,4 @@
-//! `docs/protocols.md` is printed from the transition table, and may not differ from it.
+//! `docs/internals/protocols.md` is printed from the transition table, and may not differ from it.
 //!
 //! `UPDATE_DOCS=1` writes the page. Not the place for prose about the rules: that is in the headers
 //! of `src/protocol`.
@@ -222,10 +222,10 @@ fn diagram(rows: &[Row]) -> String {
 
 #[test]
 fn the_page_says_what_the_table_says() {
-    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/protocols.md");
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/internals/protocols.md");
     if std::env::var_os("UPDATE_DOCS").is_some() {
         std::fs::write(&file, page()).expect("the page can be written");
     }
     let written = std::fs::read_to_string(&file).unwrap_or_default();
-    assert!(written == page(), "docs/protocols.md differs from the table; run `make docs`");
+    assert!(written == page(), "protocols.md differs from the table; run `make docs`");
 }

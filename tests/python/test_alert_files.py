@@ -1,4 +1,4 @@
-"""docs/alerts is right: real parsers read it, and it asks for metrics and labels that there are."""
+"""docs/operate/alerts is right: real parsers read it, and it asks for known metrics and labels."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ import pytest
 import yaml
 
 DOCS = Path(__file__).parents[2] / "docs"
-RULES = yaml.safe_load((DOCS / "alerts" / "prometheus-rules.yml").read_text())
-DASHBOARD = json.loads((DOCS / "alerts" / "grafana-dashboard.json").read_text())
-# A row of docs/metrics.md: name, type, unit, labels.
+RULES = yaml.safe_load((DOCS / "operate" / "alerts" / "prometheus-rules.yml").read_text())
+DASHBOARD = json.loads((DOCS / "operate" / "alerts" / "grafana-dashboard.json").read_text())
+# A row of docs/reference/metrics.md: name, type, unit, labels.
 ROW = re.compile(r"^\| `(coordination_\w+)` \| (\w+) \| [^|]*\| ([^|]*)\|", re.M)
 METRICS = {
     name: (kind, set(re.findall(r"`(\w+)`", labels)))
-    for name, kind, labels in ROW.findall((DOCS / "metrics.md").read_text())
+    for name, kind, labels in ROW.findall((DOCS / "reference" / "metrics.md").read_text())
 }
 # What Prometheus adds where it scrapes.
 SCRAPED = {"job", "instance"}
@@ -65,7 +65,7 @@ def _metric(name: str) -> tuple[str, str, set[str]]:
             kind, labels = METRICS[base]
             if (kind == "histogram") == (suffix != ""):
                 return base, kind, labels | ({"le"} if suffix == "_bucket" else set())
-    raise AssertionError(f"{name} is not in docs/metrics.md")
+    raise AssertionError(f"{name} is not in docs/reference/metrics.md")
 
 
 def _offences(expression: promql.Expr) -> list[str]:
@@ -121,7 +121,7 @@ def test_what_is_wrong_would_be_found(wrong: str) -> None:
 
 
 def test_every_rule_has_what_prometheus_and_people_need() -> None:
-    headings = re.findall(r"^### (.+)$", (DOCS / "alerting.md").read_text(), re.M)
+    headings = re.findall(r"^### (.+)$", (DOCS / "operate" / "alerting.md").read_text(), re.M)
     anchors = {heading.lower().replace(" ", "-") for heading in headings}
     names = []
     for group in RULES["groups"]:
@@ -133,7 +133,7 @@ def test_every_rule_has_what_prometheus_and_people_need() -> None:
             assert re.fullmatch(r"\d+[smh]", rule.get("for", "1m"))
             assert rule["annotations"].keys() == {"summary", "description", "runbook"}
             page, _, anchor = rule["annotations"]["runbook"].partition("#")
-            assert page == "docs/alerting.md" and anchor in anchors, rule["alert"]
+            assert page == "docs/operate/alerting.md" and anchor in anchors, rule["alert"]
             _check_template(rule["alert"], rule["expr"], rule["annotations"]["summary"])
     assert len(set(names)) == len(names)
     assert len({group["name"] for group in RULES["groups"]}) == len(RULES["groups"])

@@ -1,4 +1,4 @@
-"""docs/alerting.md is true: its programs print what it says, and its rules and keys are all."""
+"""alerting.md is true: its programs print what it says, and its rules and keys are all."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from unanimity import CoordinationConfig
 from unanimity._alert_rules import RULES
 from unanimity._webhook_delivery import signature
 
-TEXT = (Path(__file__).parents[2] / "docs" / "alerting.md").read_text()
+TEXT = (Path(__file__).parents[2] / "docs" / "operate" / "alerting.md").read_text()
 PROGRAMS = re.findall(r"```python\n([^`]*)```\n\n```text\n([^`]*)```", TEXT)
 ALONE = [
     program

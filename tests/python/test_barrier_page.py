@@ -1,4 +1,4 @@
-"""docs/barrier.md is true: its program prints what it says."""
+"""docs/how-to/barrier.md is true: its program prints what it says."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-TEXT = (Path(__file__).parents[2] / "docs" / "barrier.md").read_text()
+TEXT = (Path(__file__).parents[2] / "docs" / "how-to" / "barrier.md").read_text()
 
 
 def test_its_program_runs_and_prints_what_is_shown(tmp_path: Path) -> None:

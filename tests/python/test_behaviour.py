@@ -1,6 +1,6 @@
 """What happens when things go wrong around a coordination, row by row.
 
-docs/behaviour.md is the same table for users, and names these tests; `test_the_page_names_tests`
+behaviour.md is the same table for users, and names these tests; `test_the_page_names_tests`
 holds the two together. Rows about kills and restarts are in the tests that the page names.
 """
 
@@ -28,7 +28,7 @@ from unanimity.stores import FileStore, MemoryStore
 Make = Callable[..., CoordinationService]
 Ledgers = dict[str, Ledger]
 HERE = Path(__file__).parent
-PAGE = HERE.parents[1] / "docs" / "behaviour.md"
+PAGE = HERE.parents[1] / "docs" / "reference" / "behaviour.md"
 
 
 def run_script(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -1,4 +1,4 @@
-"""docs/cli.md is true: each verb has its section, its example, and a table of its arguments.
+"""cli.md is true: each verb has its section, its example, and a table of its arguments.
 
 To write a table anew, print `table_of(verb)`.
 """
@@ -13,7 +13,7 @@ import pytest
 
 from unanimity.cli.parser import build_parser
 
-TEXT = (Path(__file__).parents[2] / "docs" / "cli.md").read_text(encoding="utf-8")
+TEXT = (Path(__file__).parents[2] / "docs" / "reference" / "cli.md").read_text(encoding="utf-8")
 SECTIONS = dict(re.findall(r"^### `unanimity ([\w-]+)`\n(.*?)(?=^##|\Z)", TEXT, re.M | re.S))
 # Said once for all, at the top of the page.
 COMMON = ("--help", "--json", "--journal", "--config")

@@ -1,4 +1,4 @@
-"""docs/cluster.md is true: its program prints what it says, and every argument is on it."""
+"""docs/operate/cluster.md is true: its program prints what it says, and every argument is on it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from raft_cluster import free_ports
 from unanimity import RaftConsensusService
 
-TEXT = (Path(__file__).parents[2] / "docs" / "cluster.md").read_text()
+TEXT = (Path(__file__).parents[2] / "docs" / "operate" / "cluster.md").read_text()
 
 
 def test_its_program_runs_and_prints_what_is_shown(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""docs/configuration.md is true: its files are read, its programs print what it says."""
+"""docs/reference/configuration.md is true: its files are read, its programs print what it says."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from unanimity import CoordinationConfig, _engine
 
-TEXT = (Path(__file__).parents[2] / "docs" / "configuration.md").read_text()
+TEXT = (Path(__file__).parents[2] / "docs" / "reference" / "configuration.md").read_text()
 FIRST, WRONG = re.findall(r"```yaml\n(.*?)```", TEXT, re.S)
 
 

@@ -1,7 +1,7 @@
 """The kill matrix: SIGKILL at every named point, recovery in a new process, then the invariant.
 
 Real stores, a real journal, real processes; `crash.points` has the cases. The table that it proves
-is printed to docs/crash-matrix.md (UPDATE_DOCS=1 writes it, otherwise it is compared).
+is printed to docs/internals/crash-matrix.md (UPDATE_DOCS=1 writes it, otherwise it is compared).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from postgres_cluster import PostgresCluster
 from redis_server import RedisServer
 
 HERE = Path(__file__).parent
-PAGE = HERE.parents[1] / "docs" / "crash-matrix.md"
+PAGE = HERE.parents[1] / "docs" / "internals" / "crash-matrix.md"
 AT_ONCE = 3
 TRANSACTIONS = 2000
 BOUND = 60.0

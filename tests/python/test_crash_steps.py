@@ -1,7 +1,7 @@
 """The kill matrix of steps: SIGKILL at every named point of sagas and eventual coordinations.
 
 Real stores, a real journal, real processes; `crash.step_points` has the cases. The table that it
-proves is printed to docs/crash-matrix-steps.md (UPDATE_DOCS=1 writes it, else it is compared).
+proves is printed to crash-matrix-steps.md (UPDATE_DOCS=1 writes it, else it is compared).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from postgres_cluster import PostgresCluster
 from redis_server import RedisServer
 
 HERE = Path(__file__).parent
-PAGE = HERE.parents[1] / "docs" / "crash-matrix-steps.md"
+PAGE = HERE.parents[1] / "docs" / "internals" / "crash-matrix-steps.md"
 AT_ONCE = 3
 LANES = 2
 COORDINATIONS = 2000

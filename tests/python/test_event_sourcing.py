@@ -344,7 +344,7 @@ def test_what_a_service_left_unprojected_comes_with_the_next(make_service: MakeS
 
 
 def test_the_program_of_the_page_runs_and_prints_what_is_shown(tmp_path: Path) -> None:
-    text = (Path(__file__).parents[2] / "docs" / "event-sourcing.md").read_text()
+    text = (Path(__file__).parents[2] / "docs" / "how-to" / "event-sourcing.md").read_text()
     ((program, shown),) = re.findall(r"```python\n(.*?)```\n\n```text\n(.*?)```", text, re.S)
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", program],

@@ -1,4 +1,4 @@
-"""docs/events.md is true: its program prints what it says, and every method is on it."""
+"""docs/how-to/events.md is true: its program prints what it says, and every method is on it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from unanimity import InProcessEventBus
 
-TEXT = (Path(__file__).parents[2] / "docs" / "events.md").read_text()
+TEXT = (Path(__file__).parents[2] / "docs" / "how-to" / "events.md").read_text()
 
 
 def test_its_program_runs_and_prints_what_is_shown(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""docs/locks.md is true: its program prints what it says, its matrix is that of the managers."""
+"""locks.md is true: its program prints what it says, its matrix is that of the managers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from unanimity import LocalLockManager, LockType
 
-TEXT = (Path(__file__).parents[2] / "docs" / "locks.md").read_text()
+TEXT = (Path(__file__).parents[2] / "docs" / "how-to" / "locks.md").read_text()
 
 
 def test_its_program_runs_and_prints_what_is_shown(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""docs/metrics.md is true: its programs run, and its expressions name metrics that there are.
+"""metrics.md is true: its programs run, and its expressions name metrics that there are.
 
 That the tables are those of the engine is `tests/engine/metrics_page.rs`.
 """
@@ -13,7 +13,7 @@ from pathlib import Path
 from raft_cluster import free_ports
 from unanimity import _engine
 
-TEXT = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text()
+TEXT = (Path(__file__).parents[2] / "docs" / "reference" / "metrics.md").read_text()
 
 
 def run(program: str, folder: Path) -> str:

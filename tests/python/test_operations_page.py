@@ -1,4 +1,4 @@
-"""docs/operations.md is true: its commands are run, in its order, on machines of a make-believe.
+"""operations.md is true: its commands are run, in its order, on machines of a make-believe.
 
 A machine is a folder with its own /etc/unanimity and /var/lib/unanimity, a port for its address,
 and a `systemctl` that starts and stops the unit's command. The nodes are real processes.
@@ -22,7 +22,7 @@ import pytest
 
 from raft_cluster import SECRET, free_ports
 
-TEXT = (Path(__file__).parents[2] / "docs" / "operations.md").read_text()
+TEXT = (Path(__file__).parents[2] / "docs" / "operate" / "operations.md").read_text()
 BLOCKS = re.findall(r"```sh\n# on ([^\n]+)\n(.*?)```", TEXT, re.S)
 ((YAML,), (UNIT,)) = (re.findall(rf"```{kind}\n(.*?)```", TEXT, re.S) for kind in ("yaml", "ini"))
 ADDRESSES = {"a": "10.0.0.1:7800", "b": "10.0.0.2:7800", "c": "10.0.0.3:7800", "d": "10.0.0.4:7800"}

@@ -1,4 +1,4 @@
-"""docs/participants.md is true: its program prints what it says, and it has every store."""
+"""participants.md is true: its program prints what it says, and it has every store."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from redis_server import RedisServer
 from unanimity import stores
 from unanimity.stores import NativeStore
 
-TEXT = (Path(__file__).parents[2] / "docs" / "participants.md").read_text()
+TEXT = (Path(__file__).parents[2] / "docs" / "reference" / "participants.md").read_text()
 
 
 def test_its_program_runs_and_prints_what_is_shown(tmp_path: Path, redis: RedisServer) -> None:

@@ -101,5 +101,7 @@ def test_every_kind_of_journal_removes_what_is_old_and_never_what_is_open(
 
 def test_thirty_days_are_the_default_and_are_written_down() -> None:
     assert CoordinationConfig.from_mapping({}, environment={}).retention.finished_days == 30
-    page = (Path(__file__).parents[2] / "docs" / "configuration.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[2] / "docs" / "reference" / "configuration.md").read_text(
+        encoding="utf-8"
+    )
     assert "| `finished_days` | number, 0.000001 to 365000, `null` | `30` |" in page

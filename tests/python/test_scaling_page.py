@@ -1,4 +1,4 @@
-"""docs/scaling.md: its program prints what it says, its table is what the simulation gives."""
+"""scaling.md: its program prints what it says, its table is what the simulation gives."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""docs/testing.md and docs/your-own-store.md are true: their programs print what they show.
+"""testing.md and your-own-store.md are true: their programs print what they show.
 
 A block that begins with the name of a file is that file, for the programs behind it.
 UPDATE_DOCS=1 writes the table of duties, otherwise it is compared.
@@ -18,7 +18,7 @@ import pytest
 from http_node import free_port, wait_until_open
 from unanimity.testing._check import _duties
 
-DOCS = Path(__file__).parents[2] / "docs"
+DOCS = Path(__file__).parents[2] / "docs" / "how-to"
 PAGES = ("testing.md", "your-own-store.md")
 BLOCK = re.compile(r"```python\n(.*?)```(?:\n\n```text\n(.*?)```)?", re.S)
 FILE = re.compile(r"# (\w+\.py)\n")

@@ -1,4 +1,4 @@
-"""docs/tracing.md is true: its program prints what it says, every attribute is on it."""
+"""docs/how-to/tracing.md is true: its program prints what it says, every attribute is on it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-TEXT = (ROOT / "docs" / "tracing.md").read_text()
+TEXT = (ROOT / "docs" / "how-to" / "tracing.md").read_text()
 FILES = [ROOT / "python" / "unanimity" / name for name in ("_tracing.py", "_spans.py")]
 SOURCE = "".join(file.read_text() for file in FILES)
 

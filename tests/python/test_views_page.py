@@ -1,4 +1,4 @@
-"""docs/views.md is true: its program prints what it says, its table is what the classes can do."""
+"""views.md is true: its program prints what it says, its table is what the classes can do."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from unanimity._looks import ServiceLooks
 from unanimity._record_frames import _KINDS
 from unanimity._views.svg import _PHASES
 
-TEXT = (Path(__file__).parents[2] / "docs" / "views.md").read_text(encoding="utf-8")
+TEXT = (Path(__file__).parents[2] / "docs" / "how-to" / "views.md").read_text(encoding="utf-8")
 FORMS = ("to_text", "to_json", "to_html", "to_svg", "to_pandas")
 
 

@@ -116,7 +116,7 @@ def cluster_findings(config: CoordinationConfig) -> Iterator[Finding]:
     try:
         status = asyncio.run(client_of(arguments).status())
     except UnanimityError as error:
-        yield bad("quorum", str(error), "start the nodes; see docs/operations.md")
+        yield bad("quorum", str(error), "start the nodes; see docs/operate/operations.md")
         return
     yield from _quorum(status)
 

@@ -2,7 +2,7 @@
 
 Not what a verb does: that is its own module, which is not imported here. Invariants: every verb
 has `-h` with an example that can be run; `--json` is there wherever something is printed for
-programs. `docs/cli.md` and the completions of shells are held to this parser by tests.
+programs. `docs/reference/cli.md` and the completions of shells are held to this parser by tests.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@
     check_store("my_stores:make_index")
 
 `check_store` proves that a store keeps a participant's duties, also across a real SIGKILL;
-docs/testing.md has the whole. A plugin for pytest comes with the package (`_pytest_plugin`).
+docs/how-to/testing.md has the whole. A plugin for pytest comes with the package (`_pytest_plugin`).
 Invariant: nothing here changes the engine: what is tested is what is shipped.
 """
 

@@ -1,6 +1,6 @@
 """The duties of execute and compensate, while the process lives: the steps of a saga.
 
-Not what survives it: that is `_kills`. The rules are those of docs/barrier.md. A put whose key had
+Not what survives it: that is `_kills`. The rules are those of barrier.md. A put whose key had
 no value is the operation, and its undoing takes the value away.
 """
 

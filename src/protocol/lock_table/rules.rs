@@ -1,6 +1,6 @@
 //! The transition table of a claim on a resource: every way in which one comes, stays and goes.
 //!
-//! Not the code of the steps: those name the rule they take. `docs/protocols.md` is printed from
+//! Not the code of the steps: those name the rule they take. `protocols.md` is printed from
 //! here. Invariant: a rule is taken only from a state in its `from`.
 
 use crate::protocol::table::{states, transitions};

@@ -1,7 +1,7 @@
 //! The transition table of an orchestrated saga: the only place that says which states follow.
 //!
 //! Not the code of the steps: the other files name the rules that they take, and taking one moves
-//! the state. `docs/protocols.md` is printed from here. Invariant: a rule is taken only from a
+//! the state. `protocols.md` is printed from here. Invariant: a rule is taken only from a
 //! state in its `from`; [`super::Saga`] asserts it.
 
 use crate::protocol::table::{states, transitions};

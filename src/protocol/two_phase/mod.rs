@@ -15,7 +15,7 @@
 //! proposed to commit, which it does in one transaction with a row that is the decision. It is to
 //! this coordination what a consensus service is to all: it refuses, takes it, or its answer is
 //! lost and the row is read; before an abort that it has not said itself, a row is put in the place
-//! of the one that must not come any more. (docs/decisions/0009-last-resource.md)
+//! of the one that must not come any more. (docs/internals/decisions/0009-last-resource.md)
 //!
 //! A coordination that is to hold locks takes them before anything of it is recorded or asked, all
 //! or none, and lets go of them when it has ended. Locks that are refused end it: there is nothing

@@ -1,7 +1,7 @@
 //! The transition table of two-phase commit: the only place that says which states follow.
 //!
 //! Not the code of the steps: `mod.rs` names the rule it takes, and taking it moves the state.
-//! `docs/protocols.md` is printed from here. Invariant: a rule is taken only from a state in its
+//! `protocols.md` is printed from here. Invariant: a rule is taken only from a state in its
 //! `from`; [`super::TwoPhase`] asserts it.
 
 use crate::protocol::table::{states, transitions};
