@@ -20,6 +20,7 @@ from pathlib import Path
 from types import TracebackType
 
 _START_SECONDS = 60.0
+_IN_USE = "is still in use"
 _WATCH = """
 folder=$1; shift
 "$@" >>"$folder/log" 2>&1 &
@@ -151,12 +152,14 @@ class PostgresCluster:
 
     def _wait_until_ready(self, watch: subprocess.Popen[bytes], deadline: float) -> bool:
         status = self.folder / "data" / "postmaster.pid"
-        refused = self.log().count("FATAL:")
+        refused, in_use = self.log().count("FATAL:"), self.log().count(_IN_USE)
         while time.monotonic() < deadline and watch.poll() is None:
             lines = status.read_text().splitlines() if status.exists() else []
             if len(lines) > 7 and lines[7].strip() == "ready" and self._answers():
                 return True
-            if self.log().count("FATAL:") > refused and not status.exists():
+            log = self.log()
+            # Refused: by the old server's children, whose file it leaves where it is, or otherwise.
+            if log.count(_IN_USE) > in_use or log.count("FATAL:") > refused and not status.exists():
                 return False
             time.sleep(0.01)
         return False
