@@ -159,7 +159,8 @@ class PostgresCluster:
                 return True
             log = self.log()
             # Refused: by the old server's children, whose file it leaves where it is, or otherwise.
-            if log.count(_IN_USE) > in_use or log.count("FATAL:") > refused and not status.exists():
+            is_refused = log.count("FATAL:") > refused and not status.exists()
+            if is_refused or log.count(_IN_USE) > in_use:
                 return False
             time.sleep(0.01)
         return False
