@@ -41,7 +41,7 @@ class Workload:
     callers: tuple[int, ...] = CALLERS
     count: int = 0
     server: str = ""
-    """Which all need: "accounts" or "database" (PostgreSQL), "zookeeper", "restate", "etcd"."""
+    """Which all need: "accounts", "account", "database" (PostgreSQL), "zookeeper", "restate", "etcd"."""
     relative_goals: dict[str, dict[int, float]] = field(default_factory=dict)
     """By peer: at least so many times its rate, by callers."""
     limits: dict[tuple[str, str], float] = field(default_factory=dict)
@@ -221,7 +221,7 @@ WORKLOADS = (
                 "two was made",
             ),
         ),
-        server="accounts",
+        server="account",
         relative_goals={_PLAIN_WRITES: {16: 0.6}},
     ),
     Workload(

@@ -41,6 +41,7 @@ Row = dict[str, Any]
 AnyServer = Server | LockDatabase | LockEnsemble | RestateServer | EtcdCluster
 _SERVERS: dict[str, Callable[[], contextlib.AbstractContextManager[AnyServer]]] = {
     "accounts": Server,
+    "account": lambda: Server(changed=1),
     "database": LockDatabase,
     "zookeeper": LockEnsemble,
     "restate": RestateServer,
