@@ -41,7 +41,7 @@ class Workload:
     callers: tuple[int, ...] = CALLERS
     count: int = 0
     server: str = ""
-    """Which all need: "accounts", "account", "database" (PostgreSQL), "zookeeper", "restate", "etcd"."""
+    """Which all need: one of those that `run.py` can start, such as "accounts" or "zookeeper"."""
     relative_goals: dict[str, dict[int, float]] = field(default_factory=dict)
     """By peer: at least so many times its rate, by callers."""
     limits: dict[tuple[str, str], float] = field(default_factory=dict)
