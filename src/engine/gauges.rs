@@ -4,12 +4,9 @@
 //! is kept up to date between two questions; what an entry costs is a few comparisons, so that
 //! thousands of them hold nobody up; each open coordination is counted in one way.
 
-use std::collections::HashSet;
-use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 
 use crate::journal::Journal;
-use crate::model::ids::StoreName;
 use crate::model::request::CoordinationType;
 use crate::model::step::StepState;
 use crate::model::time::Timestamp;
@@ -20,7 +17,6 @@ use super::Coordinator;
 use super::core::{Core, Fact};
 use super::drive::State;
 use super::error::EngineError;
-use super::projections::Signals;
 use super::table::Entry;
 
 /// How much there is.
@@ -115,25 +111,6 @@ impl State {
         gauges.running = self.running as u64;
         gauges.parked_operations += core.signals.parked_projections() as u64;
         gauges.samples(core.clock.now())
-    }
-}
-
-impl Signals {
-    fn parked(&self) -> std::sync::MutexGuard<'_, HashSet<StoreName>> {
-        self.parked.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn parked_projections(&self) -> usize {
-        self.parked().len()
-    }
-
-    /// Says whether the projection of a store waits for an operator.
-    pub(super) fn note_parked(&self, store: &StoreName, is_parked: bool) {
-        if is_parked {
-            self.parked().insert(store.clone());
-        } else {
-            self.parked().remove(store);
-        }
     }
 }
 

@@ -56,17 +56,10 @@ impl From<FenceTrouble> for Stop {
 impl Writer {
     /// Decides with the place lock held; `None` when it must wait.
     pub(super) fn decide(&mut self, ask: &DecideAsk, statements: &[Statement]) -> Option<Deciding> {
-        match schema::any_staged(&self.connection) {
+        match self.is_clear() {
             Err(error) => return Some(Deciding::Refused { reason: self.describe(&error) }),
-            Ok(Some(row)) => {
-                self.blame_staged(&row);
-                return None;
-            }
-            Ok(None) => {}
-        }
-        if self.lock.is_overrun() {
-            self.blame_outsider();
-            return None;
+            Ok(false) => return None,
+            Ok(true) => {}
         }
         crash::point("store_decide", self.owner.store.as_str());
         let over = self.forgotten.len().min(FORGET_MAX);

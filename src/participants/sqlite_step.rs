@@ -9,7 +9,7 @@ use rusqlite::{Connection, ErrorCode, params, params_from_iter};
 
 use super::ExecuteAsk;
 use super::barrier::{self, Standing, Verdict};
-use super::sqlite_schema::{self as schema, Owner};
+use super::sqlite_schema::Owner;
 use super::sqlite_statement::{self as statement, Statement};
 use super::sqlite_writer::{Writer, is_busy};
 use crate::crash;
@@ -19,17 +19,10 @@ use crate::model::value::Value;
 impl Writer {
     /// Does a step, with the place lock held; `None` when it must wait.
     pub(super) fn step(&mut self, ask: &ExecuteAsk) -> Option<StepAnswer> {
-        match schema::any_staged(&self.connection) {
+        match self.is_clear() {
             Err(error) => return Some(barrier::try_again(self.describe(&error))),
-            Ok(Some(row)) => {
-                self.blame_staged(&row);
-                return None;
-            }
-            Ok(None) => {}
-        }
-        if self.lock.is_overrun() {
-            self.blame_outsider();
-            return None;
+            Ok(false) => return None,
+            Ok(true) => {}
         }
         crash::point("store_step", self.owner.store.as_str());
         let done = self.step_in_a_transaction(ask);

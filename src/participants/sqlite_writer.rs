@@ -423,7 +423,21 @@ impl Writer {
         Some(Vote::Abort { reason })
     }
 
-    pub(super) fn blame_staged(&mut self, row: &StagedRow) {
+    /// Whether a transaction that begins and ends at once may write, with the place lock held:
+    /// nobody has anything staged, and no outsider is at work. Who is in the way is blamed.
+    pub(super) fn is_clear(&mut self) -> rusqlite::Result<bool> {
+        if let Some(row) = schema::any_staged(&self.connection)? {
+            self.blame_staged(&row);
+            return Ok(false);
+        }
+        if self.lock.is_overrun() {
+            self.blame_outsider();
+            return Ok(false);
+        }
+        Ok(true)
+    }
+
+    fn blame_staged(&mut self, row: &StagedRow) {
         self.blocker = format!(
             "the transaction '{}' of the journal {} is prepared and its process is gone; \
              start a service with that journal, which ends it",

@@ -122,11 +122,11 @@ impl Coordinator {
         let decider = consensus::decider_of(&shared, consensus.as_ref(), journal.is_none())?;
         let tally = Arc::new(Tally::new(named.iter().map(|(name, ..)| name.clone())));
         let (bus, collector) = (event_bus.as_ref(), metrics.as_ref());
-        let listeners = PythonListeners::adapt(&shared, &tally, bus, collector, alerting.as_ref())?;
-        let (told, node) = (listeners.told(), consensus::status_of(consensus.as_ref()));
-        let counts = is_measured.then(|| Arc::clone(&tally) as Arc<dyn Observer>).into_iter();
         let alerting = alerting.map(|a| PythonAlerting::adapt(&shared, &a).map(Arc::new));
         let (alerting, pulse) = (alerting.transpose()?, start::pulse(config)?);
+        let listeners = PythonListeners::adapt(&shared, &tally, bus, collector, alerting.clone())?;
+        let (told, node) = (listeners.told(), consensus::status_of(consensus.as_ref()));
+        let counts = is_measured.then(|| Arc::clone(&tally) as Arc<dyn Observer>).into_iter();
         let parts = Parts {
             journal: journal.unwrap_or_default(),
             journal_options: start::journal_options(config)?,
@@ -135,7 +135,7 @@ impl Coordinator {
             decider,
             locks: locks::port_of(&shared, lock_manager.as_ref())?,
             event_bus: carrier.map(|bus| bus.port()),
-            listeners: Some(listeners),
+            listeners,
             alerting: alerting.clone(),
             pulse: pulse.clone(),
             observers: counts.chain(traces.map(|traces| traces as _)).collect(),

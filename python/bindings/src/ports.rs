@@ -111,7 +111,7 @@ pub(crate) struct PythonListeners {
     bridge: Arc<Shared>,
     tally: Arc<Tally>,
     publish: Option<Arc<Method>>,
-    alerting: Option<PythonAlerting>,
+    alerting: Option<Arc<PythonAlerting>>,
     told: Arc<Told>,
 }
 
@@ -121,10 +121,9 @@ impl PythonListeners {
         tally: &Arc<Tally>,
         bus: Option<&Bound<'_, PyAny>>,
         metrics: Option<&Bound<'_, PyAny>>,
-        alerting: Option<&Bound<'_, PyAny>>,
+        alerting: Option<Arc<PythonAlerting>>,
     ) -> PyResult<Self> {
         let publish = bus.map(|bus| method(bus, "event bus", "publish_event")).transpose()?;
-        let alerting = alerting.map(|it| PythonAlerting::adapt(bridge, it)).transpose()?;
         let collector = metrics.map(|metrics| Arc::new(Collector::new(bridge, metrics)));
         let (bridge, tally) = (Arc::clone(bridge), Arc::clone(tally));
         let told = Arc::new(Told { collector, ..Told::default() });

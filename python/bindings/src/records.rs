@@ -127,7 +127,7 @@ fn outcome<'py>(py: Python<'py>, outcome: &Outcome) -> PyResult<Bound<'py, PyDic
 }
 
 /// The value of the public enum `Outcome`.
-fn outcome_name(kind: OutcomeKind) -> &'static str {
+pub(crate) fn outcome_name(kind: OutcomeKind) -> &'static str {
     match kind {
         OutcomeKind::Committed => "committed",
         OutcomeKind::Aborted => "aborted",

@@ -34,7 +34,7 @@ pub(crate) struct Parts {
     pub(crate) decider: Decider,
     pub(crate) locks: Arc<dyn LockManager>,
     pub(crate) event_bus: Option<Arc<dyn EventBus>>,
-    pub(crate) listeners: Option<PythonListeners>,
+    pub(crate) listeners: PythonListeners,
     pub(crate) alerting: Option<Arc<PythonAlerting>>,
     /// Where events are counted for alert rules, if there are any.
     pub(crate) pulse: Option<Arc<Pulse>>,
@@ -64,7 +64,7 @@ pub(crate) fn start_engine(
         stores: parts.stores,
         consensus,
         locks: Some(parts.locks),
-        bus: watch::sink_of(parts.pulse, parts.listeners),
+        bus: Some(watch::sink_of(parts.pulse, parts.listeners)),
         event_bus: parts.event_bus,
         alerting: parts.alerting.map(|alerting| alerting as _),
         observers: parts.observers,

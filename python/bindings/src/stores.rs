@@ -37,6 +37,13 @@ impl<S: Participant + 'static> Handle<S> {
         Self { store: Arc::new(store), name, attached, opened_in: OnceLock::new() }
     }
 
+    /// One whose runtime is this process's from the beginning.
+    fn of_this_process(py: Python<'_>, store: S, name: String) -> PyResult<Self> {
+        let handle = Self::new(store, name);
+        handle.check_process(py)?;
+        Ok(handle)
+    }
+
     /// Opens it for use without a service, unless it is open; a failure is tried again next time.
     /// A service opens it again under its own journal.
     fn open(&self, py: Python<'_>) -> PyResult<()> {
@@ -220,6 +227,11 @@ fn fences(py: Python<'_>, tokens: &Bound<'_, PyDict>) -> PyResult<Vec<Fence>> {
 
 fn invalid(py: Python<'_>, message: &str) -> PyErr {
     errors::exception(py, "InvalidRequest", message, &[])
+}
+
+/// A store, unless its address or its settings cannot be.
+fn configured<S>(py: Python<'_>, store: Result<S, ParticipantError>) -> PyResult<S> {
+    store.map_err(|error| errors::exception(py, "ConfigError", &error.message, &[]))
 }
 
 fn usage(py: Python<'_>, word: &str) -> PyResult<LastResourceUse> {
@@ -422,14 +434,9 @@ store_class!(PostgresStore, participants::PostgresStore, "SQL over one PostgreSQ
         let runtime = runtime::handle(None)?;
         let store =
             participants::PostgresStore::new(dsn, &name, min_connections, max_connections, runtime);
-        let store =
-            store.map_err(|error| errors::exception(py, "ConfigError", &error.message, &[]))?;
-        let store = store.with_last_resource(usage(py, last_resource)?);
+        let store = configured(py, store)?.with_last_resource(usage(py, last_resource)?);
         let store = if outbox { store.with_outbox() } else { store };
-        let handle = Handle::new(store, name);
-        // Its runtime is this process's from the beginning.
-        handle.check_process(py)?;
-        Ok(Self(handle))
+        Ok(Self(Handle::of_this_process(py, store, name)?))
     }
 
     fn fetch(
@@ -455,12 +462,7 @@ store_class!(RedisStore, participants::RedisStore, "Key-value over one Redis ser
     ) -> PyResult<Self> {
         let runtime = runtime::handle(None)?;
         let store = participants::RedisStore::new(url, &name, prefix, waits_for_disk, runtime);
-        let store =
-            store.map_err(|error| errors::exception(py, "ConfigError", &error.message, &[]))?;
-        let handle = Handle::new(store, name);
-        // Its runtime is this process's from the beginning.
-        handle.check_process(py)?;
-        Ok(Self(handle))
+        Ok(Self(Handle::of_this_process(py, configured(py, store)?, name)?))
     }
 
     fn get(

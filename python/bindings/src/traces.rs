@@ -15,14 +15,13 @@ use pyo3::exceptions::PyReferenceError;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyString};
 use unanimity::model::ids::CoordinationId;
-use unanimity::model::outcome::OutcomeKind;
 use unanimity::model::request::CoordinationRequest;
 use unanimity::model::trace::{is_sampled, trace_notes, traceparent};
 use unanimity::model::value::Value;
 use unanimity::observe::{Act, Ending, Observation, Observer};
 
 use crate::bridge::{Bridge, Item, Shared};
-use crate::errors;
+use crate::{errors, records};
 
 /// How many coordinations may be traced at once.
 const FOLLOWED_MAX: usize = 20_000;
@@ -223,22 +222,11 @@ fn act_of(act: &Act<'_>) -> (&'static str, Vec<(&'static str, Detail)>) {
             ("call", details)
         }
         Act::Ended { outcome, .. } => {
-            let (word, state) = (outcome_word(outcome.kind), outcome.state.as_str());
+            let (word, state) = (records::outcome_name(outcome.kind), outcome.state.as_str());
             ("ended", vec![("outcome", text(word)), ("state", text(state))])
         }
         // A word that is newer than this list.
         _ => ("other", Vec::new()),
-    }
-}
-
-/// As the public enum names it.
-fn outcome_word(kind: OutcomeKind) -> &'static str {
-    match kind {
-        OutcomeKind::Committed => "committed",
-        OutcomeKind::Aborted => "aborted",
-        OutcomeKind::Unknown => "unknown",
-        OutcomeKind::Heuristic => "heuristic",
-        OutcomeKind::Refused => "refused",
     }
 }
 

@@ -18,26 +18,21 @@ use crate::ports::PythonListeners;
 /// Counts events, and passes them on to whoever listens.
 pub(crate) struct Counting {
     pub(crate) pulse: Arc<Pulse>,
-    pub(crate) next: Option<PythonListeners>,
+    pub(crate) next: PythonListeners,
 }
 
 impl EventSink for Counting {
     fn tell(&self, event: CoordinationEvent) {
         self.pulse.note(&event);
-        if let Some(next) = &self.next {
-            next.tell(event);
-        }
+        self.next.tell(event);
     }
 }
 
 /// Who is told events: the listeners, counted where somebody looks at the counts.
-pub(crate) fn sink_of(
-    pulse: Option<Arc<Pulse>>,
-    listeners: Option<PythonListeners>,
-) -> Option<Arc<dyn EventSink>> {
+pub(crate) fn sink_of(pulse: Option<Arc<Pulse>>, listeners: PythonListeners) -> Arc<dyn EventSink> {
     match pulse {
-        Some(pulse) => Some(Arc::new(Counting { pulse, next: listeners })),
-        None => listeners.map(|listeners| Arc::new(listeners) as _),
+        Some(pulse) => Arc::new(Counting { pulse, next: listeners }),
+        None => Arc::new(listeners),
     }
 }
 

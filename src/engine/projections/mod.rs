@@ -17,7 +17,7 @@ mod run;
 pub(super) use parked::{is_projection, with_projections};
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Notify;
@@ -47,7 +47,26 @@ pub(super) struct Signals {
     /// A projection of this process has moved.
     pub(super) moved: Notify,
     /// The stores whose projections wait for an operator.
-    pub(super) parked: Mutex<HashSet<StoreName>>,
+    parked: Mutex<HashSet<StoreName>>,
+}
+
+impl Signals {
+    fn parked(&self) -> MutexGuard<'_, HashSet<StoreName>> {
+        self.parked.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(in crate::engine) fn parked_projections(&self) -> usize {
+        self.parked().len()
+    }
+
+    /// Says whether the projection of a store waits for an operator.
+    fn note_parked(&self, store: &StoreName, is_parked: bool) {
+        if is_parked {
+            self.parked().insert(store.clone());
+        } else {
+            self.parked().remove(store);
+        }
+    }
 }
 
 /// What the parts of this folder tell the engine's state.
