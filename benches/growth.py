@@ -23,11 +23,13 @@ from typing import Any
 
 from facts import machine_facts
 from plots import curve
+from summary import shortened
 
 _ROOT = Path(__file__).resolve().parent.parent
 _PAGE = _ROOT / "docs" / "reference" / "growth.md"
 _KEPT = _PAGE.with_suffix(".jsonl")
-_PLOTS = _PAGE.parent / "plots"
+# Not among those of the benchmarks, which are written from other results.
+_PLOTS = _PAGE.with_suffix("")
 _CASE_SECONDS_MAX = 600
 Row = dict[str, Any]
 
@@ -97,9 +99,10 @@ def main() -> None:
         if given.quick:
             print("a quick run shows that it runs, and nothing else: no page is written")
             return
-        _KEPT.write_text("".join(json.dumps(_short(row)) + "\n" for row in rows))
+        _KEPT.write_text("".join(json.dumps(shortened(row)) + "\n" for row in rows))
     first, *rest = [json.loads(line) for line in _KEPT.read_text().splitlines()]
     _PAGE.write_text(page(first["facts"], rest))
+    _PLOTS.mkdir(exist_ok=True)
     for name, picture in plots_of(rest).items():
         (_PLOTS / name).write_text(picture)
     print(f"wrote {_PAGE.relative_to(_ROOT)}")
@@ -153,10 +156,6 @@ def _run(axis: Axis, point: int, seconds: float) -> Row:
     return row
 
 
-def _short(row: Row) -> Row:
-    return {k: float(f"{v:.5g}") if isinstance(v, float) else v for k, v in row.items()}
-
-
 def medians(rows: list[Row], axis: Axis) -> dict[int, Row]:
     """The medians of each figure at each point."""
     found: dict[int, Row] = {}
@@ -197,12 +196,12 @@ def _section(rows: list[Row], axis: Axis) -> str:
             times = point / 2**19 if axis.unit == "MiB" else point
             cells.insert(2, f"{row['rate'] * times:,.0f}" if times > 1e-3 else "-")
         table.append("| " + " | ".join(cells) + " |")
-    picture = f"![per second by {axis.name}](plots/{_file_of(axis)})"
+    picture = f"![per second by {axis.name}](growth/{_file_of(axis)})"
     return "\n".join([f"## {axis.name.capitalize()}", "", axis.words, "", *table, "", picture, ""])
 
 
 def _file_of(axis: Axis) -> str:
-    return f"growth-{axis.name.replace(' ', '-')}.svg"
+    return f"{axis.name.replace(' ', '-')}.svg"
 
 
 def plots_of(rows: list[Row]) -> dict[str, str]:

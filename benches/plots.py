@@ -32,27 +32,37 @@ def plot(title: str, cells: list[Cell]) -> str:
         an SVG document.
     """
     subjects = list(dict.fromkeys(cell.subject for cell in cells))
-    rates = [cell.figures["rate"].median for cell in cells]
-    low = 10 ** math.floor(math.log10(min(rates)))
-    high = 10 ** math.ceil(math.log10(max(rates)))
+    low, high = _decades([cell.figures["rate"].median for cell in cells])
     drawn, y, last = [], _TOP, cells[0].callers
     for cell in cells:
         y += _GAP if cell.callers != last else 0
         drawn.append(_bar(cell, y, low, high, _COLOURS[subjects.index(cell.subject) % 6]))
         y, last = y + _BAR + 3, cell.callers
-    rules = _rules(low, high, y)
-    head = f'<text class="title" x="4" y="18">{escape(title)}, per second</text>'
+    body = _rules(low, high, y) + "".join(drawn)
+    return _document(title, f"{title}, per second", y + 24, body)
+
+
+def _document(title: str, head: str, height: float, body: str) -> str:
+    label = escape(title, {'"': "&quot;"})
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {y + 24}" role="img" '
-        f'aria-label="{escape(title, {chr(34): "&quot;"})}">{_STYLE}{head}{rules}'
-        + "".join(drawn)
-        + "</svg>\n"
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height}" role="img" '
+        f'aria-label="{label}">{_STYLE}<text class="title" x="4" y="18">{escape(head)}</text>'
+        f"{body}</svg>\n"
     )
 
 
+def _decades(rates: list[float]) -> tuple[float, float]:
+    """The powers of ten around some rates."""
+    return 10 ** math.floor(math.log10(min(rates))), 10 ** math.ceil(math.log10(max(rates)))
+
+
+def _part(rate: float, low: float, high: float) -> float:
+    """How far it is from the low end of a logarithmic scale to the high one, 0 to 1."""
+    return (math.log10(rate) - math.log10(low)) / (math.log10(high) - math.log10(low))
+
+
 def _x(rate: float, low: float, high: float) -> float:
-    span = math.log10(high) - math.log10(low)
-    return _LEFT + (math.log10(rate) - math.log10(low)) / span * (_WIDTH - _LEFT - 70)
+    return _LEFT + _part(rate, low, high) * (_WIDTH - _LEFT - 70)
 
 
 def _bar(cell: Cell, y: float, low: float, high: float, colour: str) -> str:
@@ -91,17 +101,14 @@ def curve(title: str, points: dict[int, float]) -> str:
         an SVG document.
     """
     left, right, top, bottom = 70.0, 830.0, 40.0, 260.0
-    rates = list(points.values())
-    low = 10 ** math.floor(math.log10(min(rates)))
-    high = 10 ** math.ceil(math.log10(max(rates)))
+    low, high = _decades(list(points.values()))
     most = math.log10(max(*points, 10))
 
     def x(point: int) -> float:
         return left + (math.log10(point) if point else 0.0) / most * (right - left)
 
     def y(rate: float) -> float:
-        span = math.log10(high) - math.log10(low)
-        return bottom - (math.log10(rate) - math.log10(low)) / span * (bottom - top)
+        return bottom - _part(rate, low, high) * (bottom - top)
 
     parts, at = [], low
     while at <= high:
@@ -119,8 +126,4 @@ def curve(title: str, points: dict[int, float]) -> str:
             f'<text x="{across}" y="{up - 9:.1f}" text-anchor="middle">{rate:,.0f}</text>'
             f'<text x="{across}" y="{bottom + 18}" text-anchor="middle">{point:,}</text>'
         )
-    head = f'<text class="title" x="4" y="18">{escape(title)}</text>'
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} 290" role="img" '
-        f'aria-label="{escape(title)}">{_STYLE}{head}' + "".join(parts) + "</svg>\n"
-    )
+    return _document(title, title, 290, "".join(parts))

@@ -19,7 +19,7 @@ from typing import Any
 
 from plan import WORKLOADS, Workload
 from plots import plot
-from summary import Cell, cells_of, failures_of, verdicts_of
+from summary import Cell, cells_of, failures_of, shortened, verdicts_of
 
 _ROOT = Path(__file__).resolve().parent.parent
 _PAGE = _ROOT / "docs" / "reference" / "benchmarks.md"
@@ -210,15 +210,8 @@ def read_results(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
 
 
 def _kept_lines(facts: dict[str, Any], rows: list[dict[str, Any]]) -> str:
-    """The results with five figures of each number: more is noise."""
-    short = [
-        {
-            name: float(f"{each:.5g}") if isinstance(each, float) else each
-            for name, each in row.items()
-        }
-        for row in rows
-    ]
-    return "".join(json.dumps(line) + "\n" for line in [{"facts": facts}, *short])
+    lines = [{"facts": facts}, *map(shortened, rows)]
+    return "".join(json.dumps(line) + "\n" for line in lines)
 
 
 def main() -> None:

@@ -65,6 +65,14 @@ def _figure(values: list[float]) -> Figure:
     return Figure(statistics.median(values), min(values), max(values))
 
 
+def shortened(row: Row) -> Row:
+    """A row with five figures of each number, to be kept: more is noise."""
+    return {
+        name: float(f"{each:.5g}") if isinstance(each, float) else each
+        for name, each in row.items()
+    }
+
+
 def failures_of(rows: Iterable[Row]) -> list[str]:
     """Name what could not run, each reason once."""
     texts = {
