@@ -43,6 +43,13 @@ def postgres() -> Iterator[PostgresCluster]:
 
 
 @pytest.fixture(scope="session")
+def unprepared() -> Iterator[PostgresCluster]:
+    """A real server on which nothing can be prepared, for all tests that do not stop it."""
+    with PostgresCluster(max_prepared_transactions=0) as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="session")
 def zookeeper() -> Iterator[ZooKeeperServer]:
     """One real server for all tests that do not stop it."""
     with ZooKeeperServer() as server:

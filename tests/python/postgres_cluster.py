@@ -134,6 +134,12 @@ class PostgresCluster:
         self.query("postgres", f'CREATE DATABASE "{chosen}"')
         return chosen
 
+    def database_with(self, statement: str) -> str:
+        """Creates a database, runs a statement in it, and says how to reach it."""
+        name = self.create_database()
+        self.query(name, statement)
+        return self.dsn(name)
+
     def query(self, database: str, text: str) -> list[list[str]]:
         """Runs statements; the columns of all rows as text, NULL as an empty one."""
         options = ["-X", "-q", "-A", "-t", "-F", "\x1f", "-v", "ON_ERROR_STOP=1"]

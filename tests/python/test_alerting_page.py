@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from page_programs import run_program
 from unanimity import CoordinationConfig
 from unanimity._alert_rules import RULES
 from unanimity._webhook_delivery import signature
@@ -25,13 +24,7 @@ ALONE = [
 @pytest.mark.parametrize("number", range(len(PROGRAMS)))
 def test_its_programs_run_and_print_what_is_shown(number: int, tmp_path: Path) -> None:
     program, shown = PROGRAMS[number]
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", program],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-        timeout=120,
-    )
+    done = run_program(program, tmp_path)
     assert (done.returncode, done.stderr, done.stdout) == (0, "", shown)
 
 

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import inspect
-import re
-import subprocess
-import sys
 from pathlib import Path
 
+from page_programs import programs_of, run_program
 from raft_cluster import free_ports
 from unanimity import RaftConsensusService
 
@@ -15,15 +13,9 @@ TEXT = (Path(__file__).parents[2] / "docs" / "operate" / "cluster.md").read_text
 
 
 def test_its_program_runs_and_prints_what_is_shown(tmp_path: Path) -> None:
-    ((program, shown),) = re.findall(r"```python\n(.*?)```\n\n```text\n(.*?)```", TEXT, re.S)
+    ((program, shown),) = programs_of(TEXT)
     [port] = free_ports(1)
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", program.replace("7801", str(port))],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-        timeout=120,
-    )
+    done = run_program(program.replace("7801", str(port)), tmp_path)
     assert (done.returncode, done.stderr, done.stdout) == (0, "", shown)
 
 

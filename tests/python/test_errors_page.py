@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import unanimity
-from unanimity import CoordinationConfig, UnanimityError
+from unanimity import UnanimityError, _engine
 
 ROOT = Path(__file__).parents[2]
 _PAGE = next(ROOT.glob("docs/**/errors.md"))
@@ -27,26 +27,12 @@ def _shipped() -> Iterator[Path]:
                 yield path
 
 
-def _keys(mapping: object, before: str = "") -> Iterator[str]:
-    if isinstance(mapping, dict):
-        for key, value in mapping.items():
-            yield f"{before}{key}"
-            yield from _keys(value, f"{before}{key}.")
-
-
 def _of_the_source() -> set[str]:
     found = {
         code for path in _shipped() for code in _CODE.findall(path.read_text(encoding="utf-8"))
     }
-    settings = set(_keys(CoordinationConfig.from_mapping({}).to_mapping()["coordination_service"]))
-    settings |= {key for path in _shipped() for key in _CODE.findall(_config_keys(path))}
+    settings = {key for key, _ in _engine.config_keys()}
     return found - _OTHER - settings | _of_the_classes()
-
-
-def _config_keys(path: Path) -> str:
-    """The files that name settings, where no code stands."""
-    of_settings = "config" in path.as_posix() and "bindings/src/consensus" not in path.as_posix()
-    return path.read_text(encoding="utf-8") if of_settings else ""
 
 
 def _of_the_classes() -> set[str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from page_programs import programs_of, run_program
 from unanimity import (
     CoordinationRequest,
     CoordinationResult,
@@ -345,14 +345,8 @@ def test_what_a_service_left_unprojected_comes_with_the_next(make_service: MakeS
 
 def test_the_program_of_the_page_runs_and_prints_what_is_shown(tmp_path: Path) -> None:
     text = (Path(__file__).parents[2] / "docs" / "how-to" / "event-sourcing.md").read_text()
-    ((program, shown),) = re.findall(r"```python\n(.*?)```\n\n```text\n(.*?)```", text, re.S)
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", program],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-        timeout=120,
-    )
+    ((program, shown),) = programs_of(text)
+    done = run_program(program, tmp_path)
     assert (done.returncode, done.stderr, done.stdout) == (0, "", shown)
 
 

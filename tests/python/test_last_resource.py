@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,20 +32,10 @@ INSERT = {"store": "rows", "type": "execute", "statement": "INSERT INTO t VALUES
 PUT = {"store": "files", "type": "put", "value": "x"}
 
 
-@pytest.fixture(scope="module")
-def unprepared() -> Iterator[PostgresCluster]:
-    """A server on which nothing can be prepared."""
-    with PostgresCluster(max_prepared_transactions=0) as server:
-        yield server
-
-
 @pytest.fixture
 def dsn(unprepared: PostgresCluster) -> str:
     """A database with an empty table of its own."""
-    name = unprepared.dsn(unprepared.create_database())
-    with psycopg.connect(name) as connection:
-        connection.execute("CREATE TABLE t (n INT PRIMARY KEY)")
-    return name
+    return unprepared.database_with("CREATE TABLE t (n INT PRIMARY KEY)")
 
 
 @contextlib.asynccontextmanager

@@ -13,7 +13,6 @@ import signal
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -71,13 +70,6 @@ TWICE = [
 ]
 
 
-@pytest.fixture(scope="module")
-def unprepared() -> Iterator[PostgresCluster]:
-    """A server on which nothing can be prepared."""
-    with PostgresCluster(max_prepared_transactions=0) as server:
-        yield server
-
-
 @pytest.fixture(params=["postgres", "sqlite"])
 def place(request: Any, unprepared: PostgresCluster, tmp_path: Path) -> str:
     """A database with an empty table, in which the decision lives."""
@@ -92,10 +84,7 @@ def place(request: Any, unprepared: PostgresCluster, tmp_path: Path) -> str:
 
 def table_in(server: PostgresCluster) -> str:
     """A database of its own with an empty table."""
-    dsn = server.dsn(server.create_database())
-    with psycopg.connect(dsn) as connection:
-        connection.execute("CREATE TABLE t (n INT PRIMARY KEY)")
-    return dsn
+    return server.database_with("CREATE TABLE t (n INT PRIMARY KEY)")
 
 
 def start(role: str, folder: Path, place: str, armed: str = "") -> subprocess.Popen[str]:

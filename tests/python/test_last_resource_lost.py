@@ -7,7 +7,7 @@ broke after the commit was sent.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,26 +18,16 @@ import pytest
 from ledger import request
 from postgres_cluster import PostgresCluster
 from postgres_proxy import PostgresProxy
-from unanimity import CoordinationService, Outcome, TransactionAborted
+from unanimity import CoordinationResult, CoordinationService, Outcome, TransactionAborted
 from unanimity.stores import FileStore, PostgresStore
 
 Make = Callable[..., CoordinationService]
 
 
-@pytest.fixture(scope="module")
-def unprepared() -> Iterator[PostgresCluster]:
-    """A server on which nothing can be prepared."""
-    with PostgresCluster(max_prepared_transactions=0) as server:
-        yield server
-
-
 @pytest.fixture
 def dsn(unprepared: PostgresCluster) -> str:
     """A database with an empty table of its own."""
-    name = unprepared.dsn(unprepared.create_database())
-    with psycopg.connect(name) as connection:
-        connection.execute("CREATE TABLE t (n INT PRIMARY KEY)")
-    return name
+    return unprepared.database_with("CREATE TABLE t (n INT PRIMARY KEY)")
 
 
 def both(name: str, timeout: float = 30) -> Any:
@@ -54,6 +44,16 @@ def facts(dsn: str) -> tuple[list[int], list[str]]:
         numbers = [n for (n,) in connection.execute("SELECT n FROM t").fetchall()]
         rows = connection.execute("SELECT decision FROM unanimity_decisions").fetchall()
     return numbers, [decision for (decision,) in rows]
+
+
+async def check_by_the_row(
+    ended: CoordinationResult, files: FileStore, dsn: str, committed: bool
+) -> None:
+    """The end, the file and the row are what the deciding commit has come to."""
+    expected = Outcome.COMMITTED if committed else Outcome.ABORTED
+    assert ended.outcome is expected, ended
+    assert await files.get("1") == (b"x" if committed else None)
+    assert facts(dsn)[0] == ([1] if committed else [])
 
 
 @pytest.mark.parametrize("mode", ["lose_answer", "lose_commit", "hold"])
@@ -139,11 +139,7 @@ def test_the_next_service_goes_by_the_begin_whatever_its_options_say(
             rows = PostgresStore(dsn, "rows")
             async with make_service({"rows": rows, "files": files}) as heir:
                 ended = await heir.wait_for("c1", timeout=60)
-                committed = mode == "lose_answer"
-                expected = Outcome.COMMITTED if committed else Outcome.ABORTED
-                assert ended.outcome is expected, ended
-                assert await files.get("1") == (b"x" if committed else None)
-                assert facts(dsn)[0] == ([1] if committed else [])
+                await check_by_the_row(ended, files, dsn, committed=mode == "lose_answer")
             await rows.close()
 
         asyncio.run(scenario())
@@ -154,9 +150,7 @@ def test_the_server_is_killed_around_the_deciding_commit(
     make_service: Make, tmp_path: Path, mode: str
 ) -> None:
     with PostgresCluster(max_prepared_transactions=0) as server:
-        dsn = server.dsn(server.create_database())
-        with psycopg.connect(dsn) as plain:
-            plain.execute("CREATE TABLE t (n INT PRIMARY KEY)")
+        dsn = server.database_with("CREATE TABLE t (n INT PRIMARY KEY)")
         with PostgresProxy(server.port) as proxy:
             through = dsn.replace(f":{server.port}", f":{proxy.port}")
             rows = PostgresStore(through, "rows", last_resource=True)
@@ -170,11 +164,7 @@ def test_the_server_is_killed_around_the_deciding_commit(
                     assert result.outcome is Outcome.UNKNOWN
                     await asyncio.to_thread(server.start)
                     ended = await service.wait_for("c1", timeout=60)
-                    committed = mode == "lose_answer"
-                    expected = Outcome.COMMITTED if committed else Outcome.ABORTED
-                    assert ended.outcome is expected, ended
-                    assert await files.get("1") == (b"x" if committed else None)
-                    assert facts(dsn)[0] == ([1] if committed else [])
+                    await check_by_the_row(ended, files, dsn, committed=mode == "lose_answer")
                 await rows.close()
 
             asyncio.run(scenario())

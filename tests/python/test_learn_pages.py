@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from page_programs import programs_of, run_program
 from unanimity import CoordinationType
 
 LEARN = Path(__file__).parents[2] / "docs" / "learn"
@@ -14,16 +15,10 @@ FIRST = (LEARN / "first-transaction.md").read_text(encoding="utf-8")
 
 
 def test_every_program_of_the_first_transaction_prints_what_is_shown(tmp_path: Path) -> None:
-    programs = re.findall(r"```python\n(.*?)```\n\n```text\n(.*?)```", FIRST, re.S)
+    programs = programs_of(FIRST)
     assert len(programs) == FIRST.count("```python") == 4
     for program, shown in programs:
-        done = subprocess.run(
-            [sys.executable, "-W", "error", "-c", program],
-            capture_output=True,
-            text=True,
-            cwd=tmp_path,
-            timeout=120,
-        )
+        done = run_program(program, tmp_path)
         assert (done.returncode, done.stderr, done.stdout) == (0, "", shown)
     for command in re.findall(r"^unanimity (.*)$", FIRST, re.MULTILINE):
         run = [sys.executable, "-m", "unanimity", *command.split()]

@@ -4,24 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import re
-import subprocess
-import sys
 from pathlib import Path
 
+from page_programs import programs_of, run_program
 from unanimity import LocalLockManager, LockType
 
 TEXT = (Path(__file__).parents[2] / "docs" / "how-to" / "locks.md").read_text()
 
 
 def test_its_program_runs_and_prints_what_is_shown(tmp_path: Path) -> None:
-    ((program, shown),) = re.findall(r"```python\n(.*?)```\n\n```text\n(.*?)```", TEXT, re.S)
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", program],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-        timeout=120,
-    )
+    ((program, shown),) = programs_of(TEXT)
+    done = run_program(program, tmp_path)
     assert (done.returncode, done.stderr, done.stdout) == (0, "", shown)
 
 

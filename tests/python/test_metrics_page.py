@@ -6,10 +6,9 @@ That the tables are those of the engine is `tests/engine/metrics_page.rs`.
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
+from page_programs import programs_of, run_program
 from raft_cluster import free_ports
 from unanimity import _engine
 
@@ -17,19 +16,13 @@ TEXT = (Path(__file__).parents[2] / "docs" / "reference" / "metrics.md").read_te
 
 
 def run(program: str, folder: Path) -> str:
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", program],
-        capture_output=True,
-        text=True,
-        cwd=folder,
-        timeout=120,
-    )
+    done = run_program(program, folder)
     assert (done.returncode, done.stderr) == (0, "")
     return done.stdout
 
 
 def test_its_program_runs_and_prints_what_is_shown(tmp_path: Path) -> None:
-    ((program, shown),) = re.findall(r"```python\n(.*?)```\n\n```text\n(.*?)```", TEXT, re.S)
+    ((program, shown),) = programs_of(TEXT)
     [port] = free_ports(1)
     assert run(program.replace("9464", str(port)), tmp_path) == shown
 

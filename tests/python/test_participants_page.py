@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import re
-import subprocess
-import sys
 from pathlib import Path
 
+from page_programs import programs_of, run_program
 from redis_server import RedisServer
 from unanimity import stores
 from unanimity.stores import NativeStore
@@ -16,15 +13,8 @@ TEXT = (Path(__file__).parents[2] / "docs" / "reference" / "participants.md").re
 
 
 def test_its_program_runs_and_prints_what_is_shown(tmp_path: Path, redis: RedisServer) -> None:
-    ((program, shown),) = re.findall(r"```python\n(.*?)```\n\n```text\n(.*?)```", TEXT, re.S)
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", program],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-        env={**os.environ, "REDIS_URL": redis.fresh_url()},
-        timeout=120,
-    )
+    ((program, shown),) = programs_of(TEXT)
+    done = run_program(program, tmp_path, REDIS_URL=redis.fresh_url())
     assert (done.returncode, done.stderr, done.stdout) == (0, "", shown)
 
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import argparse
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from page_programs import run_program
 from unanimity.cli.parser import build_parser
 
 ROOT = Path(__file__).parents[2]
@@ -25,13 +24,7 @@ INLINE = [code for code in re.findall(r"`([^`\n]+)`", TEXT) if code.startswith((
 @pytest.mark.parametrize("index", range(len(PROGRAMS)))
 def test_every_program_runs_and_prints_what_is_shown(index: int, tmp_path: Path) -> None:
     program, shown = PROGRAMS[index]
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", program],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-        timeout=120,
-    )
+    done = run_program(program, tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == shown
 

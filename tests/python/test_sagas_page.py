@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 import subprocess
 import sys
 from pathlib import Path
 from xml.etree import ElementTree
 
+from page_programs import programs_of, run_program
 from unanimity import Saga
 
 ROOT = Path(__file__).parents[2]
@@ -15,14 +15,8 @@ TEXT = (ROOT / "docs" / "how-to" / "sagas.md").read_text()
 
 
 def test_its_program_runs_and_prints_what_is_shown(tmp_path: Path) -> None:
-    ((program, shown),) = re.findall(r"```python\n(.*?)```\n\n```text\n(.*?)```", TEXT, re.S)
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", program],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-        timeout=120,
-    )
+    ((program, shown),) = programs_of(TEXT)
+    done = run_program(program, tmp_path)
     assert (done.returncode, done.stderr, done.stdout) == (0, "", shown)
 
 

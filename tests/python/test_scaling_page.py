@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import re
 import subprocess
 import sys
 from pathlib import Path
+
+from page_programs import programs_of, run_program
 
 ROOT = Path(__file__).parents[2]
 TEXT = next((ROOT / "docs").rglob("scaling.md")).read_text()
 _SIMULATION = ["--count", "20000", "--leader-us", "100", "--follower-us", "40"]
 
 
-def test_its_program_prints_what_is_shown() -> None:
-    ((program, shown),) = re.findall(r"```python\n(.*?)```\n\n```text\n(.*?)```", TEXT, re.S)
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", program], capture_output=True, text=True, timeout=60
-    )
+def test_its_program_prints_what_is_shown(tmp_path: Path) -> None:
+    ((program, shown),) = programs_of(TEXT)
+    done = run_program(program, tmp_path)
     assert (done.returncode, done.stderr, done.stdout) == (0, "", shown)
 
 

@@ -149,6 +149,11 @@ class Bench:
         words = f"{why}: {key} should be {value!r}, and is {found!r}"
         expect(found == value, words, key, *about)
 
+    async def frees(self, key: str, transaction: str) -> None:
+        """Hold that somebody else can change the key of a transaction that was aborted."""
+        after = await self.committed(key, "two")
+        await self.shows(key, "two", "the key is free after the abort", transaction, after)
+
     async def is_listed(self, transaction_id: str) -> bool | None:
         """Whether it is named as prepared; None where the store cannot tell."""
         listed = await self.asked.listed(transaction_id)
